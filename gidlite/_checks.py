@@ -1,0 +1,66 @@
+"""Errors with one clear sentence, and the shape checks that raise them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = ["GidliteError", "ShapeError", "check_shape", "require_file"]
+
+
+class GidliteError(Exception):
+    """A problem the user can fix; the message names what is wrong and what to do."""
+
+
+class ShapeError(GidliteError, ValueError):
+    """A tensor whose shape does not match the documented axes."""
+
+
+def check_shape(name: str, tensor: Tensor, axes: str, *, hint: str = "") -> None:
+    """Raise unless the trailing axes of ``tensor`` match ``axes``.
+
+    Args:
+        name: Argument name, for the message.
+        tensor: What arrived; extra leading axes are allowed when ``axes`` begins with ``...``.
+        axes: Space-separated words; a number is an exact size, a word is any size of at least 1.
+        hint: What to do about it, appended to the message.
+
+    Raises:
+        ShapeError: If the number of axes or a fixed size differs, or an axis is empty.
+    """
+    words = axes.split()
+    leading = words[0] == "..."
+    words = words[1:] if leading else words
+    count_ok = tensor.ndim >= len(words) if leading else tensor.ndim == len(words)
+    sizes = tensor.shape[tensor.ndim - len(words) :] if count_ok else ()
+    matches = count_ok and all(
+        size == int(word) if word.isdigit() else size > 0
+        for word, size in zip(words, sizes, strict=True)
+    )
+    if not matches:
+        advice = f"; {hint}" if hint else ""
+        raise ShapeError(
+            f"expected {name} with axes ({', '.join(axes.split())}), "
+            f"got shape {tuple(tensor.shape)}{advice}"
+        )
+
+
+def require_file(path: str | Path, *, what: str) -> Path:
+    """Return ``path`` as a ``Path``, or say in one sentence why it cannot be read.
+
+    Raises:
+        GidliteError: If nothing is there, or it is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise GidliteError(f"{path} is a folder, not {what}; give the path of a file")
+    if not path.exists():
+        raise GidliteError(f"{path} does not exist; check the path to {what}")
+    return path
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether every (real or complex) entry is finite."""
+    return bool(torch.isfinite(tensor).all())

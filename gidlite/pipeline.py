@@ -1,0 +1,217 @@
+"""One photo in, its spectral volume and frames out: the trained parts put together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Complex, Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gidlite._checks import GidliteError, check_shape
+from gidlite.autoencoder import decode
+from gidlite.denoiser import PHOTO_STRIDE, Denoiser, photo_features
+from gidlite.diffusion import make_scheduler, sample
+from gidlite.guidance import classifier_free_guidance
+from gidlite.media import resize
+from gidlite.normalize import FrequencyStats, denormalize
+from gidlite.render import frame_times, render_frames
+from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
+from gidlite.volume import SpectralVolume
+
+__all__ = ["DEFAULT_WEIGHTS", "GidOutput", "GidPipeline"]
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
+# The photo is shown to the network at about as many pixels as in training, any aspect ratio.
+_WORKING_PIXELS = 256 * 160
+_SIZE_MULTIPLE = 4 * PHOTO_STRIDE
+
+
+@dataclass(frozen=True)
+class GidOutput:
+    """What the pipeline returns.
+
+    Attributes:
+        image: The photo as given, ``(3, H, W)`` in [0, 1].
+        volume: The sampled spectral volume, anchored so that F_0 = 0, in px of the working size.
+    """
+
+    image: Tensor
+    volume: SpectralVolume = field(repr=False)
+
+    @property
+    def spectral(self) -> Complex[Tensor, "freq 2 height width"]:
+        """The spectral volume as a tensor."""
+        return self.volume.spectral
+
+    def motion(self, *, num_frames: int | None = None) -> Float[Tensor, "time 2 height width"]:
+        """Return the motion texture of the first ``num_frames`` frames (one period by default)."""
+        times = torch.arange(num_frames or self.volume.num_frames)
+        return spectral_to_motion(self.spectral, num_frames=self.volume.num_frames, times=times)
+
+    @property
+    def frames(self) -> Tensor:
+        """One period of video at the resolution of the photo, ``(T, 3, H, W)`` uint8."""
+        frames = render_frames(self.image, self.volume, frame_times(self.volume))
+        return torch.stack([(frame * 255).round().byte() for frame in frames])
+
+
+def working_size(height: int, width: int) -> tuple[int, int]:
+    """Return the size at which the network sees a photo: about 256×160 pixels in all."""
+    scale = math.sqrt(_WORKING_PIXELS / (height * width))
+    rounded = [max(1, round(side * scale / _SIZE_MULTIPLE)) for side in (height, width)]
+    # An extreme panorama would otherwise grow without bound when its short side is rounded up.
+    return tuple(min(side, 24) * _SIZE_MULTIPLE for side in rounded)
+
+
+class GidPipeline:
+    """Photo → spectral volume, by latent diffusion.
+
+    Args:
+        autoencoder: Latents ↔ normalized slices.
+        denoiser: The prior.
+        stats: Frequency statistics the parts were trained with, px of the motion grid.
+        num_frames: T.
+        fps: Frames per second.
+        name: What ``SpectralVolume.model`` will say.
+    """
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        denoiser: Denoiser,
+        stats: FrequencyStats,
+        *,
+        num_frames: int = 150,
+        fps: float = 30.0,
+        name: str = "unnamed",
+    ) -> None:
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.stats, self.num_frames, self.fps, self.name = stats, num_frames, fps, name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts live."""
+        return self.denoiser.device
+
+    def to(self, device: torch.device | str) -> GidPipeline:
+        """Move the parts and return the pipeline."""
+        self.autoencoder.to(device)
+        self.denoiser.to(device)
+        return self
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path | None = None) -> GidPipeline:
+        """Load the shipped weights, or those in a folder written by ``save_pretrained``.
+
+        Raises:
+            GidliteError: If the folder is not a pipeline of a known version.
+        """
+        path = Path(path) if path is not None else DEFAULT_WEIGHTS
+        try:
+            config = json.loads((path / "pipeline.json").read_text())
+        except (OSError, ValueError):
+            raise GidliteError(
+                f"{path} is not a gidlite pipeline (no readable pipeline.json); "
+                "leave --model out to use the shipped weights"
+            ) from None
+        if config.get("format") != "gidlite-pipeline" or config.get("version") != 1:
+            raise GidliteError(f"{path} has an unknown format or version; train it again")
+        options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+        try:
+            scale = load_file(path / "frequency_stats.safetensors")["scale"]
+            parts = [
+                kind.from_pretrained(path / name, **options)
+                for kind, name in ((AutoencoderKL, "autoencoder"), (Denoiser, "denoiser"))
+            ]
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
+        return cls(
+            *parts, FrequencyStats(scale), num_frames=config["num_frames"], fps=config["fps"],
+            name=config["name"],
+        )  # fmt: skip
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write configs and half-precision weights, loadable by ``from_pretrained``."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        for part, name in ((self.autoencoder, "autoencoder"), (self.denoiser, "denoiser")):
+            part.half().save_pretrained(path / name)
+            part.float()
+        save_file({"scale": self.stats.scale}, path / "frequency_stats.safetensors")
+        config = {
+            "format": "gidlite-pipeline", "version": 1, "name": self.name,
+            "num_frames": self.num_frames, "fps": self.fps,
+        }  # fmt: skip
+        (path / "pipeline.json").write_text(json.dumps(config, indent=1) + "\n")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Float[Tensor, "3 height width"],
+        *,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 1.0,
+        solver: str = "dpm",
+        generator: torch.Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> GidOutput:
+        """Sample a spectral volume for a photo.
+
+        Args:
+            image: Photo in [0, 1], any size and aspect ratio.
+            num_inference_steps: Solver steps.
+            guidance_scale: w of classifier-free guidance; 0 is none.
+            solver: "dpm" or "ddim".
+            generator: On the CPU; equal seeds give equal volumes.
+            progress: Called with (steps done, steps in all).
+
+        Returns:
+            The photo with its volume, a loop of ``num_frames`` frames by construction.
+
+        Raises:
+            ShapeError: If ``image`` is not one RGB picture.
+            GidliteError: If an option is out of range.
+        """
+        check_shape("image", image, "3 height width")
+        if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
+            raise GidliteError(f"guidance is {guidance_scale}; it must be 0 or a positive number")
+        height, width = working_size(*image.shape[-2:])
+        photo = resize(image, height=height, width=width)[None].to(self.device)
+        condition = self.denoiser.embed_photo(photo_features(photo))
+        latents = sample(
+            self._guided(condition, guidance_scale),
+            (self.stats.scale.shape[0], 4, height // PHOTO_STRIDE, width // PHOTO_STRIDE),
+            scheduler=make_scheduler(solver), num_steps=num_inference_steps,
+            generator=generator, device=self.device, progress=progress,
+        )  # fmt: skip
+        spectral = denormalize(decode(self.autoencoder, latents).cpu(), self.stats)
+        spectral = resize_spectral(anchor(spectral), height=height, width=width)
+        seed = generator.initial_seed() if generator is not None else -1
+        return GidOutput(
+            image, SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
+        )
+
+    def _guided(self, condition: Tensor, weight: float) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the guided prediction for all bins at once; both branches in one batch."""
+        bins = self.stats.scale.shape[0]
+        freq_index = torch.arange(bins, device=self.device)
+        condition = condition.expand(bins, -1, -1, -1)
+        if weight == 0:
+            return lambda z, step: self.denoiser(z, step.expand(bins), freq_index, condition)
+        both = torch.cat([condition, torch.zeros_like(condition)])
+
+        def predict(z: Tensor, step: Tensor) -> Tensor:
+            prediction = self.denoiser(
+                torch.cat([z, z]), step.expand(2 * bins), freq_index.repeat(2), both
+            )
+            return classifier_free_guidance(*prediction.chunk(2), weight=weight)
+
+        return predict
