@@ -413,3 +413,56 @@ def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
                 tensors |= load_file(shard)
             return tensors, json.loads((folder / "meta.json").read_text())
     raise GidliteError(f"{out} holds no checkpoint to read; check --out, or train without --resume")
+
+
+def _averaged_autoencoder(run: Path, device: str):
+    """Return the autoencoder of a finished run, scaled to unit-variance latents, and its stats."""
+    tensors, meta = load_checkpoint(run)
+    stats = FrequencyStats(tensors["stats.scale"])
+    autoencoder = make_autoencoder(tuple(meta["config"]["autoencoder_channels"]))
+    autoencoder.load_state_dict(_with_prefix(tensors, "averaged.module."))
+    config = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
+    pieces = [Pieces.painted(generator=torch.Generator().manual_seed(config.seed))]
+    volumes = torch.cat([volume for _, volume in _scenes(config, pieces, range(32))])
+    with torch.no_grad():
+        deviation = encode(autoencoder, normalize(volumes, stats)).std().item()
+    autoencoder.register_to_config(scaling_factor=1 / deviation)
+    return autoencoder.to(device), stats
+
+
+def run_training(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    sprites: str | Path | None = None,
+    vae: str | Path | None = None,
+    export: str | Path | None = None,
+    device: str = "cpu",
+    **options,
+) -> None:
+    """Train from the command line: collect the pieces, train, export a pipeline.
+
+    Raises:
+        GidliteError: As ``train``; also if the prior is asked for without a trained vae.
+    """
+    painted = Pieces.painted(count=96, generator=torch.Generator().manual_seed(config.seed))
+    # Photographs matter most; the painted world fills in what the folder lacks.
+    pieces = [painted] if sprites is None else [Pieces.from_folder(sprites)] * 3 + [painted]
+    pieces = [kind.to(device) for kind in pieces]
+    if config.part == "vae":
+        train(config, out, pieces=pieces, device=device, **options)
+        return
+    if vae is None:
+        raise GidliteError("training the prior needs --vae, the run folder of a trained vae")
+    autoencoder, stats = _averaged_autoencoder(Path(vae), device)
+    denoiser = train(
+        config, out, pieces=pieces, device=device, autoencoder=autoencoder, stats=stats, **options
+    )
+    if export is not None:
+        from gidlite.pipeline import GidPipeline
+
+        pipeline = GidPipeline(
+            autoencoder.cpu(), denoiser.cpu(), stats, num_frames=config.num_frames, fps=config.fps,
+            name=Path(out).name,
+        )  # fmt: skip
+        pipeline.save_pretrained(export)

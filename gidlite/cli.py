@@ -1,0 +1,327 @@
+"""The ``gidlite`` command. Heavy imports wait until a command runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gidlite import __version__
+from gidlite._checks import GidliteError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="One photo of something that sways in, a seamless loop out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+Steps = Annotated[int, typer.Option(help="Solver steps; more is slower.")]
+Guidance = Annotated[float, typer.Option(help="Weight of classifier-free guidance; 0 is none.")]
+Model = Annotated[Path | None, typer.Option(help="Folder of a trained pipeline.")]
+Renderer = Annotated[str, typer.Option(help="softmax or average.")]
+Width = Annotated[int, typer.Option(help="Largest width of the video in pixels.")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second.")]
+Seconds = Annotated[float | None, typer.Option(help="Length; one period (5 s) if not given.")]
+Amplify = Annotated[float, typer.Option(help="Factor on the motion, 0 to 5.")]
+Slow = Annotated[float, typer.Option(help="2 plays at half speed.")]
+Loop = Annotated[bool, typer.Option("--loop/--no-loop", help="End where it begins.")]
+SlicePath = Annotated[Path | None, typer.Option("--xt", help="Where to write the X-t slice.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one sentence and exit code 2."""
+    try:
+        app()
+    except GidliteError as error:
+        errors.print(f"[red]Error:[/] {str(error).rstrip('.')}.", markup=True)
+        sys.exit(2)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator:
+    """Yield a function of (done, total) that draws a progress bar on a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _read_photo(path: Path, max_width: int):
+    from gidlite.media import fit_size, read_image, resize
+
+    if max_width < 16:
+        raise GidliteError(f"--width is {max_width}; ask for at least 16 pixels")
+    image = read_image(path)
+    height, width = fit_size(*image.shape[-2:], max_width=max_width)
+    return resize(image, height=height, width=width)
+
+
+def _predict(image, *, seed: int, steps: int, guidance: float, model: Path | None):
+    import torch
+    from diffusers.utils import logging
+
+    from gidlite.pipeline import GidPipeline
+
+    logging.set_verbosity_error()
+    if seed < 0:
+        raise GidliteError(f"--seed is {seed}; it must be 0 or a positive number")
+    pipeline = GidPipeline.from_pretrained(model)
+    with _progress("Imagining motion") as progress:
+        return pipeline(
+            image, num_inference_steps=steps, guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed), progress=progress,
+        ).volume  # fmt: skip
+
+
+def _render(image, volume, output: Path, xt: Path | None, *, times, fps, amplify, renderer) -> None:
+    """Stream frames to one video and collect its X-t slice through the row that moves most."""
+    import torch
+
+    from gidlite.media import VideoWriter, write_image
+    from gidlite.render import render_frames
+    from gidlite.viz import liveliest_row
+
+    row = liveliest_row(volume.spectral, height=image.shape[-2])
+    lines = []
+    with VideoWriter(output, fps=fps) as writer, _progress("Rendering") as progress:
+        frames = render_frames(image, volume, times, amplify=amplify, renderer=renderer)
+        for done, frame in enumerate(frames, start=1):
+            writer.write(frame)
+            lines.append(frame[:, row])
+            progress(done, len(times))
+    console.print(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
+    if xt is not None:
+        write_image(xt, torch.stack(lines, dim=1))
+        console.print(f"{xt}  row {row} over time, downwards")
+
+
+def _check_target(output: Path) -> None:
+    """Refuse an unwritable target before minutes are spent on it."""
+    from gidlite.media import VideoWriter
+
+    VideoWriter(output, fps=30)
+
+
+def _say_speed(times, volume, *, fps: float, slow: float) -> None:
+    speed = float(times[1] - times[0]) * fps / volume.fps
+    if not math.isclose(speed, 1 / slow, rel_tol=0.01):
+        period = volume.period_seconds * slow
+        console.print(
+            f"To loop seamlessly the motion plays at {speed:.2f}x; "
+            f"lengths that are multiples of {period:g} s need no adjustment."
+        )
+
+
+@app.command()
+def animate(
+    photo: Photo,
+    output: Output = None,
+    seconds: Seconds = None,
+    fps: Fps = None,
+    width: Width = 768,
+    loop: Loop = True,
+    amplify: Amplify = 1.0,
+    slow: Slow = 1.0,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 1.0,
+    renderer: Renderer = "softmax",
+    xt: SlicePath = None,
+    model: Model = None,
+) -> None:
+    """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
+    from gidlite.render import frame_times
+    from gidlite.volume import SpectralVolume
+
+    started = time.monotonic()
+    image = _read_photo(photo, width)
+    ending = "loop" if loop else "video"
+    output = output or photo.with_name(f"{photo.stem}_{ending}.mp4")
+    xt = xt or output.with_name(f"{photo.stem}_xt.png")
+    _check_target(output)
+    import torch
+
+    probe = SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64))
+    options = {"seconds": seconds, "fps": fps, "slow": slow, "loop": loop}
+    frame_times(probe, **options)  # refuse impossible lengths before the long part
+    _check_amplify(amplify, renderer)
+    volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
+    times = frame_times(volume, **options)
+    _say_speed(times, volume, fps=fps or volume.fps, slow=slow)
+    _render(
+        image, volume, output, xt, times=times, fps=fps or volume.fps, amplify=amplify,
+        renderer=renderer,
+    )  # fmt: skip
+    console.print(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def _check_amplify(amplify: float, renderer: str) -> None:
+    from gidlite.render import RENDERERS
+
+    if not (math.isfinite(amplify) and 0 <= amplify <= 5):
+        raise GidliteError(f"--amplify is {amplify}; it must lie between 0 and 5")
+    if renderer not in RENDERERS:
+        raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
+
+
+@app.command()
+def predict(
+    photo: Photo,
+    output: Output = None,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 1.0,
+    model: Model = None,
+) -> None:
+    """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
+    from gidlite.volume import save_volume
+
+    image = _read_photo(photo, 768)
+    output = output or photo.with_suffix(".safetensors")
+    volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
+    save_volume(output, volume)
+    bins, _, height, width = volume.spectral.shape
+    console.print(f"{output}  {bins} frequencies at {width}x{height}")
+
+
+@app.command()
+def render(
+    photo: Photo,
+    volume_file: Annotated[Path, typer.Argument(metavar="VOLUME", help="From gidlite predict.")],
+    output: Output = None,
+    seconds: Seconds = None,
+    fps: Fps = None,
+    width: Width = 768,
+    loop: Loop = True,
+    amplify: Amplify = 1.0,
+    slow: Slow = 1.0,
+    renderer: Renderer = "softmax",
+    xt: SlicePath = None,
+) -> None:
+    """Photo and volume to video: `gidlite render rose.jpg rose.safetensors -o rose.mp4`."""
+    from gidlite.render import frame_times
+    from gidlite.volume import load_volume
+
+    image, volume = _read_photo(photo, width), load_volume(volume_file)
+    output = output or photo.with_name(f"{photo.stem}_loop.mp4")
+    _check_target(output)
+    _check_amplify(amplify, renderer)
+    times = frame_times(volume, seconds=seconds, fps=fps, slow=slow, loop=loop)
+    _say_speed(times, volume, fps=fps or volume.fps, slow=slow)
+    _render(
+        image, volume, output, xt, times=times, fps=fps or volume.fps, amplify=amplify,
+        renderer=renderer,
+    )  # fmt: skip
+
+
+@app.command()
+def reanimate(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A real clip, camera still.")],
+    output: Output = None,
+    num_frequencies: Annotated[int, typer.Option(help="Bins kept, K.")] = 16,
+    width: Annotated[int, typer.Option(help="Working width in pixels.")] = 256,
+    renderer: Renderer = "softmax",
+    xt: SlicePath = None,
+) -> None:
+    """Re-render a real video from its first frame and K frequencies of its own motion."""
+    from gidlite.media import write_image, write_video
+    from gidlite.reanimate import reanimate as run
+    from gidlite.viz import compare_slices, liveliest_row
+
+    output = output or video.with_name(f"{video.stem}_reanimated.mp4")
+    xt = xt or output.with_name(f"{output.stem}_xt.png")
+    _check_target(output)
+    with _progress("Following pixels") as progress:
+        result = run(
+            video, num_frequencies=num_frequencies, width=width, renderer=renderer,
+            progress=progress,
+        )  # fmt: skip
+    write_video(output, result.rendered, fps=result.fps)
+    row = liveliest_row(result.spectral, height=result.real.shape[-2])
+    write_image(xt, compare_slices(result.real, result.rendered, row=row))
+    console.print(f"{output}  {len(result.rendered)} frames")
+    console.print(f"{xt}  row {row}: real above, re-rendered below")
+    console.print(
+        f"against the real frames: {result.psnr:.1f} dB PSNR, {result.ssim:.3f} SSIM "
+        f"(holding the first frame: {result.still_psnr:.1f} dB, {result.still_ssim:.3f})"
+    )
+
+
+@app.command()
+def demo(output: Output = Path("outputs/demo")) -> None:
+    """Animate the flower photo that scikit-learn ships."""
+    from gidlite.media import sample_photo
+
+    for suffix, width, fps in ((".mp4", 640, 30.0), (".gif", 320, 15.0), (".webp", 480, 15.0)):
+        stem = "flower_loop" if suffix == ".mp4" else "flower"
+        volume = output / "flower.safetensors"
+        if suffix == ".mp4":
+            predict(sample_photo(), output=volume)
+        render(
+            sample_photo(), volume, output / f"{stem}{suffix}", width=width, fps=fps,
+            xt=output / "flower_xt.png" if suffix == ".mp4" else None,
+        )  # fmt: skip
+
+
+@app.command()
+def train(
+    part: Annotated[str, typer.Argument(help="vae or prior.")],
+    config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Run folder of a trained vae.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
+    export: Annotated[Path | None, typer.Option(help="Write a pipeline here (prior).")] = None,
+) -> None:
+    """Train a part: `gidlite train vae --config configs/vae.json --out runs/vae`."""
+    from gidlite.train import TrainConfig, run_training
+
+    settings = TrainConfig.from_json(config, part=part)
+
+    def report(step: int, loss: float, rate: float) -> None:
+        console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
+
+    run_training(
+        settings, out, sprites=sprites, vae=vae, device=device, minutes=minutes, resume=resume,
+        export=export, report=report,
+    )  # fmt: skip
+    console.print(f"{out}")
+
+
+@app.command()
+def info() -> None:
+    """Versions, device, and which weights are present with their measured quality."""
+    import platform
+
+    import torch
+
+    from gidlite.pipeline import DEFAULT_WEIGHTS
+
+    console.print(f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
+    quality = DEFAULT_WEIGHTS / "quality.json"
+    if not (DEFAULT_WEIGHTS / "pipeline.json").is_file():
+        console.print("prior: no shipped weights found")
+    elif quality.is_file():
+        for name, value in json.loads(quality.read_text()).items():
+            console.print(f"prior: {name}: {value}")
