@@ -301,11 +301,19 @@ def train(
     def report(step: int, loss: float, rate: float) -> None:
         console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    run_training(
+    trained = run_training(
         settings, out, sprites=sprites, vae=vae, device=device, minutes=minutes, resume=resume,
-        export=export, report=report,
+        report=report,
     )  # fmt: skip
     console.print(f"{out}")
+    if trained is not None and export is not None:
+        from gidlite.pipeline import GidPipeline
+
+        pipeline = GidPipeline(
+            *trained, num_frames=settings.num_frames, fps=settings.fps, name=out.name
+        )
+        pipeline.save_pretrained(export)
+        console.print(f"{export}  pipeline")
 
 
 @app.command()

@@ -30,7 +30,7 @@ from gidlite.diffusion import denoising_loss, make_scheduler
 from gidlite.normalize import FrequencyStats, fit_frequency_stats, normalize
 from gidlite.synthetic import Pieces, make_scenes
 
-__all__ = ["PARTS", "ScenePool", "TrainConfig", "load_checkpoint", "train"]
+__all__ = ["PARTS", "ScenePool", "TrainConfig", "load_checkpoint", "run_training", "train"]
 
 PARTS = ("vae", "prior")
 _SHARD_BYTES = 15 << 20
@@ -103,6 +103,7 @@ class ScenePool:
         size: Scenes kept.
         per_step: New scenes per step.
         first_step: Step to start at; the window is rebuilt as it would have been.
+        initial: Scenes in the window before step 0.
     """
 
     def __init__(
@@ -436,11 +437,13 @@ def run_training(
     *,
     sprites: str | Path | None = None,
     vae: str | Path | None = None,
-    export: str | Path | None = None,
     device: str = "cpu",
     **options,
-) -> None:
-    """Train from the command line: collect the pieces, train, export a pipeline.
+):
+    """Train from the command line: collect the pieces, then train one part.
+
+    Returns:
+        Autoencoder, denoiser and statistics after training the prior; None after the vae.
 
     Raises:
         GidliteError: As ``train``; also if the prior is asked for without a trained vae.
@@ -451,18 +454,11 @@ def run_training(
     pieces = [kind.to(device) for kind in pieces]
     if config.part == "vae":
         train(config, out, pieces=pieces, device=device, **options)
-        return
+        return None
     if vae is None:
         raise GidliteError("training the prior needs --vae, the run folder of a trained vae")
     autoencoder, stats = _averaged_autoencoder(Path(vae), device)
     denoiser = train(
         config, out, pieces=pieces, device=device, autoencoder=autoencoder, stats=stats, **options
     )
-    if export is not None:
-        from gidlite.pipeline import GidPipeline
-
-        pipeline = GidPipeline(
-            autoencoder.cpu(), denoiser.cpu(), stats, num_frames=config.num_frames, fps=config.fps,
-            name=Path(out).name,
-        )  # fmt: skip
-        pipeline.save_pretrained(export)
+    return autoencoder.cpu(), denoiser.cpu(), stats
