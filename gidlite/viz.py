@@ -16,7 +16,9 @@ __all__ = ["amplitude_map", "compare_slices", "contact_sheet", "liveliest_row", 
 def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int) -> int:
     """Return the row, in a picture of the given height, with the most horizontal motion."""
     power = spectral[1:, 0].abs().square().sum(dim=(0, 2))
-    return int((power.argmax() + 0.5) * height / len(power))
+    margin = len(power) // 10  # flow and splatting are least certain along the border
+    power = power[margin : len(power) - margin]
+    return int((power.argmax() + margin + 0.5) * height / (len(power) + 2 * margin))
 
 
 def compare_slices(
