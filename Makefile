@@ -1,42 +1,64 @@
-# Needs only make and Python 3.10 or newer; everything is installed into .venv.
+# Needs make and Python 3.10 or newer; everything else goes into .venv.
 PYTHON ?= python3
-BIN := .venv/bin
-STAMP := .venv/.installed
+# More options for pip, for example an index that serves CPU-only builds of torch.
+PIP_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt $(PIP_FLAGS)
+export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint lab notebooks bench clean
 
-help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "gidlite needs Python 3.10 or newer; call make PYTHON=/path/to/it"; exit 2; }
-	@echo "Installing into .venv (a few minutes the first time)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,metrics,dev]"
-	@touch $(STAMP)
-
-demo: $(STAMP)  ## animate a real photo into outputs/demo/
+demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 	@$(BIN)/gidlite demo -o outputs/demo
 
-test: $(STAMP) lint  ## lint, tests, doctests, every notebook in fast mode
-	@$(BIN)/python -m pytest -q
-	@GIDLITE_FAST=1 $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 -o addopts= notebooks
+test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
+	$(BIN)/python -m pytest -q
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
+		GIDLITE_FAST=1 $(BIN)/python -m pytest -q --nbmake notebooks -p no:cacheprovider \
+			--nbmake-timeout=300; \
+	else echo "notebooks/ holds no notebook yet: none run"; fi
 
-lint: $(STAMP)  ## ruff check and format check
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+lint: $(READY)  ## check style and formatting, notebooks included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
-lab: $(STAMP)  ## open JupyterLab on the course
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: $(READY)  ## open the course in JupyterLab
+	$(BIN)/jupyter lab notebooks
 
-notebooks: $(STAMP)  ## execute every notebook in place
-	@$(BIN)/python tools/execute_notebooks.py
+notebooks: $(READY)  ## run every notebook in full and store its outputs
+	$(BIN)/python tools/execute_notebooks.py
 
-bench: $(STAMP)  ## run the benchmarks
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(READY)  ## run every benchmark
+	@set -e; for script in benchmarks/*.py; do \
+		if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script"; \
+		else echo "benchmarks/ holds no script yet: none run"; fi; \
+	done
 
-clean:  ## remove the environment and everything generated
-	@rm -rf .venv outputs
+clean:  ## remove .venv, caches and outputs/demo
+	rm -rf $(VENV) outputs/demo dist .pytest_cache .ruff_cache .hypothesis
+	find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
+		-exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "gidlite needs Python 3.10 or newer, and '$(PYTHON)' is not: try make PYTHON=python3.12." >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' has no venv module: install it (on Debian: the package python3-venv)." >&2; \
+		exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo "Making $(VENV) with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing into $(VENV) (a few minutes the first time): 1 of 2, PyTorch"
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "Installing into $(VENV): 2 of 2, gidlite and everything else"
+	@$(PIP) -e ".[notebooks,metrics,dev]"
+	@touch $@
+	@echo "Installed."

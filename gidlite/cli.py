@@ -325,7 +325,9 @@ def info() -> None:
 
     from gidlite.pipeline import DEFAULT_WEIGHTS
 
-    console.print(f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    console.print(
+        f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
     console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
     quality = DEFAULT_WEIGHTS / "quality.json"
     if not (DEFAULT_WEIGHTS / "pipeline.json").is_file():

@@ -65,7 +65,9 @@ def photo_features(
                 else functional.interpolate(x, size, mode="bilinear", align_corners=False)
             )
             # Taps differ in scale by an order of magnitude; bring each to unit RMS.
-            maps.append(resized / resized.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3))
+            maps.append(
+                resized / resized.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
+            )
     return torch.cat(maps, dim=1)
 
 

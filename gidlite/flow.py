@@ -84,9 +84,7 @@ def _flow(engine, source: np.ndarray, target: np.ndarray, initial: Tensor | None
     return torch.from_numpy(engine.calc(source, target, start)).permute(2, 0, 1).contiguous()
 
 
-def motion_texture(
-    frames: Tensor, *, progress: Callable[[int, int], None] | None = None
-) -> Motion:
+def motion_texture(frames: Tensor, *, progress: Callable[[int, int], None] | None = None) -> Motion:
     """Return the motion of every pixel of frame 0 through a clip.
 
     Each flow starts from the previous frame's, so that slow drift over many frames is followed
@@ -141,9 +139,7 @@ def _textured(grey: np.ndarray) -> Bool[Tensor, "height width"]:
     return (energy > _LEAST_TEXTURE)[0, 0]
 
 
-def moving_mask(
-    observed: Motion, *, threshold: float = 0.25
-) -> Bool[Tensor, "height width"]:
+def moving_mask(observed: Motion, *, threshold: float = 0.25) -> Bool[Tensor, "height width"]:
     """Return reliable pixels whose RMS displacement about its mean exceeds ``threshold`` px."""
     rms = observed.motion.var(dim=0, correction=0).sum(0).sqrt()
     return (rms > threshold) & observed.reliable

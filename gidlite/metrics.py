@@ -14,7 +14,9 @@ __all__ = ["auc", "endpoint_error", "psnr", "ssim"]
 
 def _same_shape(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
-        raise ShapeError(f"expected equal shapes, got {tuple(first.shape)} and {tuple(second.shape)}")
+        raise ShapeError(
+            f"expected equal shapes, got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
 
 
 def psnr(image: Float[Tensor, "*shape"], reference: Float[Tensor, "*shape"]) -> float:

@@ -124,7 +124,11 @@ class GidPipeline:
             ) from None
         if config.get("format") != "gidlite-pipeline" or config.get("version") != 1:
             raise GidliteError(f"{path} has an unknown format or version; train it again")
-        options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+        options = {
+            "torch_dtype": torch.float32,
+            "low_cpu_mem_usage": False,
+            "local_files_only": True,
+        }
         try:
             scale = load_file(path / "frequency_stats.safetensors")["scale"]
             parts = [

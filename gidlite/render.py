@@ -78,7 +78,9 @@ def _fill_holes(picture: Tensor, coverage: Tensor) -> Tensor:
     coarse = functional.avg_pool2d(picture * weight, 2, ceil_mode=True, count_include_pad=False)
     coarse = coarse / coarse_weight.clamp(min=1e-6)
     coarse = _fill_holes(coarse, (coarse_weight * 4).clamp(max=1))
-    smooth = functional.interpolate(coarse, picture.shape[-2:], mode="bilinear", align_corners=False)
+    smooth = functional.interpolate(
+        coarse, picture.shape[-2:], mode="bilinear", align_corners=False
+    )
     return torch.lerp(smooth, picture, weight)
 
 

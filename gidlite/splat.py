@@ -134,8 +134,7 @@ def _check_arguments(features: Tensor, motion: Tensor, metric: Tensor | None, mo
     for name, (tensor, shape) in expected.items():
         if tensor.shape != shape:
             raise ShapeError(
-                f"expected {name} of shape {shape} to match the features, "
-                f"got {tuple(tensor.shape)}"
+                f"expected {name} of shape {shape} to match the features, got {tuple(tensor.shape)}"
             )
     if mode == "linear" and metric is None:
         raise GidliteError("splat mode 'linear' needs a metric; pass one or use 'average'")

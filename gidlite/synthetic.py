@@ -150,7 +150,9 @@ def _jitter(color: Tensor, count: int, amount: float, generator) -> Tensor:
 
 
 def _green(generator) -> Tensor:
-    return torch.cat([_uniform(*r, 1, generator=generator) for r in ((0.1, 0.45), (0.3, 0.6), (0.05, 0.3))])
+    return torch.cat(
+        [_uniform(*r, 1, generator=generator) for r in ((0.1, 0.45), (0.3, 0.6), (0.05, 0.3))]
+    )
 
 
 def _flower(generator) -> Tensor:
@@ -162,15 +164,27 @@ def _flower(generator) -> Tensor:
     angle = torch.arange(count) * (2 * math.pi / count) + rand(0, 6)
     size = rand(0.08, 0.16)
     head = _blobs(
-        0.5 + angle.cos() * size, 0.28 + angle.sin() * size, size.expand(count), size * 0.45,
-        angle, _jitter(petal, count, 0.2, generator),
+        0.5 + angle.cos() * size,
+        0.28 + angle.sin() * size,
+        size.expand(count),
+        size * 0.45,
+        angle,
+        _jitter(petal, count, 0.2, generator),
     )
-    middle = _blobs(*torch.tensor([[0.5], [0.28]]), size * 0.45, size * 0.45, rand(0, 1), rand(0, 0.6, 3)[None])
+    middle = _blobs(
+        *torch.tensor([[0.5], [0.28]]), size * 0.45, size * 0.45, rand(0, 1), rand(0, 0.6, 3)[None]
+    )
     leaves = _blobs(
-        torch.tensor([0.38, 0.62]) + bend / 5, rand(0.6, 0.8, 2), torch.tensor([0.13, 0.13]),
-        torch.tensor([0.04, 0.04]), torch.tensor([0.5, -0.5]), _jitter(green, 2, 0.2, generator),
+        torch.tensor([0.38, 0.62]) + bend / 5,
+        rand(0.6, 0.8, 2),
+        torch.tensor([0.13, 0.13]),
+        torch.tensor([0.04, 0.04]),
+        torch.tensor([0.5, -0.5]),
+        _jitter(green, 2, 0.2, generator),
     )
-    return torch.cat([_stroke(0.5, 1, 0.5, 0.3, 0.014, 0.009, green, bend=bend), leaves, head, middle])
+    return torch.cat(
+        [_stroke(0.5, 1, 0.5, 0.3, 0.014, 0.009, green, bend=bend), leaves, head, middle]
+    )
 
 
 def _grass(generator) -> Tensor:
@@ -180,7 +194,17 @@ def _grass(generator) -> Tensor:
         r = _uniform(-1, 1, 4, generator=generator).tolist()
         color = _jitter(green, 1, 0.35, generator)
         blades.append(
-            _stroke(0.5 + 0.2 * r[0], 1, 0.5 + 0.42 * r[1], 0.3 + 0.25 * r[2], 0.012, 0.003, color, bend=0.2 * r[3], count=10)
+            _stroke(
+                0.5 + 0.2 * r[0],
+                1,
+                0.5 + 0.42 * r[1],
+                0.3 + 0.25 * r[2],
+                0.012,
+                0.003,
+                color,
+                bend=0.2 * r[3],
+                count=10,
+            )
         )
     return torch.cat(blades)
 
@@ -195,8 +219,12 @@ def _tree(generator) -> Tensor:
     count = 160
     distance, turn = rand(0, 1, count).sqrt(), rand(0, 2 * math.pi, count)
     leaves = _blobs(
-        0.5 + 0.33 * distance * turn.cos(), 0.33 + 0.26 * distance * turn.sin(), rand(0.02, 0.06, count),
-        rand(0.015, 0.03, count), rand(0, 3, count), _jitter(_green(generator), count, 0.45, generator),
+        0.5 + 0.33 * distance * turn.cos(),
+        0.33 + 0.26 * distance * turn.sin(),
+        rand(0.02, 0.06, count),
+        rand(0.015, 0.03, count),
+        rand(0, 3, count),
+        _jitter(_green(generator), count, 0.45, generator),
     )
     return torch.cat([*wood, leaves])
 
@@ -208,8 +236,19 @@ def _potted(generator) -> Tensor:
     for x, y in zip(rand(0.15, 0.85, count).tolist(), rand(0.1, 0.45, count).tolist(), strict=True):
         parts.append(_stroke(0.5, 0.75, x, y, 0.01, 0.007, green * 0.8, count=10))
         tilt = torch.tensor([math.atan2(y - 0.75, x - 0.5)])
-        parts.append(_blobs(torch.tensor([x]), torch.tensor([y]), rand(0.09, 0.14), rand(0.03, 0.07), tilt, _jitter(green, 1, 0.3, generator)))
-    pot = _blobs(*torch.tensor([[0.5], [0.86], [0.17], [0.15], [0.0]]), rand(0.2, 0.9, 3)[None], power=6.0)
+        parts.append(
+            _blobs(
+                torch.tensor([x]),
+                torch.tensor([y]),
+                rand(0.09, 0.14),
+                rand(0.03, 0.07),
+                tilt,
+                _jitter(green, 1, 0.3, generator),
+            )
+        )
+    pot = _blobs(
+        *torch.tensor([[0.5], [0.86], [0.17], [0.15], [0.0]]), rand(0.2, 0.9, 3)[None], power=6.0
+    )
     return torch.cat([*parts, pot])
 
 
@@ -219,12 +258,18 @@ def _hanging(generator) -> Tensor:
     green, parts = _green(generator), []
     for tip in rand(0.15, 0.85, 3).tolist():
         bend = rand(-0.3, 0.3).item()
-        parts.append(_stroke(0.5, 1, tip, 0.1, 0.012, 0.004, torch.tensor([0.3, 0.22, 0.15]), bend=bend))
+        parts.append(
+            _stroke(0.5, 1, tip, 0.1, 0.012, 0.004, torch.tensor([0.3, 0.22, 0.15]), bend=bend)
+        )
         t = torch.linspace(0.2, 1, 16)
         parts.append(
             _blobs(
-                0.5 + (tip - 0.5) * t + bend * t * (1 - t) + rand(-0.04, 0.04, 16), 1 - 0.9 * t,
-                rand(0.03, 0.07, 16), rand(0.012, 0.03, 16), rand(-2.5, -0.6, 16), _jitter(green, 16, 0.4, generator),
+                0.5 + (tip - 0.5) * t + bend * t * (1 - t) + rand(-0.04, 0.04, 16),
+                1 - 0.9 * t,
+                rand(0.03, 0.07, 16),
+                rand(0.012, 0.03, 16),
+                rand(-2.5, -0.6, 16),
+                _jitter(green, 16, 0.4, generator),
             )
         )
     return torch.cat(parts)
@@ -234,7 +279,14 @@ def _lamp(generator) -> Tensor:
     """A lamp or ornament on a cord; stored upside down."""
     rand = lambda low, high, n=1: _uniform(low, high, n, generator=generator)  # noqa: E731
     cord = _stroke(0.5, 1, 0.5, 0.35, 0.006, 0.006, rand(0, 0.3, 3))
-    body = _blobs(*torch.tensor([[0.5], [0.22]]), rand(0.1, 0.18), rand(0.1, 0.18), torch.zeros(1), rand(0.3, 1, 3)[None], power=4.0)
+    body = _blobs(
+        *torch.tensor([[0.5], [0.22]]),
+        rand(0.1, 0.18),
+        rand(0.1, 0.18),
+        torch.zeros(1),
+        rand(0.3, 1, 3)[None],
+        power=4.0,
+    )
     return torch.cat([cord, body])
 
 
@@ -257,7 +309,9 @@ def _paint(shapes: Tensor, generator: torch.Generator | None) -> Tensor:
         inside = 1 - (along**power + across**power) ** (1 / power)
         alpha = (inside * short * PIECE_SIZE + 0.5).clamp(0, 1)
         light = (0.75 + 0.35 * inside.clamp(0, 1)) * texture
-        paint = torch.cat([torch.tensor(color)[:, None, None] * light, torch.ones_like(light)[None]])
+        paint = torch.cat(
+            [torch.tensor(color)[:, None, None] * light, torch.ones_like(light)[None]]
+        )
         canvas = canvas * (1 - alpha) + paint.clamp(0, 1) * alpha
     return torch.cat([canvas[:3] / canvas[3:].clamp(min=1e-3), canvas[3:]]).clamp(0, 1)
 
@@ -267,7 +321,9 @@ def _noise(height: int, width: int, *, octaves, generator) -> Tensor:
     total = torch.zeros(height, width)
     for cells in octaves:
         coarse = _uniform(-1, 1, 1, 1, cells, cells, generator=generator)
-        total += functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0, 0]
+        total += functional.interpolate(
+            coarse, (height, width), mode="bicubic", align_corners=True
+        )[0, 0]
     return total / len(octaves)
 
 
@@ -281,7 +337,9 @@ def _paint_background(generator: torch.Generator | None, *, height=160, width=25
     for _ in range(int(torch.randint(4, (1,), generator=generator))):
         x, y, w, h = _uniform(0, 1, 4, generator=generator).tolist()
         rows = slice(int(y * height), int((y + 0.5 * h) * height) + 1)
-        picture[:, rows, int(x * width) : int((x + 0.4 * w) * width) + 1] *= _uniform(0.3, 1.2, 3, 1, 1, generator=generator)
+        picture[:, rows, int(x * width) : int((x + 0.4 * w) * width) + 1] *= _uniform(
+            0.3, 1.2, 3, 1, 1, generator=generator
+        )
     return picture.clamp(0, 1)
 
 
@@ -357,10 +415,13 @@ def _sample_at(image: Tensor, offset: Tensor) -> Tensor:
     """Return ``image(q + offset(q))``, zero outside."""
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(
-        torch.arange(height, device=image.device), torch.arange(width, device=image.device), indexing="ij"
+        torch.arange(height, device=image.device),
+        torch.arange(width, device=image.device),
+        indexing="ij",
     )
     grid = torch.stack(
-        [(x + offset[:, 0] + 0.5) * 2 / width - 1, (y + offset[:, 1] + 0.5) * 2 / height - 1], dim=-1
+        [(x + offset[:, 0] + 0.5) * 2 / width - 1, (y + offset[:, 1] + 0.5) * 2 / height - 1],
+        dim=-1,
     )
     return functional.grid_sample(image, grid, align_corners=False)
 
@@ -411,11 +472,21 @@ def _mode_shapes(local: Tensor, piece: dict[str, Tensor]) -> Tensor:
 def _draw_layer(batch: int, pieces: Pieces, depth: float, generator) -> dict[str, Tensor]:
     """Draw which piece, where, how large, and how it moves, for one layer of every scene."""
     device = pieces.cutouts.device
-    draw = lambda low, high, *shape: _uniform(low, high, batch, *shape, generator=generator).to(device)  # noqa: E731
-    index = torch.randint(len(pieces.cutouts), (batch,), generator=generator, device=generator.device if generator else None).to(device)
+
+    def draw(low, high, *shape):
+        return _uniform(low, high, batch, *shape, generator=generator).to(device)
+
+    index = torch.randint(
+        len(pieces.cutouts),
+        (batch,),
+        generator=generator,
+        device=generator.device if generator else None,
+    ).to(device)
     hangs, stiff = pieces.hangs[index].float(), pieces.stiff[index]
     row = draw(0, 1) < 0.2  # a row of copies: a flower bed, a hedge, a field
-    size = torch.where(row, draw(0.25, 0.7), torch.exp(draw(math.log(0.3), math.log(1.1))) * (0.7 + 0.7 * depth)) * (1 - 0.25 * stiff)
+    size = torch.where(
+        row, draw(0.25, 0.7), torch.exp(draw(math.log(0.3), math.log(1.1))) * (0.7 + 0.7 * depth)
+    ) * (1 - 0.25 * stiff)
     ground = torch.where(row, draw(0.7, 1.15), draw(0.8, 1.25))
     root_y = torch.where(hangs > 0, 1 - ground, torch.where(stiff > 0, draw(0.45, 1.1), ground))
     amplitude = torch.exp(torch.log(torch.tensor(0.005)) + 0.75 * draw(-1.7, 1.7))
@@ -430,8 +501,10 @@ def _draw_layer(batch: int, pieces: Pieces, depth: float, generator) -> dict[str
         "copies": torch.where(row, draw(2, 6).round(), torch.ones_like(size)),
         "flip": torch.where(draw(0, 1) < 0.5, -1.0, 1.0), "tilt": draw(-0.2, 0.2),
         "wave_a": draw(-8, 8, 2), "wave_b": draw(-14, 14, 2),
-        "direction": torch.stack([angle.cos(), angle.sin()], dim=-1) * (amplitude[:, None] * share)[..., None],
-        "natural_hz": (natural[:, None] * overtones).clamp(max=7), "damping": draw(0.06, 0.4, NUM_MODES),
+        "direction": torch.stack([angle.cos(), angle.sin()], dim=-1)
+        * (amplitude[:, None] * share)[..., None],
+        "natural_hz": (natural[:, None] * overtones).clamp(max=7),
+        "damping": draw(0.06, 0.4, NUM_MODES),
         "gain": draw(0.65, 1.15, 3), "blur": (draw(0, 1) < 0.25 * (1 - depth)).float(),
     }  # fmt: skip
 
@@ -455,7 +528,9 @@ def _paint_layer(piece: dict[str, Tensor], pieces: Pieces, height: int, width: i
     """Return RGBA of one layer of every scene, ``(B, 4, H, W)``."""
     _, local = _local_coordinates(piece, height, width)
     grid = torch.stack([local[:, 0] * 2, 1 - 2 * local[:, 1]], dim=-1)
-    picture = functional.grid_sample(pieces.cutouts[piece["index"]].float(), grid, align_corners=False)
+    picture = functional.grid_sample(
+        pieces.cutouts[piece["index"]].float(), grid, align_corners=False
+    )
     color = (picture[:, :3] * piece["gain"][:, :, None, None]).clamp(0, 1)
     picture = torch.cat([color, picture[:, 3:] * piece["present"][:, None, None, None]], dim=1)
     soft = functional.avg_pool2d(picture, 5, stride=1, padding=2, count_include_pad=False)
@@ -466,7 +541,12 @@ def _draw_background(batch: int, pieces: Pieces, height: int, width: int, genera
     """Return backdrops: sharp, out of focus, or dark, as behind close-ups."""
     device = pieces.backgrounds.device
     draw = lambda: _uniform(0, 1, batch, 1, 1, 1, generator=generator).to(device)  # noqa: E731
-    index = torch.randint(len(pieces.backgrounds), (batch,), generator=generator, device=generator.device if generator else None)
+    index = torch.randint(
+        len(pieces.backgrounds),
+        (batch,),
+        generator=generator,
+        device=generator.device if generator else None,
+    )
     picture = resize(pieces.backgrounds[index.to(device)].float(), height=height, width=width)
     flipped = torch.where(draw() < 0.5, picture.flip(-1), picture)
     coarse = functional.adaptive_avg_pool2d(flipped, (max(height // 20, 2), max(width // 20, 2)))
@@ -512,7 +592,11 @@ def make_scenes(
         local, _ = _local_coordinates(piece, grid_height, grid_width)
         modes.append(_mode_shapes(local, piece) * grid_width)
         path = _wind_driven(
-            piece["natural_hz"], piece["damping"], num_frames=num_frames, fps=fps, generator=generator
+            piece["natural_hz"],
+            piece["damping"],
+            num_frames=num_frames,
+            fps=fps,
+            generator=generator,
         )
         coords.append(path - path[..., :1])
     return Scenes(

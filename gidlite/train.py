@@ -107,7 +107,13 @@ class ScenePool:
     """
 
     def __init__(
-        self, make: Callable[[range], dict[str, Tensor]], *, size: int, per_step: int, first_step: int, initial: int
+        self,
+        make: Callable[[range], dict[str, Tensor]],
+        *,
+        size: int,
+        per_step: int,
+        first_step: int,
+        initial: int,
     ) -> None:
         self._make, self._size, self._per_step, self._initial = make, size, per_step, initial
         self._items: list[dict[str, Tensor]] = []
@@ -184,7 +190,9 @@ class _PriorTask:
         self.config, self.pieces, self.stats, self.device = config, pieces, stats, device
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
         self.scheduler = make_scheduler("ddpm")
-        self.model: nn.Module = Denoiser(config.num_frequencies, config.denoiser_channels).to(device)
+        self.model: nn.Module = Denoiser(config.num_frequencies, config.denoiser_channels).to(
+            device
+        )
 
     @torch.no_grad()
     def make(self, numbers: range) -> dict[str, Tensor]:
@@ -198,7 +206,9 @@ class _PriorTask:
         count = self.config.slices_per_scene
         latents, freq_index = _slices(batch["latents"], count, generator)
         condition = self.model.embed_photo(batch["features"].to(self.device).float())
-        kept = torch.rand(len(latents), 1, 1, 1, generator=generator) >= self.config.condition_dropout
+        kept = (
+            torch.rand(len(latents), 1, 1, 1, generator=generator) >= self.config.condition_dropout
+        )
         return denoising_loss(
             self.model,
             latents.to(self.device).float(),
@@ -303,9 +313,13 @@ def _steps(state: _State, task, pool: ScenePool) -> Iterator[float]:
 class _State:
     """Model, averaged model, optimizer and step, with their file format."""
 
-    def __init__(self, config: TrainConfig, model: nn.Module, stats: FrequencyStats, out: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, stats: FrequencyStats, out: Path
+    ) -> None:
         self.config, self.model, self.stats, self.out = config, model, stats, out
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=1e-3
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.step, self.smoothed_loss, self.step_rate = 0, float("nan"), 0.0
@@ -336,7 +350,9 @@ class _State:
             writer = csv.writer(stream)
             if fresh:
                 writer.writerow(["step", "seconds", "loss", "smoothed_loss"])
-            writer.writerow([self.step, f"{seconds:.1f}", f"{loss:.6f}", f"{self.smoothed_loss:.6f}"])
+            writer.writerow(
+                [self.step, f"{seconds:.1f}", f"{loss:.6f}", f"{self.smoothed_loss:.6f}"]
+            )
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -346,7 +362,11 @@ class _State:
         return tensors
 
     def save(self) -> None:
-        meta = {"step": self.step, "smoothed_loss": self.smoothed_loss, "config": dataclasses.asdict(self.config)}
+        meta = {
+            "step": self.step,
+            "smoothed_loss": self.smoothed_loss,
+            "config": dataclasses.asdict(self.config),
+        }
         tensors = self._tensors() | {"stats.scale": self.stats.scale}
         _save_sharded(tensors, self.out / "checkpoint", json.dumps(meta, indent=1))
 
@@ -422,7 +442,9 @@ def _averaged_autoencoder(run: Path, device: str):
     stats = FrequencyStats(tensors["stats.scale"])
     autoencoder = make_autoencoder(tuple(meta["config"]["autoencoder_channels"]))
     autoencoder.load_state_dict(_with_prefix(tensors, "averaged.module."))
-    config = TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()})
+    config = TrainConfig(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+    )
     pieces = [Pieces.painted(generator=torch.Generator().manual_seed(config.seed))]
     volumes = torch.cat([volume for _, volume in _scenes(config, pieces, range(32))])
     with torch.no_grad():

@@ -10,7 +10,14 @@ from torch.nn import functional
 from gidlite.media import xt_slice
 from gidlite.spectral import motion_amplitude
 
-__all__ = ["amplitude_map", "compare_slices", "contact_sheet", "liveliest_row", "show_amplitude", "show_xt_slice"]
+__all__ = [
+    "amplitude_map",
+    "compare_slices",
+    "contact_sheet",
+    "liveliest_row",
+    "show_amplitude",
+    "show_xt_slice",
+]
 
 
 def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int) -> int:
@@ -22,7 +29,10 @@ def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: i
 
 
 def compare_slices(
-    upper: UInt8[Tensor, "time 3 height width"], lower: UInt8[Tensor, "time 3 height width"], *, row: int
+    upper: UInt8[Tensor, "time 3 height width"],
+    lower: UInt8[Tensor, "time 3 height width"],
+    *,
+    row: int,
 ) -> Float[Tensor, "3 rows width"]:
     """Return the X-t slices of two videos, one above the other with a white line between."""
     slices = [xt_slice(frames, row=row).float() / 255 for frames in (upper, lower)]

@@ -79,9 +79,11 @@ def load_volume(path: str | Path) -> SpectralVolume:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            packed = file.get_tensor("packed").float() if "packed" in file.keys() else None  # noqa: SIM118
+            packed = file.get_tensor("packed").float() if "packed" in file.keys() else None
     except (OSError, SafetensorError):
-        raise GidliteError(f"{path} is not a safetensors file; make one with gidlite predict") from None
+        raise GidliteError(
+            f"{path} is not a safetensors file; make one with gidlite predict"
+        ) from None
     if metadata.get("format") != _FORMAT or packed is None:
         raise GidliteError(f"{path} is not a spectral volume; make one with gidlite predict")
     if metadata.get("version") != _VERSION:
@@ -108,4 +110,6 @@ def _checked(path: Path, packed: Tensor, metadata: dict[str, str]) -> SpectralVo
     )
     if not consistent:
         raise GidliteError(f"{path} contradicts its own metadata; make it again")
-    return SpectralVolume(unpack_complex(packed), num_frames, fps, seed, metadata.get("model", "unknown"))
+    return SpectralVolume(
+        unpack_complex(packed), num_frames, fps, seed, metadata.get("model", "unknown")
+    )

@@ -1,38 +1,116 @@
-"""Execute notebooks in place, from a fresh kernel each, and leave no trace of the machine."""
+"""Run notebooks in place, each in a fresh kernel, and store clean outputs.
 
+    python tools/execute_notebooks.py                  # all of notebooks/
+    python tools/execute_notebooks.py notebooks/02_*   # only these
+
+A notebook is written only when it ran without an error, shows no path of this machine and fits
+the size budget; otherwise its file is left as it was and the exit status is 1.
+"""
+
+import argparse
+import os
+import re
 import sys
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
-SIZE_LIMIT = 1_000_000
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+MAX_BYTES = 400_000
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow"}
+PRIVATE_PATH = re.compile(
+    r"/home/\w|/Users/\w|/root/|[A-Za-z]:\\{1,2}Users|/ipykernel_\d|"
+    + "|".join(re.escape(str(path)) + r"\b" for path in {ROOT, Path.home()} if path.name)
+)
 
 
-def execute(path: Path) -> None:
-    """Run one notebook and save it with its outputs."""
+def normalise(notebook: nbformat.NotebookNode) -> None:
+    """Remove everything that would differ on another machine or on another day."""
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    )
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict(
+            {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}
+        )
+
+
+def texts(output: nbformat.NotebookNode) -> list[str]:
+    """What an output says, pictures left out."""
+    if output.output_type == "stream":
+        return [output.text]
+    if output.output_type == "error":
+        return [output.evalue, *output.traceback]
+    data = output.get("data", {})
+    return [
+        str(value) for mime, value in data.items() if not mime.startswith(("image/p", "image/j"))
+    ]
+
+
+def private_paths(notebook: nbformat.NotebookNode) -> list[str]:
+    """One line for each code cell whose outputs show a path of this machine."""
+    found = []
+    for index, cell in enumerate(notebook.cells):
+        for text in (text for output in cell.get("outputs", []) for text in texts(output)):
+            if match := PRIVATE_PATH.search(text):
+                shown = text[match.start() : match.start() + 60].splitlines()[0]
+                found.append(f"cell {index} shows a path of this machine: {shown}")
+                break
+    return found
+
+
+def execute(path: Path, *, timeout: float) -> list[str]:
+    """Run one notebook; write it and return nothing, or return what is wrong with it."""
     notebook = nbformat.read(path, as_version=4)
-    started = time.monotonic()
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": FOLDER}},
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name=KERNELSPEC["name"],
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
         record_timing=False,
-    ).execute()  # fmt: skip
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+        store_widget_state=False,
+        coalesce_streams=True,
+    )
+    started = time.perf_counter()
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return [str(error).strip()]
+    seconds = time.perf_counter() - started
+    normalise(notebook)
     text = nbformat.writes(notebook) + "\n"
-    if str(Path.home()) + "/" in text or str(FOLDER.parents[0]) in text:
-        raise SystemExit(f"{path.name}: an output shows a path of this machine")
-    if len(text) > SIZE_LIMIT:
-        raise SystemExit(f"{path.name}: {len(text)} bytes; keep it under {SIZE_LIMIT}")
-    path.write_text(text)
-    print(f"{path.name}: {time.monotonic() - started:.0f} s, {len(text) // 1000} kB", flush=True)
+    size = len(text.encode())
+    print(f"{path.name:48s} {size / 1000:6.0f} kB {seconds:6.1f} s", flush=True)
+    problems = private_paths(notebook)
+    if size > MAX_BYTES:
+        problems.append(f"{size / 1000:.0f} kB is over the budget of {MAX_BYTES / 1000:.0f} kB")
+    if not problems:
+        path.write_text(text, encoding="utf-8")
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds a cell may take")
+    arguments = parser.parse_args()
+    os.environ.pop("GIDLITE_FAST", None)  # stored outputs are those of the full run
+    failed = 0
+    for path in arguments.notebooks or sorted(NOTEBOOKS.glob("*.ipynb")):
+        problems = execute(path, timeout=arguments.timeout)
+        for problem in problems:
+            print(f"{path.name}: {problem}", file=sys.stderr)
+        failed += bool(problems)
+    if failed:
+        print(f"{failed} notebook(s) left as they were", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    chosen = [Path(name) for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb"))
-    for notebook_path in chosen:
-        execute(notebook_path)
+    sys.exit(main())

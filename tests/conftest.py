@@ -1,0 +1,19 @@
+"""Shared fixtures and the one table of tolerances."""
+
+import pytest
+import torch
+
+# Largest acceptable absolute error by quantity; a test with a wider one says why.
+TOLERANCE = {"spectral_px": 2e-5, "splat": 1e-4, "inverse": 1e-5}
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def tolerance() -> dict[str, float]:
+    return TOLERANCE

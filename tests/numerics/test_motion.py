@@ -1,0 +1,156 @@
+"""Flow, metrics, the synthetic world and the renderer against known motion."""
+
+import math
+
+import pytest
+import torch
+
+from gidlite._checks import GidliteError
+from gidlite.flow import motion_texture, optical_flow
+from gidlite.metrics import auc, endpoint_error, psnr, ssim
+from gidlite.render import frame_times, render_frames
+from gidlite.spectral import anchor, motion_to_spectral, spectral_to_motion
+from gidlite.splat import splat
+from gidlite.synthetic import Pieces, make_scenes
+from gidlite.volume import SpectralVolume
+
+
+def analytic_texture(x, y, generator_seed=0):
+    """A band-limited picture that can be read at any real position."""
+    g = torch.Generator().manual_seed(generator_seed)
+    picture = torch.zeros_like(x)
+    for _ in range(40):
+        fx, fy, phase = (torch.rand(3, generator=g) * torch.tensor([0.9, 0.9, 6.3])).tolist()
+        picture = picture + torch.cos(fx * x + fy * y + phase) + torch.cos(fx * x - fy * y + phase)
+    return (0.5 + picture / 40).clamp(0, 1).expand(3, -1, -1)
+
+
+@pytest.mark.parametrize(("shift", "limit"), [(0.5, 0.06), (1.0, 0.08), (2.0, 0.1), (4.0, 0.15)])
+def test_flow_of_a_translation(shift, limit):
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
+    truth = torch.tensor([0.8 * shift, -0.6 * shift])[:, None, None].expand(2, 96, 128)
+    source, target = analytic_texture(x, y), analytic_texture(x - truth[0], y - truth[1])
+    found = optical_flow(source, target)
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    assert endpoint_error(found[inner], truth[inner]) < limit
+
+
+def test_long_oscillation_does_not_drift():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+    path = 4 * torch.sin(2 * math.pi * torch.arange(60.0) / 30)
+    frames = torch.stack([analytic_texture(x - p, y) for p in path])
+    observed = motion_texture(frames)
+    assert observed.motion[0].abs().max() == 0
+    found = observed.motion[:, 0, 12:-12, 12:-12].mean(dim=(1, 2))
+    assert (found - path).abs().max() < 0.25
+    assert observed.reliable[12:-12, 12:-12].float().mean() > 0.9
+
+
+def test_a_flat_picture_is_not_reliable():
+    assert not motion_texture(torch.full((3, 3, 40, 40), 0.5)).reliable.any()
+    with pytest.raises(GidliteError, match="at least 2 frames"):
+        motion_texture(torch.zeros(1, 3, 40, 40))
+
+
+def test_metrics_closed_forms(generator):
+    image = torch.rand(3, 32, 32, generator=generator)
+    assert psnr(image, image + 0.01) == pytest.approx(40, abs=1e-3)
+    assert ssim(image, image) == pytest.approx(1)
+    # Constants: only the luminance term is left.
+    low, high = torch.full((3, 16, 16), 0.2), torch.full((3, 16, 16), 0.6)
+    expected = (2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4)
+    assert ssim(low, high) == pytest.approx(expected, rel=1e-3)
+    score = torch.rand(500, generator=generator)
+    truth = torch.rand(500, generator=generator) < 0.3
+    pairs = (score[truth][:, None] > score[~truth]).float().mean().item()
+    assert auc(score, truth) == pytest.approx(pairs, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    generator = torch.Generator().manual_seed(3)
+    pieces = Pieces.painted(count=12, generator=generator)
+    return make_scenes(3, pieces, height=96, width=128, generator=generator)
+
+
+def test_scene_volume_is_the_transform_of_its_motion(scenes, tolerance):
+    motion = scenes.motion()
+    expected = motion_to_spectral(motion, num_frequencies=16)
+    assert (scenes.spectral(16) - expected).abs().max() < tolerance["spectral_px"]
+    assert motion[:, 0].abs().max() == 0
+    assert motion.abs().max() > 0.5
+
+
+def test_scene_frames_follow_the_labels(scenes):
+    assert torch.allclose(scenes.frame(0), scenes.image, atol=1e-4)
+    # Splatting the photo by the labels gives the rendered frame where a moving part lands.
+    time = 40
+    motion = scenes.motion([time])[:, 0]
+    shown = scenes.visible.any(1).float()[:, None]
+    moved = splat(scenes.image, motion, metric=shown * 50)
+    landed = splat(shown, motion, metric=shown * 50) > 0.99
+    error = (moved - scenes.frame(time)).square()[landed.expand_as(moved)].mean()
+    assert -10 * error.log10() > 25
+
+
+def test_equal_seeds_equal_scenes():
+    first, second = (
+        make_scenes(
+            2,
+            Pieces.painted(count=6, generator=torch.Generator().manual_seed(1)),
+            height=64,
+            width=64,
+            generator=torch.Generator().manual_seed(2),
+        )
+        for _ in range(2)
+    )
+    assert torch.equal(first.image, second.image) and torch.equal(first.coords, second.coords)
+
+
+def test_whole_chain_from_video_to_video(scenes):
+    """Frames → flow → 16 frequencies → splat comes closer than holding still."""
+    count = 60
+    real = torch.stack([scenes.frame(t)[0] for t in range(count)])
+    observed = motion_texture(real)
+    volume = SpectralVolume(motion_to_spectral(observed.motion, num_frequencies=16), count)
+    times = torch.arange(count, dtype=torch.float64)
+    rendered = torch.stack(list(render_frames(real[0], volume, times)))
+    assert psnr(rendered, real) > psnr(real[:1].expand_as(real), real) + 1
+
+
+def test_rendering_no_motion_returns_the_photo(generator):
+    image = torch.rand(3, 40, 60, generator=generator)
+    still = SpectralVolume(torch.zeros(4, 2, 10, 15, dtype=torch.complex64))
+    frame = next(render_frames(image, still, torch.tensor([7.0])))
+    assert psnr(frame, image) > 45
+
+
+def test_a_constant_picture_has_no_dark_holes(generator):
+    volume = anchor(torch.randn(4, 2, 10, 15, dtype=torch.complex64, generator=generator))
+    frames = render_frames(
+        torch.ones(3, 40, 60), SpectralVolume(volume), torch.tensor([20.0, 75.0])
+    )
+    assert all(frame.min() > 0.999 for frame in frames)
+
+
+def test_loop_times_hold_whole_periods():
+    volume = SpectralVolume(torch.zeros(4, 2, 2, 2, dtype=torch.complex64))
+    for options in ({}, {"seconds": 7}, {"seconds": 3, "fps": 24}, {"slow": 2.0}):
+        times = frame_times(volume, **options)
+        after_last = times[-1] + times[1]
+        assert (after_last / 150).item() == pytest.approx(
+            round((after_last / 150).item()), abs=1e-9
+        )
+    assert frame_times(volume, slow=2.0)[1].item() == pytest.approx(0.5)
+    free = frame_times(volume, seconds=7, loop=False)
+    assert len(free) == 210 and free[1] == 1
+    with pytest.raises(GidliteError, match="positive"):
+        frame_times(volume, seconds=float("nan"))
+
+
+def test_a_loop_has_no_seam(generator):
+    volume = SpectralVolume(torch.randn(16, 2, 3, 3, dtype=torch.complex64, generator=generator))
+    times = frame_times(volume, seconds=4)
+    motion = spectral_to_motion(volume.spectral, num_frames=150, times=times)
+    steps = (motion.roll(-1, 0) - motion).abs().mean(dim=(1, 2, 3))
+    assert steps[-1] < 1.5 * steps[:-1].max()
