@@ -21,7 +21,7 @@ _SCALES = 3
 
 
 def make_autoencoder(channels: tuple[int, ...] = (32, 64, 96)) -> AutoencoderKL:
-    """Return an untrained autoencoder: 4 channels in, 4 latent channels at a quarter of the size."""
+    """Return an untrained autoencoder: 4 channels in, 4 latent ones at a quarter of the size."""
     stages = len(channels)
     return AutoencoderKL(
         in_channels=4,

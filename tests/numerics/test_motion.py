@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from gidlite._checks import GidliteError
 from gidlite.flow import motion_texture, optical_flow
@@ -86,11 +87,14 @@ def test_scene_frames_follow_the_labels(scenes):
     # Splatting the photo by the labels gives the rendered frame where a moving part lands.
     time = 40
     motion = scenes.motion([time])[:, 0]
-    shown = scenes.visible.any(1).float()[:, None]
-    moved = splat(scenes.image, motion, metric=shown * 50)
-    landed = splat(shown, motion, metric=shown * 50) > 0.99
+    order = torch.arange(1.0, scenes.visible.shape[1] + 1)[:, None, None]
+    depth = (scenes.visible * order).sum(1, keepdim=True)
+    moved = splat(scenes.image, motion, metric=depth * 50)
+    # Soft outlines blend two layers, so only the inside of parts is compared.
+    inside = -functional.max_pool2d(-(scenes.visible.any(1).float()[:, None]), 5, 1, 2)
+    landed = splat(inside, motion, metric=depth * 50) > 0.99
     error = (moved - scenes.frame(time)).square()[landed.expand_as(moved)].mean()
-    assert -10 * error.log10() > 25
+    assert -10 * error.log10() > 28
 
 
 def test_equal_seeds_equal_scenes():
