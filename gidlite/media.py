@@ -49,6 +49,10 @@ GIF_MAX_FPS = 50.0  # browsers slow a GIF down when a delay is under 2 centiseco
 FRAME_NAME = re.compile(r"frame_\d{5,}\.png")
 
 
+# swscale flags that older PyAV does not name.
+_ACCURATE_ROUNDING, _FULL_CHROMA = 0x40000, 0x2000
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise GidliteError(message)
@@ -350,8 +354,8 @@ def _frame_converter(first, width: int | None) -> Callable[..., Tensor]:
     # Without the last two flags swscale darkens by more than one level and blurs colour edges.
     method = int(
         (Interpolation.AREA if size[0] < shown[0] else Interpolation.BICUBIC)
-        | Interpolation.ACCURATE_RND
-        | Interpolation.FULL_CHR_H_INT
+        | _ACCURATE_ROUNDING
+        | _FULL_CHROMA
     )
 
     def convert(frame) -> Tensor:

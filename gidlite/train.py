@@ -320,7 +320,6 @@ class _State:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=1e-3
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
         self.step, self.smoothed_loss, self.step_rate = 0, float("nan"), 0.0
         self._last = time.monotonic()
@@ -333,8 +332,10 @@ class _State:
         return warm * (0.02 + 0.98 * 0.5 * (1 + cosine))
 
     def update(self, loss: float) -> None:
+        # A function of the step alone, so that there is no schedule state to resume.
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._rate(self.step)
         self.optimizer.step()
-        self.schedule.step()
         self.averaged.update_parameters(self.model)
         self.step += 1
         known = self.smoothed_loss == self.smoothed_loss
@@ -386,8 +387,6 @@ class _State:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         self.step, self.smoothed_loss = meta["step"], meta["smoothed_loss"]
-        self.schedule.last_epoch = self.step - 1
-        self.schedule.step()
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,172 @@
+"""The pipeline with a tiny untrained model, its files, and the command line."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gidlite._checks import GidliteError
+from gidlite.autoencoder import make_autoencoder
+from gidlite.denoiser import Denoiser
+from gidlite.diffusion import make_scheduler, sample
+from gidlite.media import write_image
+from gidlite.normalize import FrequencyStats
+from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline, working_size
+from gidlite.synthetic import Pieces
+from gidlite.train import ScenePool, TrainConfig, load_checkpoint, train
+from gidlite.volume import SpectralVolume, load_volume, save_volume
+
+shipped = pytest.mark.skipif(
+    not (DEFAULT_WEIGHTS / "pipeline.json").is_file(), reason="no shipped weights"
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    torch.manual_seed(0)
+    return GidPipeline(
+        make_autoencoder((16, 16, 16)), Denoiser(4, (32, 32, 32), 8), FrequencyStats(torch.ones(4))
+    )
+
+
+def run(pipe, seed=0, **options):
+    image = torch.linspace(0, 1, 3 * 40 * 60).view(3, 40, 60)
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(image, num_inference_steps=2, generator=generator, **options)
+
+
+def test_seed_decides_and_motion_starts_at_the_photo(pipeline):
+    first, again, other = run(pipeline), run(pipeline), run(pipeline, seed=1)
+    assert torch.equal(first.spectral, again.spectral)
+    assert not torch.allclose(first.spectral, other.spectral)
+    assert first.motion(num_frames=3)[0].abs().max() < 1e-3
+    assert first.spectral.shape[-2:] == working_size(40, 60)
+
+
+def test_save_and_load_agree(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded = GidPipeline.from_pretrained(tmp_path / "model")
+    assert torch.allclose(run(loaded).spectral, run(pipeline).spectral, atol=0.05)
+    with pytest.raises(GidliteError, match=r"pipeline\.json"):
+        GidPipeline.from_pretrained(tmp_path)
+
+
+def test_exact_gaussian_denoiser_recovers_mean_and_variance():
+    """For data N(m, s²) the best v-prediction is linear; sampling with it must give N(m, s²)."""
+    mean, variance = 0.7, 0.25
+    scheduler = make_scheduler("ddim")
+
+    def predict(z, step):
+        alpha, sigma = (
+            f(scheduler.alphas_cumprod[step]).sqrt() for f in (lambda a: a, lambda a: 1 - a)
+        )
+        gain = alpha * variance / (alpha**2 * variance + sigma**2)
+        clean = mean + gain * (z - alpha * mean)
+        noise = (z - alpha * clean) / sigma
+        return alpha * noise - sigma * clean
+
+    drawn = sample(
+        predict, (20_000,), scheduler=scheduler, num_steps=250,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.02)
+    assert drawn.var().item() == pytest.approx(variance, rel=0.05)
+
+
+def test_working_size_keeps_the_aspect_and_the_amount():
+    for height, width in ((427, 640), (640, 427), (3000, 4000), (100, 3000)):
+        rows, columns = working_size(height, width)
+        assert rows % 32 == 0 and columns % 32 == 0
+        assert 0.5 < rows * columns / (256 * 160) < 2
+
+
+def test_volume_file_round_trip(tmp_path, generator):
+    volume = SpectralVolume(
+        torch.randn(4, 2, 6, 8, dtype=torch.complex64, generator=generator), 90, 24.0, 5, "m"
+    )
+    save_volume(tmp_path / "v.safetensors", volume)
+    again = load_volume(tmp_path / "v.safetensors")
+    assert torch.equal(again.spectral, volume.spectral)
+    assert (again.num_frames, again.fps, again.seed, again.model) == (90, 24.0, 5, "m")
+    (tmp_path / "bad.safetensors").write_bytes(b"not this")
+    with pytest.raises(GidliteError, match="not a safetensors file"):
+        load_volume(tmp_path / "bad.safetensors")
+
+
+def test_resumed_training_equals_uninterrupted(tmp_path):
+    pieces = [Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))]
+    config = TrainConfig(
+        part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
+        steps=6, autoencoder_channels=(16, 16, 16), mixed_precision=False,
+    )  # fmt: skip
+    stats = FrequencyStats(torch.ones(16))
+    whole = train(config, tmp_path / "a", pieces=pieces, stats=stats)
+    train(config, tmp_path / "b", pieces=pieces, stats=stats, minutes=0)
+    assert load_checkpoint(tmp_path / "b")[1]["step"] == 1
+    with pytest.raises(GidliteError, match="--resume"):
+        train(config, tmp_path / "b", pieces=pieces, stats=stats)
+    resumed = train(config, tmp_path / "b", pieces=pieces, stats=stats, resume=True)
+    for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_the_pool_after_a_resume_is_the_pool_without_one():
+    make = lambda numbers: {"n": torch.tensor(list(numbers))}  # noqa: E731
+    running = ScenePool(make, size=5, per_step=2, first_step=0, initial=3)
+    for step in range(8):
+        running.advance(step)
+    fresh = ScenePool(make, size=5, per_step=2, first_step=7, initial=3)
+    draw = [p.draw(20, torch.Generator().manual_seed(0))["n"] for p in (running, fresh)]
+    assert torch.equal(*draw) and draw[0].unique().numel() == 5
+
+
+def gidlite(*arguments):
+    command = [sys.executable, "-c", "from gidlite.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("animate", "missing.jpg"), "does not exist"),
+        (("animate", "{photo}", "--seconds", "nan"), "positive number"),
+        (("animate", "{photo}", "--amplify", "9"), "between 0 and 5"),
+        (("animate", "{photo}", "-o", "{photo}/x.mp4"), "x.mp4"),
+        (("animate", "{photo}", "-o", "film.doc"), "film.doc"),
+        (("animate", "{tiny}",), "tiny.png"),
+        (("animate", "{photo}", "--steps", "0"), "steps"),
+        (("animate", "{photo}", "--guidance", "nan"), "guidance"),
+        (("render", "{photo}", "{photo}"), "not a safetensors file"),
+        (("reanimate", "{text}"), "not a video"),
+        (("train", "everything", "--config", "{text}", "--out", "{text}"), "JSON"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_exit_2(arguments, words, tmp_path):
+    from PIL import Image
+
+    write_image(tmp_path / "photo.png", torch.rand(3, 32, 40))
+    Image.new("RGB", (3, 3)).save(tmp_path / "tiny.png")
+    (tmp_path / "text.mp4").write_text("hello")
+    places = {
+        n: tmp_path / f
+        for n, f in (("photo", "photo.png"), ("tiny", "tiny.png"), ("text", "text.mp4"))
+    }
+    before = set(tmp_path.iterdir())
+    result = gidlite(*(a.format(**places) for a in arguments))
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr and "Traceback" not in result.stderr
+    assert set(tmp_path.iterdir()) == before
+
+
+@shipped
+def test_the_flower_moves_and_its_background_does_not(tmp_path):
+    from gidlite.media import read_image, sample_photo
+    from gidlite.spectral import motion_amplitude, resize_spectral
+
+    pipe = GidPipeline.from_pretrained()
+    photo = read_image(sample_photo())
+    output = pipe(photo, num_inference_steps=6, generator=torch.Generator().manual_seed(0))
+    rms = motion_amplitude(resize_spectral(output.spectral, height=427, width=640))
+    flower, backdrop = rms[150:300, 240:380].mean(), rms[50:300, 20:120].mean()
+    assert flower > 0.2 and backdrop < 0.1 * flower
