@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = ["GidliteError", "ShapeError", "check_shape", "require_file"]
+__all__ = ["GidliteError", "ShapeError", "all_finite", "check_shape", "require_file"]
 
 
 class GidliteError(Exception):
@@ -63,4 +64,4 @@ def require_file(path: str | Path, *, what: str) -> Path:
 
 def all_finite(tensor: Tensor) -> bool:
     """Return whether every (real or complex) entry is finite."""
-    return bool(torch.isfinite(tensor).all())
+    return bool(tensor.isfinite().all())

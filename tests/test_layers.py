@@ -36,9 +36,10 @@ def test_imports_point_down(path):
         assert LEVEL[name] < LEVEL[path.stem], f"{path.stem} must not import {name}"
 
 
-def test_import_gidlite_is_light():
+@pytest.mark.parametrize("name", ["gidlite", "gidlite.cli"])
+def test_importing_the_package_and_its_command_is_light(name):
     code = (
-        "import sys, gidlite; heavy = {'torch', 'diffusers', 'matplotlib', 'ipywidgets', 'cv2'};"
+        f"import sys, {name}; heavy = {{'torch', 'diffusers', 'matplotlib', 'ipywidgets', 'cv2'}};"
         "sys.exit(len(heavy & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
