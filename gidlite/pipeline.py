@@ -163,6 +163,7 @@ class GidPipeline:
         *,
         num_inference_steps: int = 20,
         guidance_scale: float = 1.0,
+        loop: bool = True,
         solver: str = "dpm",
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -173,6 +174,8 @@ class GidPipeline:
             image: Photo in [0, 1], any size and aspect ratio.
             num_inference_steps: Solver steps.
             guidance_scale: w of classifier-free guidance; 0 is none.
+            loop: Part of the interface; a truncated volume loops by construction, so this
+                first prior returns the same volume for both values.
             solver: "dpm" or "ddim".
             generator: On the CPU; equal seeds give equal volumes.
             progress: Called with (steps done, steps in all).
