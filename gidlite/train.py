@@ -1,7 +1,7 @@
 """Training: the autoencoder, then the prior, on scenes of the synthetic world.
 
 Everything random is a function of the seed and the step, and scene number i of the seed alone,
-so a resumed run continues exactly as if it had not stopped. Scenes go through a *pool*: a window
+so a run resumed on a CPU continues exactly as if it had not stopped. Scenes go through a *pool*: a window
 of recent scenes from which every step draws its batch and into which it puts a few new ones. On
 a CPU, where making a scene costs as much as learning from it, each is used several times.
 """
@@ -179,7 +179,8 @@ class _AutoencoderTask:
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         slices, _ = _slices(batch["packed"], self.config.slices_per_scene, generator)
-        loss, _ = autoencoder_loss(self.model, slices.to(self.device).float())
+        slices = slices.to(self.device).float()
+        loss, _ = autoencoder_loss(self.model, slices, generator=generator)
         return loss
 
 

@@ -98,7 +98,8 @@ def test_resumed_training_equals_uninterrupted(tmp_path):
     pieces = [Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))]
     config = TrainConfig(
         part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
-        steps=6, autoencoder_channels=(16, 16, 16), mixed_precision=False,
+        steps=6, warmup_steps=1, learning_rate=1e-2,
+        autoencoder_channels=(16, 16, 16), mixed_precision=False,
     )  # fmt: skip
     stats = FrequencyStats(torch.ones(16))
     whole = train(config, tmp_path / "a", pieces=pieces, stats=stats)
