@@ -1,9 +1,9 @@
 """Training: the autoencoder, then the prior, on scenes of the synthetic world.
 
 Everything random is a function of the seed and the step, and scene number i of the seed alone,
-so a run resumed on a CPU continues exactly as if it had not stopped. Scenes go through a *pool*: a window
-of recent scenes from which every step draws its batch and into which it puts a few new ones. On
-a CPU, where making a scene costs as much as learning from it, each is used several times.
+so a run resumed on a CPU continues exactly as if it had not stopped. Scenes go through a *pool*:
+a window of recent scenes from which every step draws its batch and into which it puts a few new
+ones. On a CPU, where making a scene costs as much as learning from it, each is used several times.
 """
 
 from __future__ import annotations
