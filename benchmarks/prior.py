@@ -26,7 +26,7 @@ def painted_cases(count: int):
     scenes = make_scenes(count, Pieces.painted(count=24, generator=generator), generator=generator)
     rms = motion_amplitude(scenes.spectral(16))
     for number in range(count):
-        yield f"painted {number}", scenes.image[number], rms[number], torch.ones_like(rms[0]) > 0
+        yield f"painted {number}", scenes.photo[number], rms[number], torch.ones_like(rms[0]) > 0
 
 
 def real_cases(folder: Path, names: list[str]):

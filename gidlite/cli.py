@@ -317,6 +317,37 @@ def train(
 
 
 @app.command()
+def synthesize(
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for training shards.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 48,
+    seed: Seed = 0,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """Scenes of the synthetic world: `gidlite synthesize --sheet scenes.png`."""
+    from gidlite.synthesize import write_scene_shards, write_scene_sheet
+
+    if sheet is None and output is None:
+        raise GidliteError("nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
+    if count < 1 or seed < 0:
+        raise GidliteError("--count must be at least 1 and --seed at least 0")
+    if sheet is not None:
+        with _progress("Rendering scenes") as progress:
+            write_scene_sheet(sheet, count=count, seed=seed, sprites=sprites, progress=progress)
+        console.print(
+            f"{sheet}  {count} scenes: photo, motion (white: 4 px at 256 wide), X-t slice"
+        )
+    if output is not None:
+        with _progress("Making scenes") as progress:
+            shards = write_scene_shards(
+                output, count=count, seed=seed, sprites=sprites, progress=progress
+            )
+        console.print(f"{output}  {count} samples in {shards} shards")
+
+
+@app.command()
 def info() -> None:
     """Versions, device, and which weights are present with their measured quality."""
     import platform

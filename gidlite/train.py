@@ -147,9 +147,9 @@ def _scenes(config: TrainConfig, pieces: list[Pieces], numbers: range):
         scene = make_scenes(
             1, kind, height=config.height, width=config.width, grid_stride=config.grid_stride,
             num_frames=config.num_frames, fps=config.fps,
-            generator=_seeded(config.seed, number, kind.cutouts.device),
+            generator=_seeded(config.seed, number, kind.device),
         )  # fmt: skip
-        yield scene.image, scene.spectral(config.num_frequencies)
+        yield scene.photo, scene.spectral(config.num_frequencies)
 
 
 def fit_stats(config: TrainConfig, pieces: list[Pieces], *, count: int = 256) -> FrequencyStats:

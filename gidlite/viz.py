@@ -9,12 +9,14 @@ from torch.nn import functional
 
 from gidlite.media import xt_slice
 from gidlite.spectral import motion_amplitude
+from gidlite.synthetic import Scenes
 
 __all__ = [
     "amplitude_map",
     "compare_slices",
     "contact_sheet",
     "liveliest_row",
+    "scene_tiles",
     "show_amplitude",
     "show_xt_slice",
 ]
@@ -56,6 +58,29 @@ def contact_sheet(
     framed = [functional.pad(picture, (gap,) * 4, value=1.0) for picture in padded]
     rows = [torch.cat(framed[i : i + columns], dim=-1) for i in range(0, len(framed), columns)]
     return torch.cat(rows, dim=-2)
+
+
+def scene_tiles(scenes: Scenes, *, every: int = 2) -> list[Float[Tensor, "3 height width"]]:
+    """Return three pictures per scene: the photo, its motion, and an X-t slice.
+
+    Motion is RMS displacement in px of a picture 256 wide, white at 4 px, on a square-root
+    scale; the slice goes through the row that moves most, time downwards.
+
+    Args:
+        scenes: Scenes with labels at full resolution.
+        every: Take one frame in this many into the slice.
+    """
+    size = scenes.grid
+    volumes = scenes.spectral(16)
+    rows = [liveliest_row(volume, height=size[0]) for volume in volumes]
+    count = scenes.coords.shape[-1]
+    lines = [scenes.frame(t)[range(len(rows)), :, rows] for t in range(0, count, every)]
+    slices = functional.interpolate(torch.stack(lines, dim=2), size, mode="area")
+    tiles = []
+    for photo, volume, xt in zip(scenes.photo, volumes, slices, strict=True):
+        motion = amplitude_map(volume, height=size[0], width=size[1])
+        tiles += [photo, (motion / 4).clamp(0, 1).sqrt().expand(3, -1, -1), xt]
+    return tiles
 
 
 def show_xt_slice(axis, frames: UInt8[Tensor, "time 3 height width"], *, row: int, fps: float):

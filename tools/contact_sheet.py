@@ -38,7 +38,7 @@ def main() -> None:
     scenes = make_scenes(4, Pieces.painted(count=24, generator=generator), generator=generator)
     truth = motion_amplitude(scenes.spectral(16))
     for number in range(4):
-        image = scenes.image[number]
+        image = scenes.photo[number]
         tiles += [image, grey(truth[number]), predicted(image, 0)]
     write_image(Path(__file__).parents[1] / "docs" / "sheet.jpg", contact_sheet(tiles, columns=6))
 

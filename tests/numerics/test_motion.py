@@ -4,14 +4,12 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
 from gidlite._checks import GidliteError
 from gidlite.flow import motion_texture, optical_flow
 from gidlite.metrics import auc, endpoint_error, psnr, ssim
 from gidlite.render import frame_times, render_frames
 from gidlite.spectral import anchor, motion_to_spectral, spectral_to_motion
-from gidlite.splat import splat
 from gidlite.synthetic import Pieces, make_scenes
 from gidlite.volume import SpectralVolume
 
@@ -72,43 +70,6 @@ def scenes():
     generator = torch.Generator().manual_seed(3)
     pieces = Pieces.painted(count=12, generator=generator)
     return make_scenes(3, pieces, height=96, width=128, generator=generator)
-
-
-def test_scene_volume_is_the_transform_of_its_motion(scenes, tolerance):
-    motion = scenes.motion()
-    expected = motion_to_spectral(motion, num_frequencies=16)
-    assert (scenes.spectral(16) - expected).abs().max() < tolerance["spectral_px"]
-    assert motion[:, 0].abs().max() == 0
-    assert motion.abs().max() > 0.5
-
-
-def test_scene_frames_follow_the_labels(scenes):
-    assert torch.allclose(scenes.frame(0), scenes.image, atol=1e-4)
-    # Splatting the photo by the labels gives the rendered frame where a moving part lands.
-    time = 40
-    motion = scenes.motion([time])[:, 0]
-    order = torch.arange(1.0, scenes.visible.shape[1] + 1)[:, None, None]
-    depth = (scenes.visible * order).sum(1, keepdim=True)
-    moved = splat(scenes.image, motion, metric=depth * 50)
-    # Soft outlines blend two layers, so only the inside of parts is compared.
-    inside = -functional.max_pool2d(-(scenes.visible.any(1).float()[:, None]), 5, 1, 2)
-    landed = splat(inside, motion, metric=depth * 50) > 0.99
-    error = (moved - scenes.frame(time)).square()[landed.expand_as(moved)].mean()
-    assert -10 * error.log10() > 28
-
-
-def test_equal_seeds_equal_scenes():
-    first, second = (
-        make_scenes(
-            2,
-            Pieces.painted(count=6, generator=torch.Generator().manual_seed(1)),
-            height=64,
-            width=64,
-            generator=torch.Generator().manual_seed(2),
-        )
-        for _ in range(2)
-    )
-    assert torch.equal(first.image, second.image) and torch.equal(first.coords, second.coords)
 
 
 def test_whole_chain_from_video_to_video(scenes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from fractions import Fraction
@@ -621,7 +622,7 @@ def test_xt_slice():
 
 def test_sample_photo(monkeypatch):
     assert media.read_image(media.sample_photo()).shape == (3, 427, 640)
-    monkeypatch.setattr(media.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GidliteError, match="scikit-learn"):
         media.sample_photo()
 

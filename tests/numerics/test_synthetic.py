@@ -1,0 +1,211 @@
+"""The synthetic world: every label against what is rendered, or against its definition."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from gidlite._checks import GidliteError
+from gidlite.spectral import motion_amplitude, motion_to_spectral, pack_complex
+from gidlite.splat import splat
+from gidlite.synthetic import Pieces, make_scenes
+from gidlite.synthetic.camera import photograph
+from gidlite.synthetic.families import FAMILIES, paint_piece
+from gidlite.synthetic.scenes import _sample_at
+
+# RMS of one real coefficient per bin, px at 256x160: real plants, as in notebook 03.
+REAL_RMS = (
+    0.229, 0.0915, 0.0587, 0.0484, 0.0396, 0.0355, 0.0347, 0.0330, 0.0306, 0.0302, 0.0258, 0.0232,
+    0.0219, 0.0193, 0.0164, 0.0155, 0.0124, 0.0112, 0.0105, 0.0095, 0.0087, 0.0084, 0.0081, 0.0075,
+    0.0073,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def painted():
+    return Pieces.painted(count=34, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def scenes(painted):
+    return make_scenes(6, painted, generator=torch.Generator().manual_seed(3))
+
+
+def widened(mask: torch.Tensor, by: int = 7) -> torch.Tensor:
+    return functional.max_pool2d(mask[:, None].float(), by, 1, by // 2) > 0
+
+
+def textured(image: torch.Tensor) -> torch.Tensor:
+    grey = image.mean(1, keepdim=True)
+    energy = functional.pad(grey.diff(dim=-1), (0, 1)).square()
+    energy = energy + functional.pad(grey.diff(dim=-2), (0, 0, 0, 1)).square()
+    return functional.avg_pool2d(energy, 7, 1, 3) > 1e-4
+
+
+def test_volume_is_the_transform_of_the_motion(scenes, tolerance):
+    motion = scenes.motion()
+    expected = motion_to_spectral(motion, num_frequencies=16)
+    assert (scenes.spectral(16) - expected).abs().max() < tolerance["spectral_px"]
+    assert motion[:, 0].abs().max() == 0
+    assert motion.abs().max() > 1
+
+
+def test_motion_starts_with_velocity(scenes):
+    """A photo is taken at a random moment of the swing: F_0 = 0, but F_1 is not small."""
+    first = scenes.motion([1])[:, 0].norm(dim=1)
+    step = scenes.motion([74, 75]).diff(dim=1)[:, 0].norm(dim=1)
+    moving = scenes.moving()
+    assert 0.3 < first[moving].mean() / step[moving].mean() < 3
+
+
+def test_masks_and_depth_agree_with_the_motion(scenes):
+    rms = motion_amplitude(scenes.spectral(75))
+    exact = scenes.motion().var(dim=1, correction=0).sum(1).sqrt()
+    assert (rms - exact).abs().max() < 0.02
+    assert torch.equal(scenes.moving(threshold=0.25), exact > 0.25)
+    assert (exact[scenes.depth == 0] == 0).all()
+    assert torch.equal(scenes.depth > 0, scenes.visible.any(1))
+
+
+@pytest.mark.parametrize("time", [20, 75, 140])
+def test_frame_t_at_p_plus_motion_is_frame_0_at_p(scenes, time):
+    """The contract of every label, on textured moving parts that stay visible: 35 dB or more."""
+    motion, first = scenes.motion([time])[:, 0], scenes.image
+    assert (scenes.frame(0) - first).abs().max() < 1e-4
+    returned = _sample_at(scenes.frame(time), motion, mode="bicubic")
+    # Soft outlines mix two layers, so they are left out.
+    depth = scenes.depth
+    outline = sum(widened(depth == d) for d in depth.unique()) > 1
+    compared = textured(first) & ~outline & ~widened(scenes.occluded(time)) & (depth > 0)[:, None]
+    assert compared.float().mean() > 0.02
+    error = (returned - first).square().mean(1, keepdim=True)[compared].mean()
+    assert -10 * error.log10() > 35
+
+
+@pytest.mark.parametrize("time", [20, 75])
+def test_occlusion_is_where_the_labels_fail(scenes, time):
+    """What is marked covered really is not found again; what is marked new cannot be splatted."""
+    motion, first = scenes.motion([time])[:, 0], scenes.image
+    gap = (_sample_at(scenes.frame(time), motion) - first).abs().mean(1)
+    hidden = scenes.occluded(time)
+    assert 0.001 < hidden.float().mean() < 0.2
+    assert gap[hidden].mean() > 5 * gap[~hidden].mean()
+    # Where a frame shows something new, no pixel of frame 0 lands with the right depth.
+    order = scenes.depth[:, None].float()
+    landed = splat(order, motion, metric=order * 50)
+    fresh = scenes.disoccluded(time)
+    assert 0.001 < fresh.float().mean() < 0.2
+    true = scenes._depth_at(time)[:, None]
+    wrong = (landed - true).abs() > 0.5
+    assert wrong[fresh[:, None]].float().mean() > 0.5 > 5 * wrong[~fresh[:, None]].float().mean()
+
+
+def test_children_ride_on_their_parents(painted):
+    """A rider's root moves exactly as the point of its parent that it is fixed to."""
+    scenes = make_scenes(24, painted, grid_stride=4, generator=torch.Generator().manual_seed(5))
+    rides, modes = scenes.parts["rides"], scenes.coords.shape[2] // 2
+    assert rides.float().mean() > 0.05
+    inherited = scenes.parts["carry"].norm(dim=-1).amax(-1)
+    assert ((inherited > 0) == rides).all()
+    for scene, layer in rides.nonzero().tolist():
+        parent = scenes.parts["parent"][scene, layer]
+        ridden, own = scenes.coords[scene, layer, modes:], scenes.coords[scene, parent, :modes]
+        assert torch.equal(ridden, own)
+
+
+def test_gusts_travel(painted):
+    """Along a row of copies one trajectory arrives later and later."""
+    scenes = make_scenes(32, painted, grid_stride=4, generator=torch.Generator().manual_seed(6))
+    gusty = (scenes.parts["gusty"] > 0).nonzero().tolist()
+    assert gusty
+    for scene, layer in gusty[:8]:
+        first, second = scenes.coords[scene, layer, :2].numpy()
+        delay = round(float(scenes.parts["gust_delay"][scene, layer]) * 30)
+        first, second = (np.diff(v) for v in (first, second))
+        lags = np.correlate(second, first, mode="full")
+        assert abs(int(lags.argmax()) - (len(first) - 1) - delay) <= 2
+
+
+def test_batches_are_seeded_and_devices_follow_the_pieces(painted):
+    first, second = (
+        make_scenes(2, painted, height=64, width=96, generator=torch.Generator().manual_seed(2))
+        for _ in range(2)
+    )
+    assert torch.equal(first.photo, second.photo) and torch.equal(first.coords, second.coords)
+    assert first.photo.device == painted.device
+    with pytest.raises(GidliteError, match="grid_stride 3 does not divide"):
+        make_scenes(1, painted, height=64, width=64, grid_stride=3)
+
+
+def test_spectra_are_those_of_real_plants(painted):
+    """Within a factor 1.5 at every bin, pooled over scenes; sampling noise is part of the bound."""
+    pieces = Pieces.painted(generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(7)
+    power = torch.stack(
+        [
+            pack_complex(
+                make_scenes(16, pieces, grid_stride=8, generator=generator).spectral(25)
+            ).square().mean((0, 2, 3, 4)) * 64
+            for _ in range(48)
+        ]
+    ).mean(0)  # fmt: skip
+    ratio = power.sqrt() / torch.tensor(REAL_RMS)
+    assert ratio.max() < 1.5 and ratio.min() > 1 / 1.5, ratio
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_paints_something_and_each_time_something_else(family):
+    one, two = (paint_piece(family, torch.Generator().manual_seed(s)) for s in (0, 1))
+    assert 0.01 < (one[3] > 0.5).float().mean() < 0.9
+    assert (one - two).abs().mean() > 0.01
+    assert one.min() >= 0 and one.max() <= 1
+
+
+def test_jpeg_is_that_of_a_real_encoder():
+    """Our block quantization loses about what Pillow's encoder loses at the same quality."""
+    import io
+
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
+    picture = torch.stack([(x * 0.3).sin(), (y * 0.2).cos(), (x * y / 90).sin()]) * 0.3 + 0.5
+    for quality in (20, 60, 90):
+        exposure = {"grain": torch.zeros(1), "jpeg": torch.tensor([float(quality)])}
+        ours = photograph(picture[None], exposure, generator=torch.Generator().manual_seed(0))[0]
+        buffer = io.BytesIO()
+        pixels = (picture * 255).round().byte().movedim(0, -1).numpy()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+        theirs = torch.from_numpy(np.asarray(Image.open(buffer)).copy()).movedim(-1, 0) / 255
+        lost, expected = ((p - picture).square().mean().sqrt() for p in (ours, theirs))
+        assert lost == pytest.approx(expected.item(), rel=0.35)
+
+
+def test_folders_of_cutouts(tmp_path):
+    rgba = np.zeros((40, 30, 4), np.uint8)
+    rgba[5:, 10:20] = (200, 50, 50, 255)
+    Image.fromarray(rgba).save(tmp_path / "rose.png")
+    Image.fromarray(rgba[..., :3]).resize((64, 40)).save(tmp_path / "wall.png")
+    rows = [
+        ("rose.png", "cutout", "flower", "bottom"), ("rose.png", "cutout", "flower", "none"),
+        ("wall.png", "background", "background", "none"),
+        ("wall.png", "scene", "scene rose", "none"),
+    ]  # fmt: skip
+
+    def write(rows):
+        with (tmp_path / "manifest.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([("file", "kind", "class", "anchor"), *rows])
+
+    write(rows)
+    pieces = Pieces.from_folder(tmp_path)
+    assert len(pieces.backdrops) == len(pieces.views) == 1
+    share = pieces.weight[:2].sum() / pieces.weight.sum()
+    assert share == pytest.approx(0.75, abs=1e-4)  # painted pieces fill in a quarter
+    scenes = make_scenes(8, pieces, generator=torch.Generator().manual_seed(0))
+    assert scenes.photo.isfinite().all() and scenes.spectral(4).abs().max() > 0
+    write([(*rows[0][:3], "middle"), *rows[1:]])
+    with pytest.raises(GidliteError, match=r"rose\.png has anchor 'middle'"):
+        Pieces.from_folder(tmp_path)
+    write(rows[:2])
+    with pytest.raises(GidliteError, match="no backgrounds"):
+        Pieces.from_folder(tmp_path)
