@@ -348,6 +348,58 @@ def synthesize(
 
 
 @app.command()
+def extract(
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO...", help="Files, folders or glob patterns.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for shards.")],
+    every: Annotated[int, typer.Option(help="Frames between start frames.")] = 10,
+    size: Annotated[str, typer.Option(help="Width x height of samples.")] = "256x160",
+    num_frequencies: Annotated[int, typer.Option(help="Bins kept, K.")] = 16,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores if not given.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Use a dask cluster, as tcp://host:8786.")
+    ] = None,
+) -> None:
+    """Real videos to training shards: `gidlite extract clips/ -o data/clips`. Resumes."""
+    from gidlite.extract import Settings, run_extraction
+
+    parts = size.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
+    width, height = map(int, parts)
+    settings = Settings(
+        every=every, height=height, width=width, num_frequencies=num_frequencies
+    )  # fmt: skip
+    started = time.monotonic()
+    with _progress("Following pixels") as progress:
+        report = run_extraction(
+            videos, output, settings=settings, workers=workers, scheduler=scheduler,
+            progress=progress,
+        )  # fmt: skip
+    _print_report(report)
+    console.print(f"{output}  {report.samples} samples in {time.monotonic() - started:.0f} s")
+
+
+def _print_report(report) -> None:
+    from rich.table import Table
+
+    table = Table("video", "samples", "stabilised", "left out", box=None, pad_edge=False)
+    for name, video in sorted(report.videos.items()):
+        why = [f"{reason} {count}" for reason, count in video["rejected"].items()]
+        why += [video["error"]] if "error" in video else []
+        table.add_row(name, str(video["samples"]), str(video["stabilised"]), ", ".join(why))
+    if len(report.videos) <= 100:
+        console.print(table)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.items())
+    failed = sum("error" in video for video in report.videos.values())
+    console.print(
+        f"{len(report.videos)} videos, {failed} with errors; "
+        f"start frames left out: {reasons or 'none'}; stabilised: {report.stabilised}"
+    )
+
+
+@app.command()
 def info() -> None:
     """Versions, device, and which weights are present with their measured quality."""
     import platform

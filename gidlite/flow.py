@@ -18,7 +18,17 @@ from torch.nn import functional
 
 from gidlite._checks import GidliteError, check_shape
 
-__all__ = ["Motion", "motion_texture", "moving_mask", "optical_flow"]
+__all__ = [
+    "Motion",
+    "consistent",
+    "follow",
+    "grey",
+    "motion_texture",
+    "moving_mask",
+    "optical_flow",
+    "optical_flow_engine",
+    "textured",
+]
 
 _SMALLEST_SIDE = 32
 # Forward-backward gap accepted, in px: a floor for sub-pixel noise plus a share of the motion.
@@ -40,19 +50,26 @@ class Motion:
     reliable: Tensor
 
 
-def _grey(frame: Tensor) -> np.ndarray:
+def grey(frame: Tensor) -> np.ndarray:
+    """Return the luma of an RGB frame (uint8, or float in [0, 1]) as bytes, (H, W)."""
     frame = frame.float() / 255 if frame.dtype == torch.uint8 else frame
     weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)
     grey = (frame * weights[:, None, None]).sum(0)
     return (grey * 255).round().clamp(0, 255).byte().cpu().numpy()
 
 
-def _engine():
+def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], Tensor]:
+    """Return a function of (source, target, initial): grey bytes in, (2, H, W) px out."""
     import cv2
 
-    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    engine.setFinestScale(0)
-    return engine
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(0)
+
+    def flow(source: np.ndarray, target: np.ndarray, initial: Tensor | None) -> Tensor:
+        start = None if initial is None else initial.permute(1, 2, 0).contiguous().numpy().copy()
+        return torch.from_numpy(dis.calc(source, target, start)).permute(2, 0, 1).contiguous()
+
+    return flow
 
 
 def optical_flow(
@@ -76,12 +93,7 @@ def optical_flow(
     check_shape("target", target, f"3 {source.shape[1]} {source.shape[2]}")
     if min(source.shape[1:]) < _SMALLEST_SIDE:
         raise GidliteError(f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video")
-    return _flow(_engine(), _grey(source), _grey(target), initial)
-
-
-def _flow(engine, source: np.ndarray, target: np.ndarray, initial: Tensor | None) -> Tensor:
-    start = None if initial is None else initial.permute(1, 2, 0).contiguous().numpy().copy()
-    return torch.from_numpy(engine.calc(source, target, start)).permute(2, 0, 1).contiguous()
+    return optical_flow_engine()(grey(source), grey(target), initial)
 
 
 def motion_texture(frames: Tensor, *, progress: Callable[[int, int], None] | None = None) -> Motion:
@@ -103,19 +115,28 @@ def motion_texture(frames: Tensor, *, progress: Callable[[int, int], None] | Non
             f"motion needs at least 2 frames of at least {_SMALLEST_SIDE} px a side, "
             f"got shape {tuple(frames.shape)}"
         )
-    engine, greys = _engine(), [_grey(frame) for frame in frames]
-    flows = [torch.zeros(2, *frames.shape[-2:])]
-    for done, grey in enumerate(greys[1:], start=1):
-        flows.append(_flow(engine, greys[0], grey, flows[-1]))
+    flows = follow([grey(frame) for frame in frames], progress=progress)
+    engine = optical_flow_engine()
+    farthest = max(range(1, len(flows)), key=lambda t: flows[t].abs().mean().item())
+    back = engine(grey(frames[farthest]), grey(frames[0]), None)
+    reliable = consistent(flows[farthest], back) & textured(grey(frames[0]))
+    return Motion(flows, reliable)
+
+
+def follow(
+    greys: list[np.ndarray], *, progress: Callable[[int, int], None] | None = None
+) -> Float[Tensor, "time 2 height width"]:
+    """Return the flow from the first of some grey frames to each, warm started in turn."""
+    engine = optical_flow_engine()
+    flows = torch.zeros(len(greys), 2, *greys[0].shape)
+    for done, target in enumerate(greys[1:], start=1):
+        flows[done] = engine(greys[0], target, flows[done - 1])
         if progress is not None:
             progress(done, len(greys) - 1)
-    farthest = max(range(1, len(flows)), key=lambda t: flows[t].abs().mean().item())
-    back = _flow(engine, greys[farthest], greys[0], None)
-    reliable = _consistent(flows[farthest], back) & _textured(greys[0])
-    return Motion(torch.stack(flows), reliable)
+    return flows
 
 
-def _consistent(
+def consistent(
     forward: Float[Tensor, "2 height width"], backward: Float[Tensor, "2 height width"]
 ) -> Bool[Tensor, "height width"]:
     """Return where following the flow there and back ends close to the start."""
@@ -130,7 +151,7 @@ def _consistent(
     return gap < _GAP_FLOOR + _GAP_SHARE * forward.norm(dim=0)
 
 
-def _textured(grey: np.ndarray) -> Bool[Tensor, "height width"]:
+def textured(grey: np.ndarray) -> Bool[Tensor, "height width"]:
     """Return where gradients are strong enough for motion to be visible."""
     image = torch.from_numpy(grey).float()[None, None] / 255
     dx = functional.pad(image.diff(dim=-1), (0, 1))

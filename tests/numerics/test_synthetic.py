@@ -147,7 +147,9 @@ def test_spectra_are_those_of_real_plants(painted):
     power = torch.stack(
         [
             pack_complex(
-                make_scenes(16, pieces, grid_stride=8, generator=generator).spectral(25)
+                make_scenes(
+                    16, pieces, height=80, width=128, grid_stride=4, generator=generator
+                ).spectral(25)
             ).square().mean((0, 2, 3, 4)) * 64
             for _ in range(48)
         ]
