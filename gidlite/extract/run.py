@@ -157,7 +157,7 @@ def _gather(client, segments, out: Path, settings: Settings) -> Iterator[dict[st
         for segment in segments
     }  # fmt: skip
     try:
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             segment = futures[future]
             try:
                 yield future.result()
