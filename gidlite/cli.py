@@ -287,6 +287,9 @@ def train(
     config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of real shards; may be repeated.")
+    ] = None,
     vae: Annotated[Path | None, typer.Option(help="Run folder of a trained vae.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
@@ -302,8 +305,8 @@ def train(
         console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
     trained = run_training(
-        settings, out, sprites=sprites, vae=vae, device=device, minutes=minutes, resume=resume,
-        report=report,
+        settings, out, sprites=sprites, data=data or (), vae=vae, device=device, minutes=minutes,
+        resume=resume, report=report,
     )  # fmt: skip
     console.print(f"{out}")
     if trained is not None and export is not None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Complex, Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gidlite._checks import GidliteError, check_shape
@@ -20,7 +19,7 @@ from gidlite.denoiser import PHOTO_STRIDE, Denoiser, photo_features
 from gidlite.diffusion import make_scheduler, sample
 from gidlite.guidance import classifier_free_guidance
 from gidlite.media import resize
-from gidlite.normalize import FrequencyStats, denormalize
+from gidlite.normalize import FrequencyStats, denormalize, load_stats, save_stats
 from gidlite.render import frame_times, render_frames
 from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.volume import SpectralVolume
@@ -130,7 +129,7 @@ class GidPipeline:
             "local_files_only": True,
         }
         try:
-            scale = load_file(path / "frequency_stats.safetensors")["scale"]
+            stats = load_stats(path / "frequency_stats.safetensors")
             parts = [
                 kind.from_pretrained(path / name, **options)
                 for kind, name in ((AutoencoderKL, "autoencoder"), (Denoiser, "denoiser"))
@@ -138,7 +137,7 @@ class GidPipeline:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(
-            *parts, FrequencyStats(scale), num_frames=config["num_frames"], fps=config["fps"],
+            *parts, stats, num_frames=config["num_frames"], fps=config["fps"],
             name=config["name"],
         )  # fmt: skip
 
@@ -149,7 +148,7 @@ class GidPipeline:
         for part, name in ((self.autoencoder, "autoencoder"), (self.denoiser, "denoiser")):
             part.half().save_pretrained(path / name)
             part.float()
-        save_file({"scale": self.stats.scale}, path / "frequency_stats.safetensors")
+        save_stats(path / "frequency_stats.safetensors", self.stats)
         config = {
             "format": "gidlite-pipeline", "version": 1, "name": self.name,
             "num_frames": self.num_frames, "fps": self.fps,

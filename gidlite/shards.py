@@ -29,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gidlite._checks import GidliteError
-from gidlite.normalize import FrequencyStats
+from gidlite.normalize import FrequencyStats, stats_of_variant
 from gidlite.spectral import pack_complex, unpack_complex
 
 __all__ = [
@@ -212,11 +212,14 @@ class ShardFolder:
             raise GidliteError(f"{self.folder} holds no samples; extract more videos")
         return sum(self._file(name).get_tensor("magnitudes") for name in names)
 
-    def frequency_stats(self, *, percentile: float = 95) -> FrequencyStats:
+    def frequency_stats(
+        self, *, percentile: float = 95, variant: str = "adaptive"
+    ) -> FrequencyStats:
         """Return normalization statistics of the whole folder without reading the volumes."""
-        return FrequencyStats(
-            magnitude_percentile(self.histogram(), percentile), percentile=percentile
-        )
+        histogram = self.histogram()
+        if variant == "global":
+            histogram = histogram.sum(0, keepdim=True).expand(len(histogram), -1).contiguous()
+        return stats_of_variant(magnitude_percentile(histogram, percentile), percentile, variant)
 
 
 def finish_folder(folder: Path, shards: list[dict], *, report: dict[str, Any]) -> ShardFolder:

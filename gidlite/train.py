@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gidlite._checks import GidliteError
 from gidlite.autoencoder import autoencoder_loss, encode, make_autoencoder
+from gidlite.dataset import Augmented, MotionDataset, ShardSource, SyntheticSource, seeded
 from gidlite.denoiser import Denoiser, photo_features
 from gidlite.diffusion import denoising_loss, make_scheduler
-from gidlite.normalize import FrequencyStats, fit_frequency_stats, normalize
-from gidlite.synthetic import Pieces, make_scenes
+from gidlite.normalize import FrequencyStats, fit_frequency_stats, normalize, stats_of_variant
+from gidlite.synthesize import collect_pieces
 
-__all__ = ["PARTS", "ScenePool", "TrainConfig", "load_checkpoint", "run_training", "train"]
+__all__ = [
+    "PARTS",
+    "ScenePool",
+    "TrainConfig",
+    "load_checkpoint",
+    "make_dataset",
+    "run_training",
+    "train",
+]
 
 PARTS = ("vae", "prior")
 _SHARD_BYTES = 15 << 20
@@ -49,6 +58,9 @@ class TrainConfig:
         learning_rate: Peak of a linear warm-up over ``warmup_steps`` and a cosine decay.
         steps: Length of the cosine decay and of the run.
         ema_decay: Of the averaged weights, which are the ones to use.
+        real_share: Share of examples from real shards, where there are any.
+        normalization: One of ``normalize.VARIANTS``.
+        percentile: Of coefficient magnitude, that the scales are read at.
         condition_dropout: Share of slices trained without the photo, for guidance.
         mixed_precision: bfloat16 where it is safe.
     """
@@ -71,6 +83,9 @@ class TrainConfig:
     condition_dropout: float = 0.1
     mixed_precision: bool = True
     seed: int = 0
+    real_share: float = 0.3
+    normalization: str = "adaptive"
+    percentile: float = 95.0
     autoencoder_channels: tuple[int, ...] = (32, 64, 96)
     denoiser_channels: tuple[int, ...] = (64, 128, 192)
 
@@ -136,27 +151,41 @@ class ScenePool:
         return {k: torch.stack([self._items[i][k] for i in chosen]) for k in self._items[0]}
 
 
-def _seeded(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+def make_dataset(
+    config: TrainConfig,
+    *,
+    sprites: str | Path | None = None,
+    data: Sequence[str | Path] = (),
+    device: str = "cpu",
+) -> MotionDataset:
+    """Return what to train on: synthetic scenes, and folders of real shards in a share of draws.
+
+    Args:
+        config: Sizes, ``real_share`` and the seed.
+        sprites: Folder of photographic pieces for the scenes.
+        data: Folders that ``gidlite extract`` wrote.
+        device: Where scenes are made.
+
+    Raises:
+        GidliteError: If a folder cannot be used.
+    """
+    shape = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
+    scene = {
+        "height": config.height, "width": config.width, "num_frames": config.num_frames,
+        "fps": config.fps,
+    }  # fmt: skip
+    pieces = collect_pieces(sprites, seed=config.seed)
+    sources = [SyntheticSource(p.to(device), **shape, **scene) for p in pieces]
+    weights = [(1 - config.real_share if data else 1.0) / len(sources)] * len(sources)
+    real = [Augmented(ShardSource(folder, **shape)) for folder in data]
+    weights += [config.real_share / len(real)] * len(real)
+    return MotionDataset([*sources, *real], weights=weights, length=1 << 40, seed=config.seed)
 
 
-def _scenes(config: TrainConfig, pieces: list[Pieces], numbers: range):
-    """Yield the numbered scenes' photos and volumes (px of the motion grid), one at a time."""
-    for number in numbers:
-        kind = pieces[number % len(pieces)]
-        scene = make_scenes(
-            1, kind, height=config.height, width=config.width, grid_stride=config.grid_stride,
-            num_frames=config.num_frames, fps=config.fps,
-            generator=_seeded(config.seed, number, kind.device),
-        )  # fmt: skip
-        yield scene.photo, scene.spectral(config.num_frequencies)
-
-
-def fit_stats(config: TrainConfig, pieces: list[Pieces], *, count: int = 256) -> FrequencyStats:
-    """Fit frequency statistics on scenes numbered from the far end, never trained on."""
-    numbers = range(10**9, 10**9 + count)
-    volumes = [volume[0].cpu() for _, volume in _scenes(config, pieces, numbers)]
-    return fit_frequency_stats(volumes)
+def fit_stats(config: TrainConfig, dataset: MotionDataset, *, count: int = 256) -> FrequencyStats:
+    """Fit frequency statistics on items from the far end of the dataset, never trained on."""
+    volumes = [dataset[10**9 + n]["spectral"].cpu() for n in range(count)]
+    return fit_frequency_stats(volumes, percentile=config.percentile, variant=config.normalization)
 
 
 def _slices(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -169,12 +198,12 @@ def _slices(values: Tensor, count: int, generator: torch.Generator) -> tuple[Ten
 class _AutoencoderTask:
     """What is learned and from what, for the autoencoder."""
 
-    def __init__(self, config: TrainConfig, pieces, stats: FrequencyStats, device) -> None:
-        self.config, self.pieces, self.stats, self.device = config, pieces, stats, device
+    def __init__(self, config: TrainConfig, dataset, stats: FrequencyStats, device) -> None:
+        self.config, self.dataset, self.stats, self.device = config, dataset, stats, device
         self.model: nn.Module = make_autoencoder(config.autoencoder_channels).to(device)
 
     def make(self, numbers: range) -> dict[str, Tensor]:
-        volumes = torch.cat([v for _, v in _scenes(self.config, self.pieces, numbers)])
+        volumes = torch.stack([self.dataset[n]["spectral"].to(self.device) for n in numbers])
         return {"packed": normalize(volumes, self.stats).half()}
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -187,8 +216,8 @@ class _AutoencoderTask:
 class _PriorTask:
     """What is learned and from what, for the prior."""
 
-    def __init__(self, config, pieces, stats, device, autoencoder) -> None:
-        self.config, self.pieces, self.stats, self.device = config, pieces, stats, device
+    def __init__(self, config, dataset, stats, device, autoencoder) -> None:
+        self.config, self.dataset, self.stats, self.device = config, dataset, stats, device
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
         self.scheduler = make_scheduler("ddpm")
         self.model: nn.Module = Denoiser(config.num_frequencies, config.denoiser_channels).to(
@@ -197,10 +226,14 @@ class _PriorTask:
 
     @torch.no_grad()
     def make(self, numbers: range) -> dict[str, Tensor]:
-        images, volumes = zip(*_scenes(self.config, self.pieces, numbers), strict=True)
+        items = [self.dataset[n] for n in numbers]
+        images, volumes = (
+            torch.stack([item[key].to(self.device) for item in items])
+            for key in ("image", "spectral")
+        )
         with _autocast(self.config, self.device):
-            latents = encode(self.autoencoder, normalize(torch.cat(volumes), self.stats))
-            features = photo_features(torch.cat(images))
+            latents = encode(self.autoencoder, normalize(volumes, self.stats))
+            features = photo_features(images)
         return {"latents": latents.half(), "features": features.half()}
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -229,7 +262,7 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    pieces: list[Pieces],
+    dataset: MotionDataset,
     device: str = "cpu",
     minutes: float | None = None,
     resume: bool = False,
@@ -243,7 +276,7 @@ def train(
     Args:
         config: What and how.
         out: Folder for checkpoints (shards under 16 MiB) and ``log.csv``.
-        pieces: Sources of scenes, used in turn; they must live on ``device``.
+        dataset: What to learn from, see ``make_dataset``.
         device: Where to train.
         minutes: Stop cleanly after this long; otherwise after ``config.steps``.
         resume: Continue from the checkpoint in ``out``.
@@ -257,14 +290,14 @@ def train(
             ``resume`` was not asked for, or the loss is not finite.
     """
     out = Path(out)
-    stats = stats or fit_stats(config, pieces)
+    stats = stats or fit_stats(config, dataset)
     torch.manual_seed(config.seed)  # initial weights; everything later is seeded by step
     if config.part == "vae":
-        task = _AutoencoderTask(config, pieces, stats, device)
+        task = _AutoencoderTask(config, dataset, stats, device)
     elif autoencoder is None:
         raise GidliteError("training the prior needs a trained autoencoder; train vae first")
     else:
-        task = _PriorTask(config, pieces, stats, device, autoencoder)
+        task = _PriorTask(config, dataset, stats, device, autoencoder)
     state = _State(config, task.model, stats, out)
     if resume:
         state.load()
@@ -294,7 +327,7 @@ def _steps(state: _State, task, pool: ScenePool) -> Iterator[float]:
     """Run optimizer steps until the configured number, yielding the loss of each."""
     config = state.config
     while state.step < config.steps:
-        generator = _seeded(config.seed + 1, state.step)
+        generator = seeded(config.seed + 1, state.step)
         pool.advance(state.step)
         batch = pool.draw(config.scenes_per_step, generator)
         with _autocast(config, task.device):
@@ -436,17 +469,15 @@ def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
     raise GidliteError(f"{out} holds no checkpoint to read; check --out, or train without --resume")
 
 
-def _averaged_autoencoder(run: Path, device: str):
+def _averaged_autoencoder(run: Path, dataset: MotionDataset, device: str):
     """Return the autoencoder of a finished run, scaled to unit-variance latents, and its stats."""
     tensors, meta = load_checkpoint(run)
-    stats = FrequencyStats(tensors["stats.scale"])
+    stats = stats_of_variant(
+        tensors["stats.scale"], meta["config"]["percentile"], meta["config"]["normalization"]
+    )
     autoencoder = make_autoencoder(tuple(meta["config"]["autoencoder_channels"]))
     autoencoder.load_state_dict(_with_prefix(tensors, "averaged.module."))
-    config = TrainConfig(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
-    )
-    pieces = [Pieces.painted(generator=torch.Generator().manual_seed(config.seed))]
-    volumes = torch.cat([volume for _, volume in _scenes(config, pieces, range(32))])
+    volumes = torch.stack([dataset[n]["spectral"].cpu() for n in range(32)])
     with torch.no_grad():
         deviation = encode(autoencoder, normalize(volumes, stats)).std().item()
     autoencoder.register_to_config(scaling_factor=1 / deviation)
@@ -458,11 +489,12 @@ def run_training(
     out: str | Path,
     *,
     sprites: str | Path | None = None,
+    data: Sequence[str | Path] = (),
     vae: str | Path | None = None,
     device: str = "cpu",
     **options,
 ):
-    """Train from the command line: collect the pieces, then train one part.
+    """Train from the command line: collect the data, then train one part.
 
     Returns:
         Autoencoder, denoiser and statistics after training the prior; None after the vae.
@@ -470,17 +502,14 @@ def run_training(
     Raises:
         GidliteError: As ``train``; also if the prior is asked for without a trained vae.
     """
-    painted = Pieces.painted(count=96, generator=torch.Generator().manual_seed(config.seed))
-    # Photographs matter most; the painted world fills in what the folder lacks.
-    pieces = [painted] if sprites is None else [Pieces.from_folder(sprites)] * 3 + [painted]
-    pieces = [kind.to(device) for kind in pieces]
+    dataset = make_dataset(config, sprites=sprites, data=data, device=device)
     if config.part == "vae":
-        train(config, out, pieces=pieces, device=device, **options)
+        train(config, out, dataset=dataset, device=device, **options)
         return None
     if vae is None:
         raise GidliteError("training the prior needs --vae, the run folder of a trained vae")
-    autoencoder, stats = _averaged_autoencoder(Path(vae), device)
+    autoencoder, stats = _averaged_autoencoder(Path(vae), dataset, device)
     denoiser = train(
-        config, out, pieces=pieces, device=device, autoencoder=autoencoder, stats=stats, **options
+        config, out, dataset=dataset, device=device, autoencoder=autoencoder, stats=stats, **options
     )
     return autoencoder.cpu(), denoiser.cpu(), stats

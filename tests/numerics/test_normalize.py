@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from gidlite._checks import GidliteError, ShapeError
-from gidlite.normalize import FrequencyStats, denormalize, fit_frequency_stats, normalize
+from gidlite.normalize import (
+    VARIANTS,
+    FrequencyStats,
+    denormalize,
+    fit_frequency_stats,
+    load_stats,
+    normalize,
+    save_stats,
+)
 
 
 def volumes(generator, sigma=(3.0, 0.5, 0.01)):
@@ -49,3 +57,33 @@ def test_errors(generator):
         normalize(volumes(generator), FrequencyStats(torch.ones(2)))
     with pytest.raises(GidliteError, match="positive"):
         FrequencyStats(torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("percentile", [90, 95, 99])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_invertible_and_saved(generator, tolerance, tmp_path, variant, percentile):
+    volume = volumes(generator)
+    stats = fit_frequency_stats(volume, percentile=percentile, variant=variant)
+    save_stats(tmp_path / "stats.safetensors", stats)
+    again = load_stats(tmp_path / "stats.safetensors")
+    assert torch.equal(again.scale, stats.scale)
+    assert (again.percentile, again.power) == (percentile, stats.power)
+    packed = normalize(volume, again)
+    assert (denormalize(packed, again) - volume).abs().max() < tolerance["inverse"]
+
+
+def test_variants_against_their_definitions(generator):
+    volume = volumes(generator)
+    parts = torch.cat([volume.real, volume.imag])
+    largest = lambda packed: packed.abs().movedim(1, 0).flatten(1).amax(1)  # noqa: E731
+    raw = parts.abs().movedim(1, 0).flatten(1).amax(1)
+    paper = fit_frequency_stats(volume)
+    expected = {
+        "adaptive": (raw / paper.scale).sqrt(), "linear": raw / paper.scale,
+        "global": raw / volume.abs().flatten().quantile(0.95, interpolation="nearest"), "none": raw,
+    }  # fmt: skip
+    for variant, value in expected.items():
+        packed = normalize(volume, fit_frequency_stats(volume, variant=variant))
+        assert torch.allclose(largest(packed), value, rtol=1e-3), variant
+    with pytest.raises(GidliteError, match="adaptive, linear, global, none"):
+        fit_frequency_stats(volume, variant="sqrt")

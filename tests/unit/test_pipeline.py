@@ -8,6 +8,7 @@ import torch
 
 from gidlite._checks import GidliteError
 from gidlite.autoencoder import make_autoencoder
+from gidlite.dataset import MotionDataset, SyntheticSource
 from gidlite.denoiser import Denoiser
 from gidlite.diffusion import make_scheduler, sample
 from gidlite.media import write_image
@@ -95,19 +96,21 @@ def test_volume_file_round_trip(tmp_path, generator):
 
 
 def test_resumed_training_equals_uninterrupted(tmp_path):
-    pieces = [Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))]
+    pieces = Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))
+    source = SyntheticSource(pieces, height=64, width=64, grid_stride=2)
+    dataset = MotionDataset([source], length=1 << 40)
     config = TrainConfig(
         part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
         steps=6, warmup_steps=1, learning_rate=1e-2,
         autoencoder_channels=(16, 16, 16), mixed_precision=False,
     )  # fmt: skip
     stats = FrequencyStats(torch.ones(16))
-    whole = train(config, tmp_path / "a", pieces=pieces, stats=stats)
-    train(config, tmp_path / "b", pieces=pieces, stats=stats, minutes=0)
+    whole = train(config, tmp_path / "a", dataset=dataset, stats=stats)
+    train(config, tmp_path / "b", dataset=dataset, stats=stats, minutes=0)
     assert load_checkpoint(tmp_path / "b")[1]["step"] == 1
     with pytest.raises(GidliteError, match="--resume"):
-        train(config, tmp_path / "b", pieces=pieces, stats=stats)
-    resumed = train(config, tmp_path / "b", pieces=pieces, stats=stats, resume=True)
+        train(config, tmp_path / "b", dataset=dataset, stats=stats)
+    resumed = train(config, tmp_path / "b", dataset=dataset, stats=stats, resume=True)
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6)
 

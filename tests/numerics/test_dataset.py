@@ -1,0 +1,164 @@
+"""Augmentations change photo and motion together; the dataset is a function of seed and number."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from gidlite._checks import GidliteError
+from gidlite.dataset import (
+    Augmentation,
+    Augmented,
+    Example,
+    MotionDataset,
+    ShardSource,
+    SyntheticSource,
+    amplify,
+    crop,
+    flip,
+    recolor,
+    reverse_time,
+)
+from gidlite.normalize import fit_frequency_stats
+from gidlite.shards import Sample, ShardFolder, finish_folder, write_json, write_shard
+from gidlite.spectral import motion_to_spectral, spectral_to_motion
+from gidlite.synthetic import Pieces, make_scenes
+from gidlite.synthetic.scenes import _sample_at
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return Pieces.painted(count=17, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def filmed(pieces):
+    """A scene as an example with all its frequencies, and one of its frames."""
+    scenes = make_scenes(1, pieces, generator=torch.Generator().manual_seed(10))
+    time = 40
+    spectral = motion_to_spectral(scenes.motion()[0], num_frequencies=76)
+    sure = ~scenes.occluded(time)[0] & (scenes.depth[0] > 0)
+    return Example(scenes.image[0], spectral, sure), scenes.frame(time)[0], time
+
+
+def gap(example: Example, frame: torch.Tensor, time: int) -> float:
+    """Mean difference between the photo and the frame fetched back by the motion."""
+    motion = spectral_to_motion(example.spectral, num_frames=150, times=torch.tensor([time]))
+    returned = _sample_at(frame[None], motion, mode="bicubic")[0]
+    return (returned - example.image).abs().mean(0)[example.reliable].mean().item()
+
+
+def test_photo_and_motion_stay_together(filmed):
+    example, frame, time = filmed
+    assert gap(example, example.image, time) > 3 * gap(example, frame, time)
+    limit = 1.5 * gap(example, frame, time)
+    assert gap(flip(example), frame.flip(-1), time) < limit
+    # Played backwards, frame 40 comes after 110 frames.
+    assert gap(reverse_time(example), frame, 150 - time) < limit
+    window = {"top": 0.2, "left": 0.1, "share": 0.7}
+    enlarged = crop(Example(frame, example.spectral, example.reliable), **window).image
+    assert gap(crop(example, **window), enlarged, time) < limit
+    gain = torch.tensor([0.9, 1.0, 0.8])
+    assert gap(recolor(example, gain), frame * gain[:, None, None], time) < limit
+
+
+def test_amounts(filmed):
+    example, _, _ = filmed
+    assert torch.equal(flip(flip(example)).spectral, example.spectral)
+    assert torch.equal(flip(example).spectral[:, 0], -example.spectral[:, 0].flip(-1))
+    assert torch.equal(amplify(example, 2.0).spectral, 2 * example.spectral)
+    whole = crop(example, top=0, left=0, share=1.0)
+    assert torch.allclose(whole.spectral, example.spectral, atol=1e-5)
+    uniform = Example(example.image, torch.ones_like(example.spectral), example.reliable)
+    doubled = crop(uniform, top=0.3, left=0.4, share=0.5).spectral
+    assert torch.allclose(doubled, 2 * torch.ones_like(doubled), atol=1e-5)
+    darker = recolor(example, torch.full((3,), 0.5))
+    assert torch.allclose(darker.image, example.image * 0.5, atol=1e-6)
+
+
+def write_folder(folder, pieces, count=3):
+    scenes = make_scenes(
+        count, pieces, height=64, width=96, generator=torch.Generator().manual_seed(4)
+    )
+    volumes = scenes.spectral(16)
+    sure = torch.ones(64, 96, dtype=torch.bool)
+    samples = [
+        Sample((photo * 255).round().byte(), volume, sure, {"source": "x.mp4", "start": n / 3})
+        for n, (photo, volume) in enumerate(zip(scenes.photo, volumes, strict=True))
+    ]
+    write_json(folder / "settings.json", {"num_frequencies": 16})
+    write_shard(folder / "shards" / "a.safetensors", samples[:2])
+    write_shard(folder / "shards" / "b.safetensors", samples[2:])
+    shards = [
+        {"file": "a.safetensors", "samples": [0, 1]}, {"file": "b.safetensors", "samples": [0]},
+    ]  # fmt: skip
+    finish_folder(folder, shards, report={})
+    return samples
+
+
+def test_shards_hold_what_was_put_in(tmp_path, pieces):
+    samples = write_folder(tmp_path, pieces)
+    folder = ShardFolder(tmp_path)
+    assert len(folder) == 3
+    for sample, expected in zip(folder, samples, strict=False):
+        assert torch.equal(sample.image, expected.image) and sample.info == expected.info
+        scale = expected.spectral.abs().max()
+        assert (sample.spectral - expected.spectral).abs().max() < 1e-3 * scale
+    # Percentiles come from histograms 3.7 % wide.
+    exact = fit_frequency_stats([sample.spectral for sample in samples], percentile=99)
+    assert torch.allclose(folder.frequency_stats(percentile=99).scale, exact.scale, rtol=0.04)
+    listed = json.loads((tmp_path / "statistics.json").read_text())
+    assert listed["percentile_99_px"] == pytest.approx(exact.scale.tolist(), rel=0.04)
+    with pytest.raises(GidliteError, match=r"index\.json"):
+        ShardFolder(tmp_path / "shards")
+
+
+def test_items_depend_on_seed_and_number_alone(tmp_path, pieces):
+    write_folder(tmp_path, pieces)
+    shape = {"grid_stride": 2, "num_frequencies": 4}
+    synthetic = SyntheticSource(pieces, height=64, width=96, block=3, **shape)
+    sources = [synthetic, Augmented(ShardSource(tmp_path, **shape))]
+    dataset = MotionDataset(sources, weights=[1, 3], length=200)
+    fetched = {n: dataset[n] for n in (7, 3, 5)}
+    again = MotionDataset(sources, weights=[1, 3], length=200)
+    for number in (5, 7, 3):
+        for key, value in again[number].items():
+            assert torch.equal(value, fetched[number][key])
+    other = MotionDataset(sources, weights=[1, 3], length=200, seed=1)
+    assert not torch.equal(other[3]["image"], dataset[3]["image"])
+    drawn = torch.stack([dataset[n]["source"] for n in range(200)]).float().mean()
+    assert abs(drawn - 0.75) < 0.1
+    loader = DataLoader(dataset, batch_size=4, num_workers=2)
+    batch = next(iter(loader))
+    assert batch["image"].shape == (4, 3, 64, 96)
+    assert batch["spectral"].shape == (4, 4, 2, 32, 48)
+    with pytest.raises(IndexError):
+        dataset[200]
+
+
+def test_every_sample_comes_once_before_any_comes_again(tmp_path, pieces):
+    write_folder(tmp_path, pieces)
+    source = ShardSource(tmp_path)
+    seen = {source.example(n, seed=0).image.sum().item() for n in range(3)}
+    assert len(seen) == 3
+
+
+def test_augmentation_is_seeded_and_varied(filmed):
+    example, _, _ = filmed
+    vary = Augmentation()
+    one, two = (vary(example, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one.image, two.image) and torch.equal(one.spectral, two.spectral)
+    other = vary(example, torch.Generator().manual_seed(6))
+    assert not torch.equal(one.spectral, other.spectral)
+
+
+def test_errors(tmp_path, pieces):
+    source = SyntheticSource(pieces)
+    with pytest.raises(GidliteError, match="2 weights"):
+        MotionDataset([source], weights=[1, 2])
+    with pytest.raises(GidliteError, match="all 0"):
+        MotionDataset([source], weights=[0])
+    write_folder(tmp_path, pieces)
+    with pytest.raises(GidliteError, match="--num-frequencies 24"):
+        ShardSource(tmp_path, num_frequencies=24)
