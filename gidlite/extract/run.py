@@ -175,7 +175,7 @@ def _gather(client, segments, out: Path, settings: Settings) -> Iterator[dict[st
 def _crashed(segment: Segment) -> dict[str, Any]:
     return {
         "video": segment.name, "segment": segment.number, "shard": None, "samples": [],
-        "starts": 0, "stabilised": 0, "rejected": {}, "seconds": {},
+        "starts": 0, "stabilised": 0, "left_out": [], "seconds": {},
         "error": "its decoder crashed every worker that tried",
     }  # fmt: skip
 
@@ -194,7 +194,7 @@ def _finish(out: Path, plan: Plan) -> Report:
             record["video"], {"samples": 0, "rejected": Counter(), "stabilised": 0}
         )
         video["samples"] += len(kept)
-        video["rejected"].update(record["rejected"])
+        video["rejected"].update(left["reason"] for left in record["left_out"])
         if copies := len(record["samples"]) - len(kept):
             video["rejected"]["duplicate"] += copies
         video["stabilised"] += record["stabilised"]

@@ -37,26 +37,30 @@ class Limits:
     """Where a stretch of video stops being useful.
 
     Attributes:
-        cut: Mean change of a thumbnail between neighbours, 0 to 1, that can be a cut; it must
-            also be six times the usual change.
-        fade: Change of mean brightness between any two moments.
+        cut: Mean change of a thumbnail between neighbours, 0 to 1, that can be a cut, ...
+        alike: ... if the pictures before and after correlate less than this; flicker keeps shapes.
+        fade: Contrast may grow or shrink by this factor within a stretch.
         frozen: Share of frames equal to the one before.
         texture: Least share of pixels with enough texture to see motion.
         drift: Largest way of the picture's corners, in picture widths, that is made up for.
+        unmoved: With at least this share of textured pixels where they were, the camera is still,
+            however wildly the rest moves.
         still: Camera motion in px below this is left alone.
         motion: Least 99th percentile of RMS displacement in px; below, nothing moves.
         reliable: Least share of textured pixels whose flow agrees forward and backward.
         reach: Largest displacement believed, in picture widths.
     """
 
-    cut: float = 0.08
-    fade: float = 0.10
+    cut: float = 0.05
+    alike: float = 0.8
+    fade: float = 1.4
     frozen: float = 0.6
     texture: float = 0.05
     drift: float = 0.04
+    unmoved: float = 0.1
     still: float = 0.3
     motion: float = 0.06
-    reliable: float = 0.6
+    reliable: float = 0.5
     reach: float = 0.25
 
 
@@ -78,15 +82,16 @@ def find_cuts(
 ) -> list[int]:
     """Return the frames that begin a new shot.
 
-    A cut changes the picture far more than the frames around it do; swaying in strong wind
-    changes it all the time.
+    At a cut the picture changes at once and the shapes do not come back. Wind changes it at once,
+    too, but little by little; flicker changes brightness, not shapes.
     """
     limits = limits or Limits()
     change = thumbnails.diff(dim=0).abs().mean((1, 2))
     found = []
-    for t, value in enumerate(change.tolist()):
-        around = change[max(0, t - 12) : t + 13]
-        if value > limits.cut and value > 6 * float(around.median().clamp(min=1e-3)):
+    for t in (change > limits.cut).nonzero()[:, 0].tolist():
+        before, after = thumbnails[max(0, t - 2) : t + 1], thumbnails[t + 1 : t + 4]
+        both = torch.stack([before.mean(0).flatten(), after.mean(0).flatten()])
+        if not torch.corrcoef(both)[0, 1] > limits.alike:
             found.append(t + 1)
     return found
 
@@ -106,9 +111,9 @@ def screen(
     def outcome(reason: str | None) -> Screening:
         return Screening(reason, checks)
 
-    brightness = thumbnails.mean((1, 2))
-    checks["brightness_change"] = round(float(brightness.max() - brightness.min()), 4)
-    if checks["brightness_change"] > limits.fade:
+    contrast = thumbnails.flatten(1).std(dim=1).clamp(min=1e-3)
+    checks["contrast_change"] = round(float(contrast.max() / contrast.min()), 3)
+    if checks["contrast_change"] > limits.fade:
         return outcome("fade or flicker")
     repeats = (thumbnails.diff(dim=0).abs().amax((1, 2)) == 0).float().mean()
     checks["frozen"] = round(float(repeats), 3)
@@ -127,7 +132,8 @@ def screen(
         return outcome("nothing moves")
     median = flows.median(dim=2).values.norm(dim=1)
     checks["median_shift_px"] = round(float(median.max()), 2)
-    if median.max() > limits.drift * frames.shape[-1]:
+    checks["unmoved"] = round(float((way < 1).all(0).float().mean()), 3)
+    if median.max() > limits.drift * frames.shape[-1] and checks["unmoved"] < limits.unmoved:
         return outcome("moving camera")
     return outcome(None)
 

@@ -29,7 +29,7 @@ from gidlite.extract.screening import (
 from gidlite.flow import follow, grey, textured
 from gidlite.media import stream_video
 from gidlite.shards import DiskFullError, Sample, write_json, write_shard
-from gidlite.spectral import motion_to_spectral, pack_complex
+from gidlite.spectral import motion_amplitude, motion_to_spectral, pack_complex
 
 __all__ = ["extract_segment"]
 
@@ -46,7 +46,7 @@ class _Tally:
 
     starts: int = 0
     stabilised: int = 0
-    rejected: Counter = field(default_factory=Counter)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     seconds: Counter = field(default_factory=Counter)
     error: str | None = None
 
@@ -82,7 +82,7 @@ def extract_segment(segment: Segment, out: str | Path, settings: Settings) -> di
         "video": segment.name, "segment": segment.number, "shard": name if samples else None,
         "samples": [s.info | {"signature": _signature(s.spectral)} for s in samples],
         "starts": tally.starts, "stabilised": tally.stabilised,
-        "rejected": dict(sorted(tally.rejected.items())), "error": tally.error,
+        "left_out": tally.left_out, "error": tally.error,
         "seconds": {k: round(v, 3) for k, v in sorted(tally.seconds.items())},
     }  # fmt: skip
     write_json(out / "records" / f"{segment.key}.json", record)
@@ -117,54 +117,64 @@ def _samples(segment: Segment, settings: Settings, tally: _Tally) -> Iterator[Sa
         start = segment.first + count - settings.num_frames
         if len(window) < settings.num_frames or start % settings.every or start >= segment.last:
             continue
-        tally.starts += 1
-        outcome = _one_sample(window, settings, tally)
-        if isinstance(outcome, str):
-            tally.rejected[outcome] += 1
-        else:
-            info = {"source": segment.name, "start": round(start / settings.fps, 4)}
-            outcome.info.update(info)
-            yield outcome
+        yield from _try(window, start, segment, settings, tally)
     if count < settings.num_frames and segment.first == 0:
-        tally.rejected[f"shorter than {settings.num_frames} frames"] += 1
+        # A clip a moment too short is used whole: its frequencies are 2 % off at most.
+        if count >= 0.98 * settings.num_frames:
+            yield from _try(window, 0, segment, settings, tally)
+        else:
+            reason = f"shorter than {settings.num_frames} frames"
+            tally.left_out.append({"start": 0.0, "reason": reason, "checks": {"frames": count}})
 
 
-def _one_sample(window: deque[_Frame], settings: Settings, tally: _Tally) -> Sample | str:
-    """Return the sample that begins with the window, or why there is none."""
+def _try(window, start: int, segment: Segment, settings: Settings, tally: _Tally):
+    """Yield the sample that begins with the window, or note why there is none."""
+    tally.starts += 1
+    reason, checks, picked = _one_sample(window, settings, tally)
+    second = round(start / settings.fps, 4)
+    if picked is None:
+        tally.left_out.append({"start": second, "reason": reason, "checks": checks})
+    else:
+        info = {"source": segment.name, "start": second, "checks": checks}
+        yield Sample(*picked, info)
+
+
+def _one_sample(window: deque[_Frame], settings: Settings, tally: _Tally):
+    """Return why there is no sample (or None), all checks, and image, volume and mask."""
     limits = settings.limits
     thumbnails = torch.stack([frame.thumbnail for frame in window])
-    if find_cuts(thumbnails, limits):
-        return "cut"
+    if cuts := find_cuts(thumbnails, limits):
+        return "cut", {"at_frame": cuts[0]}, None
     frames = torch.stack([frame.color for frame in window])
     screening = screen(frames, thumbnails, limits)
+    checks = screening.checks
     if screening.reason is not None:
-        return screening.reason
+        return screening.reason, checks, None
     begun = time.perf_counter()
     motion = follow([frame.grey for frame in window])
     tally.seconds["flow"] += time.perf_counter() - begun
-    checks = screening.checks
     seen = textured(window[0].grey)
     reliable = reliability(frames, motion)
     checks["reliable"] = round(float(reliable.sum() / seen.sum()), 3)
     far = (motion.abs().amax((0, 1)) > limits.reach * settings.width).float().mean()
     if checks["reliable"] < limits.reliable or far > 0.01:
-        return "unreliable flow"
+        return "unreliable flow", checks, None
     path, share = camera_path(motion, seen)
     way = camera_way(path, height=settings.height, width=settings.width)
     checks["camera_share"], checks["camera_px"] = round(share, 3), round(way, 2)
     # Where fewer than half the pixels agree, it is the plants that move, not the camera.
     if share >= 0.5 and way > limits.drift * settings.width:
-        return "moving camera"
+        return "moving camera", checks, None
     if share >= 0.5 and way > limits.still:
         motion = remove_camera(motion, path)
         checks["stabilised"] = True
         tally.stabilised += 1
-    rms = motion.var(dim=0, correction=0).sum(0).sqrt()[reliable]
+    spectral = motion_to_spectral(motion, num_frequencies=settings.num_frequencies)
+    rms = motion_amplitude(spectral)[reliable]
     checks["motion_px"] = round(float(rms.kthvalue(max(1, int(0.99 * rms.numel()))).values), 3)
     if checks["motion_px"] < limits.motion:
-        return "nothing moves"
-    spectral = motion_to_spectral(motion, num_frequencies=settings.num_frequencies)
-    return Sample(frames[0], spectral, reliable, {"checks": checks})
+        return "nothing moves", checks, None
+    return None, checks, (frames[0], spectral, reliable)
 
 
 def _signature(spectral: Tensor) -> str:
