@@ -22,7 +22,7 @@ from gidlite.shards import DiskFullError, finish_folder, write_json
 __all__ = ["Report", "run_extraction"]
 
 Progress = Callable[[int, int], None]
-# Two samples whose slow motions correlate so well show the same moment.
+# Two samples whose pictures and slow motions both correlate so well show the same moment.
 _SAME = 0.98
 
 
@@ -224,16 +224,21 @@ def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
     keep: list[list[int]] = [[] for _ in records]
     if not places:
         return keep
-    signatures = np.stack(
-        [
-            np.frombuffer(base64.b64decode(records[r]["samples"][n]["signature"]), np.float16)
-            for r, n in places
-        ]
-    ).astype(np.float32)
+    signatures = {
+        kind: np.stack(
+            [
+                np.frombuffer(
+                    base64.b64decode(records[r]["samples"][n]["signature"][kind]), np.float16
+                )
+                for r, n in places
+            ]
+        ).astype(np.float32)
+        for kind in ("picture", "motion")
+    }
     accepted = np.zeros(len(places), bool)
     for begin in range(0, len(places), 1024):
-        block = signatures[begin : begin + 1024] @ signatures[: begin + 1024].T
-        for offset, row in enumerate(block):
+        blocks = [s[begin : begin + 1024] @ s[: begin + 1024].T for s in signatures.values()]
+        for offset, row in enumerate(np.minimum(*blocks)):
             number = begin + offset
             alike = np.flatnonzero((row[:number] > _SAME) & accepted[:number])
             r, n = places[number]

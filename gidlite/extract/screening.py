@@ -22,6 +22,7 @@ __all__ = [
     "camera_path",
     "camera_way",
     "find_cuts",
+    "left_behind",
     "reliability",
     "remove_camera",
     "screen",
@@ -169,10 +170,29 @@ def camera_path(
     return torch.from_numpy(np.stack(path)).float(), float(np.mean(shares))
 
 
-def camera_way(path: Float[Tensor, "time 2 3"], *, height: int, width: int) -> float:
-    """Return how far the camera moves a corner of the picture at most, in px."""
+def camera_way(path: Float[Tensor, "time 2 3"], *, height: int, width: int) -> Tensor:
+    """Return how far the camera moves a corner of the picture at most, in px, per frame."""
     corners = torch.tensor([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1.0]])
-    return float((corners @ path.mT - corners[:, :2]).norm(dim=-1).max())
+    return (corners @ path.mT - corners[:, :2]).norm(dim=-1).amax(-1)
+
+
+def left_behind(
+    motion: Float[Tensor, "2 height width"],
+    camera: Float[Tensor, "2 3"],
+    seen: Bool[Tensor, "height width"],
+) -> float:
+    """Return the share of textured pixels that stay where they are although the camera moves.
+
+    A moving camera leaves none behind; a large thing that sways as one before a still background
+    looks like a camera to a fit, but not to the background.
+    """
+    height, width = motion.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grid = torch.stack([x, y, torch.ones_like(x)]).float()
+    expected = (torch.einsum("ij,jhw->ihw", camera, grid) - grid[:2]).norm(dim=0)
+    tested = seen & (expected > 0.2)
+    stayed = motion.norm(dim=0) < 0.35 * expected
+    return float(stayed[tested].float().mean()) if tested.any() else 0.0
 
 
 def remove_camera(

@@ -21,6 +21,7 @@ from gidlite.extract.screening import (
     camera_path,
     camera_way,
     find_cuts,
+    left_behind,
     reliability,
     remove_camera,
     screen,
@@ -80,7 +81,7 @@ def extract_segment(segment: Segment, out: str | Path, settings: Settings) -> di
     tally.seconds["total"] = time.perf_counter() - begun
     record = {
         "video": segment.name, "segment": segment.number, "shard": name if samples else None,
-        "samples": [s.info | {"signature": _signature(s.spectral)} for s in samples],
+        "samples": [s.info | {"signature": _signature(s)} for s in samples],
         "starts": tally.starts, "stabilised": tally.stabilised,
         "left_out": tally.left_out, "error": tally.error,
         "seconds": {k: round(v, 3) for k, v in sorted(tally.seconds.items())},
@@ -160,15 +161,18 @@ def _one_sample(window: deque[_Frame], settings: Settings, tally: _Tally):
     if checks["reliable"] < limits.reliable or far > 0.01:
         return "unreliable flow", checks, None
     path, share = camera_path(motion, seen)
-    way = camera_way(path, height=settings.height, width=settings.width)
+    ways = camera_way(path, height=settings.height, width=settings.width)
+    way, farthest = float(ways.max()), int(ways.argmax())
     checks["camera_share"], checks["camera_px"] = round(share, 3), round(way, 2)
-    # Where fewer than half the pixels agree, it is the plants that move, not the camera.
-    if share >= 0.5 and way > limits.drift * settings.width:
-        return "moving camera", checks, None
+    # Where fewer than half the pixels agree, or some stay behind, it is plants that move.
     if share >= 0.5 and way > limits.still:
-        motion = remove_camera(motion, path)
-        checks["stabilised"] = True
-        tally.stabilised += 1
+        checks["left_behind"] = round(left_behind(motion[farthest], path[farthest], seen), 3)
+        if checks["left_behind"] < limits.unmoved:
+            if way > limits.drift * settings.width:
+                return "moving camera", checks, None
+            motion = remove_camera(motion, path)
+            checks["stabilised"] = True
+            tally.stabilised += 1
     spectral = motion_to_spectral(motion, num_frequencies=settings.num_frequencies)
     rms = motion_amplitude(spectral)[reliable]
     checks["motion_px"] = round(float(rms.kthvalue(max(1, int(0.99 * rms.numel()))).values), 3)
@@ -177,8 +181,16 @@ def _one_sample(window: deque[_Frame], settings: Settings, tally: _Tally):
     return None, checks, (frames[0], spectral, reliable)
 
 
-def _signature(spectral: Tensor) -> str:
-    """Return the slow motion in a few coarse cells, as text: equal for copies of a video only."""
-    coarse = functional.adaptive_avg_pool2d(pack_complex(spectral[1:3]).flatten(0, 1), (5, 8))
-    unit = coarse.flatten() / coarse.norm().clamp(min=1e-9)
-    return base64.b64encode(unit.numpy().astype(np.float16).tobytes()).decode()
+def _signature(sample: Sample) -> dict[str, str]:
+    """Return picture and slow motion in a few coarse cells: alike only for copies of a video."""
+    picture = functional.adaptive_avg_pool2d(sample.image.float(), (5, 8))
+    motion = pack_complex(sample.spectral[1:3]).flatten(0, 1)
+    coarse = {
+        "picture": picture - picture.mean(),
+        "motion": functional.adaptive_avg_pool2d(motion, (5, 8)),
+    }
+    units = {k: (v / v.norm().clamp(min=1e-9)).flatten() for k, v in coarse.items()}
+    return {
+        k: base64.b64encode(v.numpy().astype(np.float16).tobytes()).decode()
+        for k, v in units.items()
+    }
