@@ -20,7 +20,7 @@ __all__ = ["VIDEO_SUFFIXES", "Plan", "Segment", "Settings", "find_videos", "make
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif")
 _MOST_PIXELS = 8192 * 4352  # a little over 8K; larger headers are mistakes or attacks
-_STARTS_PER_SEGMENT = 32
+_STARTS_PER_SEGMENT = 16
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # Typical amplitude of a stem as tall as the picture, in picture widths per unit coordinate.
-_AMPLITUDE = 0.0028
+_AMPLITUDE = 0.0031
 _COPY_SPACING = 1.1
 # Of the world; a picture of another shape shows it stretched.
 _ASPECT = 1.6

@@ -115,10 +115,11 @@ def wind_driven(
 ) -> Float[Tensor, "*batch modes time"]:
     """Return modal coordinates over time: stationary, of unit variance, 0 at frame 0.
 
-    White noise is shaped in the frequency domain by the wind (falling above 0.1 Hz) and by the
-    oscillator's response. A window of a run four times as long is stationary and, like a real
-    clip, not periodic. Waves that travel are a pair in quadrature; gusts are one trajectory
-    delayed; a part let go by a gust (``let_go``) rings down instead.
+    White noise is shaped in the frequency domain by the wind (falling above 0.1 Hz, with a slow
+    swell below 0.25 Hz as real clips have it) and by the oscillator's response. A window of a run
+    four times as long is stationary and, like a real clip, not periodic. Waves that travel are a
+    pair in quadrature; gusts are one trajectory delayed; a part let go by a gust (``let_go``)
+    rings down instead.
 
     Args:
         part: ``natural_hz``, ``damping`` (..., M) and ``travels``, ``gusty``, ``gust_delay``,
@@ -144,7 +145,8 @@ def wind_driven(
     )
     ratio = hz / natural
     response = torch.complex(1 - ratio**2, 2 * damping * ratio).reciprocal()
-    wind = 1 / (1 + (hz / 0.1) ** 2) ** 0.25
+    swell = 1 + 0.9 / (1 + (hz / 0.25) ** 2)
+    wind = swell / (1 + (hz / 0.1) ** 2) ** 0.2
     path = torch.fft.irfft(noise * response * wind, n=run)
     path = (path / path.std(dim=-1, keepdim=True))[..., num_frames : 2 * num_frames]
     seconds = torch.arange(num_frames, device=hz.device) / fps

@@ -140,21 +140,29 @@ def test_batches_are_seeded_and_devices_follow_the_pieces(painted):
         make_scenes(1, painted, height=64, width=64, grid_stride=3)
 
 
-def test_spectra_are_those_of_real_plants(painted):
-    """Within a factor 1.5 at every bin, pooled over scenes; sampling noise is part of the bound."""
+@pytest.mark.slow
+def test_spectra_are_those_of_real_plants():
+    """Within a factor 1.5 at every bin, pooled over scenes; sampling noise is part of the bound.
+
+    A few scenes in strong wind carry most of the power, so many are needed: 1,920 small ones give
+    a standard error of 3 to 12 % per bin.
+    """
     pieces = Pieces.painted(generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(7)
+    height, width = 40, 64
     power = torch.stack(
         [
             pack_complex(
-                make_scenes(
-                    16, pieces, height=80, width=128, grid_stride=4, generator=generator
-                ).spectral(25)
-            ).square().mean((0, 2, 3, 4)) * 64
-            for _ in range(48)
+                make_scenes(32, pieces, height=height, width=width, generator=generator).spectral(
+                    25
+                )
+            )
+            .square()
+            .mean((0, 2, 3, 4))
+            for _ in range(60)
         ]
-    ).mean(0)  # fmt: skip
-    ratio = power.sqrt() / torch.tensor(REAL_RMS)
+    ).mean(0)
+    ratio = power.sqrt() * (256 / width) / torch.tensor(REAL_RMS)
     assert ratio.max() < 1.5 and ratio.min() > 1 / 1.5, ratio
 
 
