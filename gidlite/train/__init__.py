@@ -1,0 +1,23 @@
+"""Training: the autoencoder, then the prior, on synthetic scenes and real shards.
+
+Everything random is a function of the seed and the step, and scene number i of the seed alone,
+so a run resumed on a CPU continues exactly as if it had not stopped. Scenes go through a *pool*:
+a window of recent scenes from which every step draws its batch and into which it puts a few new
+ones. On a CPU, where making a scene costs as much as learning from it, each is used several times.
+"""
+
+from gidlite.train.checkpoint import load_checkpoint
+from gidlite.train.config import PARTS, TrainConfig
+from gidlite.train.data import ScenePool, make_dataset
+from gidlite.train.loop import train
+from gidlite.train.run import run_training
+
+__all__ = [
+    "PARTS",
+    "ScenePool",
+    "TrainConfig",
+    "load_checkpoint",
+    "make_dataset",
+    "run_training",
+    "train",
+]

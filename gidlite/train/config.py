@@ -1,0 +1,79 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from gidlite._checks import GidliteError
+
+__all__ = ["PARTS", "TrainConfig"]
+
+PARTS = ("vae", "prior")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run; saved beside every checkpoint.
+
+    Attributes:
+        part: "vae" or "prior".
+        scenes_per_step: Scenes in a batch.
+        slices_per_scene: Bins drawn from each of them.
+        new_scenes_per_step: Scenes added to the pool at every step.
+        pool_size: Scenes kept; the oldest leave.
+        learning_rate: Peak of a linear warm-up over ``warmup_steps`` and a cosine decay.
+        steps: Length of the cosine decay and of the run.
+        ema_decay: Of the averaged weights, which are the ones to use.
+        real_share: Share of examples from real shards, where there are any.
+        normalization: One of ``normalize.VARIANTS``.
+        percentile: Of coefficient magnitude, that the scales are read at.
+        condition_dropout: Share of slices trained without the photo, for guidance.
+        mixed_precision: bfloat16 where it is safe.
+    """
+
+    part: str = "prior"
+    num_frequencies: int = 16
+    height: int = 160
+    width: int = 256
+    grid_stride: int = 2
+    num_frames: int = 150
+    fps: float = 30.0
+    scenes_per_step: int = 8
+    slices_per_scene: int = 4
+    new_scenes_per_step: int = 1
+    pool_size: int = 1024
+    learning_rate: float = 4e-4
+    warmup_steps: int = 100
+    steps: int = 20_000
+    ema_decay: float = 0.999
+    condition_dropout: float = 0.1
+    mixed_precision: bool = True
+    seed: int = 0
+    real_share: float = 0.3
+    normalization: str = "adaptive"
+    percentile: float = 95.0
+    autoencoder_channels: tuple[int, ...] = (32, 64, 96)
+    denoiser_channels: tuple[int, ...] = (64, 128, 192)
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise GidliteError(f"part {self.part!r} is unknown; train one of {', '.join(PARTS)}")
+        if self.slices_per_scene > self.num_frequencies:
+            raise GidliteError("slices_per_scene is larger than num_frequencies; lower it")
+
+    @classmethod
+    def from_json(cls, path: str | Path, **overrides) -> TrainConfig:
+        """Read a config; unknown keys are refused with the valid ones listed."""
+        try:
+            values = json.loads(Path(path).read_text()) | overrides
+        except (OSError, ValueError) as error:
+            raise GidliteError(f"{path} is not a readable JSON config ({error})") from None
+        valid = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - valid):
+            raise GidliteError(
+                f"{path} has unknown keys {', '.join(unknown)}; valid: {', '.join(sorted(valid))}"
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
