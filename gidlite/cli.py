@@ -296,8 +296,14 @@ def train(
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
     export: Annotated[Path | None, typer.Option(help="Write a pipeline here (prior).")] = None,
 ) -> None:
-    """Train a part: `gidlite train vae --config configs/vae.json --out runs/vae`."""
-    from gidlite.train import TrainConfig, run_training
+    """Train a part: `gidlite train vae --config configs/vae.json --out runs/vae`.
+
+    On several GPUs: `accelerate launch --num_processes 4 -m gidlite train ... --device cuda`;
+    in several processes on CPUs: `torchrun --nproc-per-node 4 -m gidlite train ...`.
+    Ctrl-C saves a checkpoint before it stops.
+    """
+    from gidlite.train import TrainConfig, read_meta, run_training
+    from gidlite.train.processes import finish, is_main_process
 
     settings = TrainConfig.from_json(config, part=part)
 
@@ -308,15 +314,22 @@ def train(
         settings, out, sprites=sprites, data=data or (), vae=vae, device=device, minutes=minutes,
         resume=resume, report=report,
     )  # fmt: skip
-    console.print(f"{out}")
-    if trained is not None and export is not None:
-        from gidlite.pipeline import GidPipeline
+    if is_main_process():
+        step = read_meta(out)["step"]
+        more = "" if step >= settings.steps else "; go on with --resume"
+        console.print(f"{out}  step {step} of {settings.steps}{more}")
+        if trained is not None and export is not None:
+            _export(
+                trained, export, num_frames=settings.num_frames, fps=settings.fps, name=out.name
+            )
+    finish()
 
-        pipeline = GidPipeline(
-            *trained, num_frames=settings.num_frames, fps=settings.fps, name=out.name
-        )
-        pipeline.save_pretrained(export)
-        console.print(f"{export}  pipeline")
+
+def _export(trained, folder: Path, **options) -> None:
+    from gidlite.pipeline import GidPipeline
+
+    GidPipeline(*trained, **options).save_pretrained(folder)
+    console.print(f"{folder}  pipeline")
 
 
 @app.command()

@@ -26,6 +26,7 @@ class TrainConfig:
         pool_size: Scenes kept; the oldest leave.
         learning_rate: Peak of a linear warm-up over ``warmup_steps`` and a cosine decay.
         steps: Length of the cosine decay and of the run.
+        clip_norm: Gradients longer than this are shortened to it.
         ema_decay: Of the averaged weights, which are the ones to use.
         real_share: Share of examples from real shards, where there are any.
         normalization: One of ``normalize.VARIANTS``.
@@ -48,6 +49,7 @@ class TrainConfig:
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     steps: int = 20_000
+    clip_norm: float = 1.0
     ema_decay: float = 0.999
     condition_dropout: float = 0.1
     mixed_precision: bool = True
@@ -77,3 +79,7 @@ class TrainConfig:
                 f"{path} has unknown keys {', '.join(unknown)}; valid: {', '.join(sorted(valid))}"
             )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_json(self) -> dict:
+        """Return the settings as they are after a round trip through JSON: tuples are lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -10,6 +10,7 @@ from gidlite.train.checkpoint import averaged_autoencoder
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset
 from gidlite.train.loop import train
+from gidlite.train.processes import local_device
 
 __all__ = ["run_training"]
 
@@ -32,12 +33,13 @@ def run_training(
     Raises:
         GidliteError: As ``train``; also if the prior is asked for without a trained vae.
     """
+    if config.part == "prior" and vae is None:
+        raise GidliteError("training the prior needs --vae, the run folder of a trained vae")
+    device = local_device(device)
     dataset = make_dataset(config, sprites=sprites, data=data, device=device)
     if config.part == "vae":
         train(config, out, dataset=dataset, device=device, **options)
         return None
-    if vae is None:
-        raise GidliteError("training the prior needs --vae, the run folder of a trained vae")
     autoencoder, stats = averaged_autoencoder(Path(vae), dataset, device)
     denoiser = train(
         config, out, dataset=dataset, device=device, autoencoder=autoencoder, stats=stats, **options
