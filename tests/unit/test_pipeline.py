@@ -8,14 +8,11 @@ import torch
 
 from gidlite._checks import GidliteError
 from gidlite.autoencoder import make_autoencoder
-from gidlite.dataset import MotionDataset, SyntheticSource
 from gidlite.denoiser import Denoiser
 from gidlite.diffusion import make_scheduler, sample
 from gidlite.media import write_image
 from gidlite.normalize import FrequencyStats
 from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline, working_size
-from gidlite.synthetic import Pieces
-from gidlite.train import ScenePool, TrainConfig, load_checkpoint, train
 from gidlite.volume import SpectralVolume, load_volume, save_volume
 
 shipped = pytest.mark.skipif(
@@ -93,36 +90,6 @@ def test_volume_file_round_trip(tmp_path, generator):
     (tmp_path / "bad.safetensors").write_bytes(b"not this")
     with pytest.raises(GidliteError, match="not a safetensors file"):
         load_volume(tmp_path / "bad.safetensors")
-
-
-def test_resumed_training_equals_uninterrupted(tmp_path):
-    pieces = Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))
-    source = SyntheticSource(pieces, height=64, width=64, grid_stride=2)
-    dataset = MotionDataset([source], length=1 << 40)
-    config = TrainConfig(
-        part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
-        steps=6, warmup_steps=1, learning_rate=1e-2,
-        autoencoder_channels=(16, 16, 16), mixed_precision=False,
-    )  # fmt: skip
-    stats = FrequencyStats(torch.ones(16))
-    whole = train(config, tmp_path / "a", dataset=dataset, stats=stats)
-    train(config, tmp_path / "b", dataset=dataset, stats=stats, minutes=0)
-    assert load_checkpoint(tmp_path / "b")[1]["step"] == 1
-    with pytest.raises(GidliteError, match="--resume"):
-        train(config, tmp_path / "b", dataset=dataset, stats=stats)
-    resumed = train(config, tmp_path / "b", dataset=dataset, stats=stats, resume=True)
-    for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.allclose(one, two, atol=1e-6)
-
-
-def test_the_pool_after_a_resume_is_the_pool_without_one():
-    make = lambda numbers: {"n": torch.tensor(list(numbers))}  # noqa: E731
-    running = ScenePool(make, size=5, per_step=2, first_step=0, initial=3)
-    for step in range(8):
-        running.advance(step)
-    fresh = ScenePool(make, size=5, per_step=2, first_step=7, initial=3)
-    draw = [p.draw(20, torch.Generator().manual_seed(0))["n"] for p in (running, fresh)]
-    assert torch.equal(*draw) and draw[0].unique().numel() == 5
 
 
 def gidlite(*arguments):
