@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
+app.add_typer(evaluate, name="evaluate", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -413,6 +415,68 @@ def _print_report(report) -> None:
         f"{len(report.videos)} videos, {failed} with errors; "
         f"start frames left out: {reasons or 'none'}; stabilised: {report.stabilised}"
     )
+
+
+Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
+
+
+@evaluate.command("motion")
+def evaluate_motion(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Still camera.")],
+    output: Output = None,
+    samples: Samples = 8,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 1.0,
+    model: Model = None,
+) -> None:
+    """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
+
+    Where things move, how much, at which frequencies, how coherently, and how samples differ.
+    """
+    from gidlite.evaluate import evaluate_motion as run
+
+    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    _report_motion(run, clips, output, model=model, **options)
+
+
+@evaluate.command("scenes")
+def evaluate_scenes(
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 24,
+    output: Output = None,
+    samples: Samples = 8,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 1.0,
+    model: Model = None,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
+    from gidlite.evaluate import evaluate_scenes as run
+
+    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    _report_motion(run, count, output, model=model, sprites=sprites, **options)
+
+
+def _report_motion(run, what, output: Path | None, *, model: Path | None, **options) -> None:
+    from diffusers.utils import logging
+
+    from gidlite.evaluate import report_tables
+    from gidlite.media.files import check_output, writing
+    from gidlite.pipeline import GidPipeline
+
+    logging.set_verbosity_error()
+    if output is not None:
+        check_output(output)
+    pipeline = GidPipeline.from_pretrained(model)
+    with _progress("Comparing motion") as progress:
+        report = run(what, pipeline, progress=progress, **options)
+    for table in report_tables(report):
+        console.print(table)
+    if output is not None:
+        with writing(output):
+            output.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+        console.print(f"{output}")
 
 
 @app.command()

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "gidlite"
 LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
-    {"synthetic", "flow", "normalize", "metrics", "volume"},
+    {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "volume"},
     {"autoencoder", "denoiser", "diffusion", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate"},
     {"synthesize"},
-    {"train"},
+    {"train", "evaluate"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,305 @@
+"""The motion evaluation with priors whose scores are known, its baselines and its command."""
+
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gidlite._checks import GidliteError
+from gidlite.cli import main
+from gidlite.evaluate import Case, Sampling, evaluate_cases, evaluate_motion, report_tables
+from gidlite.evaluate.baselines import SceneRidge, log_amplitude_cells, photo_baselines
+from gidlite.evaluate.motion import _clip_cases, _scene_cases
+from gidlite.media import write_video
+from gidlite.pipeline import GidPipeline
+from gidlite.spectral import motion_to_spectral, spectral_to_motion
+
+HEIGHT, WIDTH, FRAMES, BINS = 64, 96, 40, 5
+GRID = torch.meshgrid(torch.arange(1.0 * HEIGHT), torch.arange(1.0 * WIDTH), indexing="ij")
+
+
+class Prior:
+    """Answers with a given volume, or with noise of the seed of ``wobble`` times its size."""
+
+    name, fps, num_frames = "known", 20.0, FRAMES
+
+    def __init__(self, spectral, *, wobble=0.0, forgetful=False):
+        self.spectral, self.wobble, self.forgetful, self.calls = spectral, wobble, forgetful, []
+
+    def __call__(self, image, *, num_inference_steps, guidance_scale, generator):
+        assert image.shape[0] == 3 and 0 <= image.min() and image.max() <= 1
+        self.calls.append((num_inference_steps, guidance_scale, generator.initial_seed()))
+        noise = torch.randn(self.spectral.shape, dtype=torch.complex64, generator=generator)
+        spectral = self.spectral + self.wobble * noise + self.forgetful * len(self.calls)
+        return SimpleNamespace(spectral=spectral)
+
+
+def swaying(*, frames=FRAMES):
+    """A disc in the middle sways along one line by 2 px at bin 1 and 1 px at bin 2."""
+    y, x = GRID
+    disc = ((x - 48) ** 2 + (y - 32) ** 2 < 20**2).float()
+    spectral = torch.zeros(BINS, 2, HEIGHT, WIDTH, dtype=torch.complex64)
+    spectral[1] = torch.tensor([1.0, 0.2])[:, None, None] * disc
+    spectral[2] = torch.tensor([0.5, 0.1])[:, None, None] * disc * 1j
+    spectral[3:] = torch.tensor([0.05, 0.01])[:, None, None] * disc
+    times = torch.arange(frames)
+    return spectral, spectral_to_motion(spectral, num_frames=FRAMES, times=times), disc > 0
+
+
+def case(name="disc", *, motion=None, reliable=None):
+    _, motion_of_disc, disc = swaying()
+    photo = torch.where(disc, 0.8, 0.2) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+    everywhere = torch.ones_like(disc)
+    return Case(
+        name, name, photo, motion_of_disc if motion is None else motion,
+        everywhere if reliable is None else reliable,
+    )  # fmt: skip
+
+
+def score(prior, *cases, samples=2):
+    cases = cases or (case(),)
+    report = evaluate_cases(cases, prior, count=len(cases), sampling=Sampling(samples=samples))
+    return report.cases[0]
+
+
+def test_the_truth_scores_as_the_truth():
+    spectral, _, disc = swaying()
+    found = score(Prior(spectral))
+    ones = (
+        "where_auc", "where_auc_colour", "amplitude_ratio", "correlation_length_ratio",
+        "bin_agreement", "bin_agreement_observed", "phase_agreement", "reliable_fraction",
+    )  # fmt: skip
+    for name in ones:
+        assert getattr(found, name) == pytest.approx(1, abs=1e-3), name
+    zeros = ("static_to_moving", "spectral_distance_db", "spectral_shape_distance_db", "diversity")
+    for name in zeros:
+        assert getattr(found, name) == pytest.approx(0, abs=1e-3), name
+    assert found.same_seed_identical
+    assert found.moving_fraction == pytest.approx(disc.float().mean().item())
+    assert 0.5 < found.where_auc_centre < 1 and found.frames == FRAMES
+
+
+def test_half_the_amplitude_is_six_decibels_at_every_bin():
+    spectral, *_ = swaying()
+    found = score(Prior(spectral / 2))
+    assert found.amplitude_ratio == pytest.approx(0.5, abs=1e-3)
+    assert found.spectral_distance_db == pytest.approx(20 * math.log10(2), abs=0.01)
+    assert found.spectral_shape_distance_db == pytest.approx(0, abs=0.01)
+    assert found.where_auc == pytest.approx(1, abs=1e-3)
+
+
+def test_motion_in_the_wrong_place_and_of_a_coarser_grid():
+    spectral, *_ = swaying()
+    flat = spectral[..., 32:33, 48:49].expand(BINS, 2, HEIGHT, WIDTH)
+    found = score(Prior(flat / 2, wobble=0.0))
+    assert (found.where_auc, found.static_to_moving) == (0.5, pytest.approx(1))
+    # Half the resolution: half the px. Scores are in px of the clip.
+    coarse = score(Prior(flat[..., ::2, ::2] / 2))
+    assert coarse.amplitude_ratio == pytest.approx(1, abs=1e-3)
+
+
+def test_no_motion_at_all_is_undefined_not_a_crash():
+    found = score(Prior(torch.zeros_like(swaying()[0]))).to_json()
+    assert (found["where_auc"], found["amplitude_ratio"]) == (0.5, 0)
+    for name in ("static_to_moving", "spectral_distance_db", "bin_agreement", "diversity"):
+        assert found[name] is None, name
+
+
+def test_samples_differ_repeat_and_count_up_from_the_seed():
+    spectral, *_ = swaying()
+    prior = Prior(0 * spectral, wobble=1.0)
+    found = score(prior, samples=3)
+    assert found.diversity == pytest.approx(math.sqrt(2), rel=0.02)
+    assert found.bin_agreement == pytest.approx(2 / math.pi, abs=0.02)
+    assert found.same_seed_identical and prior.calls == [(20, 1.0, s) for s in (0, 1, 2, 0)]
+    assert not score(Prior(spectral, forgetful=True)).same_seed_identical
+    assert math.isnan(score(Prior(spectral), samples=1).diversity)
+
+
+def test_undefined_auc_is_null_and_medians_ignore_it(capsys):
+    spectral, motion, disc = swaying()
+    cases = [
+        case("a"), case("nothing static", reliable=disc), case("nothing moves", motion=0 * motion),
+        case("nothing seen", reliable=torch.zeros_like(disc)),
+    ]  # fmt: skip
+    report = evaluate_cases(cases, Prior(spectral), count=4, sampling=Sampling(samples=1))
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    aucs = [row["where_auc"] for row in content["cases"]]
+    assert aucs == [pytest.approx(1), None, None, None]
+    assert content["median"]["where_auc"] == pytest.approx(1)
+    assert content["median"]["diversity"] is None
+    assert content["settings"]["moving_px"] == 0.25 and content["settings"]["samples"] == 1
+    tables = report_tables(report)
+    where = list(tables[0].columns[1].cells)
+    assert where == ["1.00", "-", "-", "-", "1.00"]
+    assert list(tables[0].columns[0].cells)[-1] == "median"
+
+
+def test_a_short_clip_is_compared_through_its_own_window():
+    spectral, motion, _ = swaying(frames=30)
+    found = score(Prior(spectral), case(motion=motion))
+    assert (found.frames, found.amplitude_ratio) == (30, pytest.approx(1, abs=1e-3))
+    assert found.spectral_distance_db == pytest.approx(0, abs=1e-2)
+
+
+def test_baselines_see_colour_saturation_and_the_centre():
+    image = torch.full((3, 32, 48), 0.5)
+    image[:, 10:20, 30:40] = torch.tensor([0.9, 0.5, 0.1])[:, None, None]
+    maps = photo_baselines(image)
+    odd = torch.zeros(32, 48, dtype=torch.bool)
+    odd[10:20, 30:40] = True
+    for name in ("colour", "saturation"):
+        assert maps[name][odd].min() > 0.5 and maps[name][~odd].max() < 1e-6
+    assert maps["centre"].flatten().argmax() in (15 * 48 + 23, 15 * 48 + 24)
+    assert maps["centre"][0, 0] == -2
+
+
+def test_ridge_recovers_a_linear_law_from_other_scenes_only(generator):
+    slope = torch.tensor([1.0, -2.0, 0.0, 0.5])
+    ridge = SceneRidge(penalty=1e-9)
+    fields = {name: torch.randn(4, 6, 8, generator=generator) for name in "abc"}
+    law = lambda x: torch.einsum("c,chw->hw", slope, x)  # noqa: E731
+    everywhere = torch.ones(6, 8)
+    assert ridge.predict("a", fields["a"]) is None
+    for name, field in fields.items():
+        ridge.add(name, field, law(field) + 7, everywhere)
+    # A scene that contradicts the others, and one whose only odd cell has no weight.
+    ridge.add("liar", fields["a"], -law(fields["a"]), everywhere)
+    odd, weight = law(fields["c"]), torch.ones(6, 8)
+    odd[2, 3], weight[2, 3] = 1e6, 0
+    ridge.add("c", fields["c"], odd, weight)
+    found = ridge.predict("liar", fields["a"])
+    expected = law(fields["a"])
+    assert torch.allclose(found - found.mean(), expected - expected.mean(), atol=1e-3)
+    told = ridge.predict("a", fields["a"])  # the liar among the rest
+    assert not torch.allclose(told - told.mean(), expected - expected.mean(), atol=1e-2)
+
+
+def test_a_large_penalty_predicts_nothing(generator):
+    field = torch.randn(4, 6, 8, generator=generator)
+    ridge = SceneRidge(penalty=1e9)
+    ridge.add("a", field, field.sum(0), torch.ones(6, 8))
+    ridge.add("empty", field, field.sum(0), torch.zeros(6, 8))
+    assert ridge.predict("b", field).abs().max() < 1e-6
+    assert ridge.predict("a", field) is None
+
+
+def test_cells_average_the_logarithm_over_reliable_pixels():
+    amplitude = torch.tensor([[10.0, 1000, 0, 0], [1, 1000, 0, 0]])
+    reliable = torch.tensor([[True, False, True, True], [True, False, True, True]])
+    target, weight = log_amplitude_cells(amplitude, reliable, rows=1, columns=2)
+    assert torch.allclose(target, torch.tensor([[0.5, math.log10(0.05)]]))
+    assert torch.equal(weight, torch.tensor([[0.5, 1.0]]))
+
+
+def texture(x, y):
+    waves = torch.cos(0.9 * x + 0.3 * y) + torch.cos(0.5 * x - 0.8 * y) + torch.cos(0.2 * x + y)
+    return (0.5 + waves / 8).clamp(0, 1).expand(3, -1, -1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A textured disc that sways before a still, textured backdrop."""
+    path = tmp_path_factory.mktemp("clips") / "disc_b.mp4"
+    y, x = GRID
+    disc = (x - 48) ** 2 + (y - 32) ** 2 < 20**2
+    path_x = 1.5 * torch.sin(2 * math.pi * torch.arange(30.0) / 15)
+    frames = [torch.where(disc, texture(x - p, y), texture(y, x)) for p in path_x]
+    write_video(path, torch.stack(frames), fps=20.0, quality=1.0)
+    return path
+
+
+def test_a_clip_is_read_at_256_wide_and_named_by_its_scene(clip):
+    (found,) = _clip_cases([clip], SimpleNamespace(fps=20.0, num_frames=25))
+    assert (found.name, found.scene) == ("disc_b", "disc")
+    assert found.photo.shape[-1] == 256 and len(found.motion) == 25
+    centre = found.amplitude[60:110, 100:156]
+    assert centre.median().item() == pytest.approx(1.5 / math.sqrt(2) * 256 / WIDTH, rel=0.15)
+    assert found.amplitude[:20].median() < 0.25
+
+
+def test_real_clips_end_to_end(clip):
+    prior = Prior(torch.zeros(BINS, 2, HEIGHT, WIDTH, dtype=torch.complex64))
+    prior.num_frames = 30
+    (observed,) = _clip_cases([clip], prior)
+    prior.spectral = motion_to_spectral(observed.motion, num_frequencies=BINS)
+    done = []
+    report = evaluate_motion(
+        [clip], prior, samples=1, steps=3, guidance=0.5, progress=lambda *at: done.append(at)
+    )
+    found = report.cases[0]
+    assert found.where_auc > 0.99 and found.amplitude_ratio == pytest.approx(1, abs=1e-3)
+    assert math.isnan(found.where_auc_features)  # no other scene to learn from
+    assert prior.calls == [(3, 0.5, 0)] * 2 and done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_scenes_have_exact_labels_and_are_always_the_same():
+    prior = SimpleNamespace(fps=30.0, num_frames=30)
+    first, again = (next(_scene_cases(1, None, prior)) for _ in range(2))
+    assert torch.equal(first.photo, again.photo) and torch.equal(first.motion, again.motion)
+    assert first.reliable.all() and first.motion.shape == (30, 2, 160, 256)
+    assert first.motion[0].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"samples": 0}, "samples"), ({"seed": -1}, "seed"), ({"steps": 0}, "steps"),
+     ({"guidance": math.nan}, "guidance")],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(options, words, clip):
+    with pytest.raises(GidliteError, match=f"{words} is .* at least"):
+        evaluate_motion([clip], Prior(swaying()[0]), **options)
+
+
+def test_bad_clips_are_refused_before_any_prediction(clip, tmp_path):
+    prior = Prior(swaying()[0])
+    (tmp_path / "text.mp4").write_text("hello")
+    y, x = GRID
+    write_video(tmp_path / "short.mp4", torch.stack([texture(x, y)] * 5), fps=20.0)
+    for clips, words in (
+        ([clip, tmp_path / "none.mp4"], "does not exist"),
+        ([clip, tmp_path / "text.mp4"], "not a video"),
+        ([tmp_path / "short.mp4"], "shorter than a second"),
+        ([], "at least one"),
+    ):
+        with pytest.raises(GidliteError, match=words):
+            evaluate_motion(clips, prior)
+    assert prior.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("motion", "none.mp4"), "does not exist"),
+        (("motion", "{clip}", "--samples", "0"), "samples"),
+        (("scenes", "--count", "0"), "at least one"),
+        (("motion", "{clip}", "--model", "nowhere"), "pipeline.json"),
+        (("motion", "{clip}", "-o", "{clip}/x.json"), "x.json"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(arguments, words, clip, monkeypatch, capsys):
+    if "--model" not in arguments:
+        monkeypatch.setattr(GidPipeline, "from_pretrained", lambda path: Prior(swaying()[0]))
+    assert run_command(monkeypatch, *(a.format(clip=clip) for a in arguments)) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err and printed.err.count("Error:") == 1 and not printed.out
+
+
+def test_the_command_prints_tables_and_writes_json(clip, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(GidPipeline, "from_pretrained", lambda path: Prior(swaying()[0]))
+    target = tmp_path / "new" / "scores.json"
+    assert run_command(monkeypatch, "motion", str(clip), "--samples", "2", "-o", str(target)) == 0
+    printed = capsys.readouterr().out
+    content = json.loads(target.read_text())
+    assert content["settings"]["model"] == "known" and content["cases"][0]["name"] == "disc_b"
+    assert f"{content['median']['where_auc']:.2f}" in printed and "disc_b" in printed
+
+
+def run_command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["gidlite", "evaluate", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
