@@ -195,6 +195,7 @@ class _Loop:
         self.log.event(state.step, self._seconds(), text)
         self.pool = self._make_pool()
         self._save()
+        self.logged, self.logged_step = time.monotonic(), state.step
 
     def _save(self) -> None:
         """Write a checkpoint and a sheet, and keep the checkpoint in memory to return to."""

@@ -6,7 +6,7 @@ from tiny_task import TinyTask, events, rows, tiny_config
 
 from gidlite._checks import GidliteError
 from gidlite.train import Pace, load_checkpoint, train_task
-from gidlite.train.state import learning_rate
+from gidlite.train.state import TrainState, learning_rate
 
 EVERY = Pace(log_every=1)
 
@@ -14,14 +14,16 @@ EVERY = Pace(log_every=1)
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_after_a_rollback_the_run_is_one_of_half_the_learning_rate(how, tmp_path):
     """There is no checkpoint yet, so everything is as at step 0 except the rate."""
-    config = tiny_config()
+    config, speeds = tiny_config(), []
     task = TinyTask(noise=0.1, broken_at=7, how=how)
-    trained = train_task(config, task, tmp_path / "a", pace=EVERY)
+    trained = train_task(
+        config, task, tmp_path / "a", pace=EVERY, report=lambda *told: speeds.append(told[2])
+    )
     slower = tiny_config(learning_rate=config.learning_rate / 2)
     expected = train_task(slower, TinyTask(noise=0.1), tmp_path / "b", pace=EVERY)
     for one, two in zip(trained.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, two)
-    assert task.calls == 7 + 1 + 12
+    assert task.calls == 7 + 1 + 12 == len(speeds) + 1 and min(speeds) > 0
     assert [row["loss"] for row in rows(tmp_path / "a")] == [
         row["loss"] for row in rows(tmp_path / "b")
     ]
@@ -56,3 +58,23 @@ def test_the_fourth_time_is_an_error(tmp_path):
     with pytest.raises(GidliteError, match="at step 0, after 3 returns"):
         train_task(tiny_config(), TinyTask(broken_at=5, broken=10**6), tmp_path)
     assert ["given up" in event for event in events(tmp_path)] == [False] * 3 + [True]
+
+
+def test_training_on_from_a_snapshot_leaves_it_as_it_was():
+    task, batch = TinyTask(), {"x": torch.ones(2, 6)}
+    state = TrainState(tiny_config(), task.model)
+
+    def step():
+        state.optimizer.zero_grad()
+        task.loss(batch, torch.Generator()).backward()
+        state.update(1.0)
+
+    step()
+    tensors, meta = state.snapshot(0.0)
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    for _ in range(2):
+        state.restore(tensors, meta)
+        step()
+        assert state.step == 2
+        for name, tensor in before.items():
+            assert torch.equal(tensors[name], tensor), name

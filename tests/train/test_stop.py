@@ -100,8 +100,10 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert float(here["loss"]) == pytest.approx(float(there["loss"]), rel=1e-4)
     for name, tensor in expected.items():
         assert torch.allclose(tensors[name], tensor, rtol=1e-3, atol=1e-4), name
-    made = [json.loads((both / f"made_{rank}.json").read_text()) for rank in (0, 1)]
-    assert set(made[0]) | set(made[1]) == set(task.made) and not set(made[0]) & set(made[1])
+    did = [json.loads((both / f"did_{rank}.json").read_text()) for rank in (0, 1)]
+    assert [process["share"] for process in did] == [task.share / 2] * 2
+    made = [set(process["made"]) for process in did]
+    assert made[0] | made[1] == set(task.made) and not made[0] & made[1]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -42,7 +42,7 @@ class TinyTask:
         self.model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
         self.noise, self.how, self.signal_at, self.pause = noise, how, signal_at, pause
         self.broken = range(broken_at, broken_at + broken)
-        self.calls, self.made = 0, []
+        self.calls, self.made, self.share = 0, [], 0
 
     def make(self, numbers):
         self.made += numbers
@@ -51,6 +51,7 @@ class TinyTask:
 
     def loss(self, batch, generator):
         call, self.calls = self.calls, self.calls + 1
+        self.share = len(batch["x"])
         time.sleep(self.pause)
         if call == self.signal_at:
             os.kill(os.getpid(), signal.SIGINT)
@@ -84,7 +85,8 @@ def main() -> None:
     task = TinyTask(**options.task)
     train_task(tiny_config(**options.config), task, options.out, pace=Pace(log_every=1))
     rank = os.environ.get("RANK", "0")
-    (options.out / f"made_{rank}.json").write_text(json.dumps(task.made))
+    did = {"made": task.made, "share": task.share}
+    (options.out / f"did_{rank}.json").write_text(json.dumps(did))
 
 
 if __name__ == "__main__":
