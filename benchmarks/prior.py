@@ -1,10 +1,11 @@
-"""How good the shipped prior is at saying where things move, and how long it takes.
+"""Where the time of a prediction goes: photo features, amplitude, denoiser, decoder; and memory.
 
-Without arguments: on held-out painted scenes. With a folder of real clips (still camera): on the
-first frame of every clip, against its optical flow.
+How good the prior is: `gidlite evaluate motion CLIP...` and `gidlite evaluate scenes`.
 """
 
 import argparse
+import resource
+import statistics
 import time
 from pathlib import Path
 
@@ -12,71 +13,61 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gidlite.flow import motion_texture
-from gidlite.media import read_video
-from gidlite.metrics import auc
-from gidlite.pipeline import GidPipeline
-from gidlite.spectral import motion_amplitude, resize_spectral
-from gidlite.synthetic import Pieces, make_scenes
+from gidlite.media import read_image, resize, sample_photo
+from gidlite.photo import photo_features
+from gidlite.pipeline import GidPipeline, working_size
 
 
-def painted_cases(count: int):
-    """Yield name, photo, true RMS motion and an all-true mask of held-out scenes."""
-    generator = torch.Generator().manual_seed(12345)
-    scenes = make_scenes(count, Pieces.painted(count=24, generator=generator), generator=generator)
-    rms = motion_amplitude(scenes.spectral(16))
-    for number in range(count):
-        yield f"painted {number}", scenes.photo[number], rms[number], torch.ones_like(rms[0]) > 0
+def seconds(action, *, repeats: int = 3) -> float:
+    """Return the median time of an action, after one call to warm up."""
+    action()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
-def real_cases(folder: Path, names: list[str]):
-    """Yield name, first frame, observed RMS motion and where it is reliable, of real clips."""
-    for path in sorted(folder.glob("*.mp4")):
-        if names and path.stem not in names:
-            continue
-        clip = read_video(path, width=256, fps=30.0, max_frames=150)
-        observed = motion_texture(clip.frames)
-        rms = observed.motion.var(dim=0, correction=0).sum(0).sqrt()
-        yield path.stem, clip.frames[0].float() / 255, rms, observed.reliable
-
-
+@torch.no_grad()
 def main() -> None:
-    """Print one line per case: AUC of ours, of saturation and of centre bias; amplitudes."""
+    """Print a row per part and the whole, for the default solver and guidance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--clips", nargs="*", default=[])
     parser.add_argument("--model", type=Path, default=None)
-    parser.add_argument("--threshold", type=float, default=0.25, help="px that count as moving")
+    parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
+    started = time.perf_counter()
     pipeline = GidPipeline.from_pretrained(options.model)
-    cases = real_cases(options.folder, options.clips) if options.folder else painted_cases(4)
-    columns = (
-        "case",
-        "AUC ours",
-        "AUC saturation",
-        "AUC centre",
-        "ratio moving",
-        "still/moving",
-        "s",
+    loading = time.perf_counter() - started
+    image = read_image(sample_photo())
+    height, width = working_size(*image.shape[-2:])
+    photo = resize(image, height=height, width=width)[None]
+    features = photo_features(photo)
+    scale = pipeline.amplitude.scale(features)
+    noisy, freq_index = torch.randn_like(scale), torch.arange(scale.shape[1])[None]
+    condition = pipeline.denoiser.embed_photo(features, scale)
+    both = (noisy.repeat(2, 1, 1, 1, 1), torch.full((2,), 500), freq_index.repeat(2, 1))
+    parts = {
+        "photo features": (lambda: photo_features(photo), 1),
+        "amplitude": (lambda: pipeline.amplitude.scale(features), 1),
+        "denoiser, guided": (
+            lambda: pipeline.denoiser(*both, condition.repeat(2, 1, 1, 1)), options.steps
+        ),
+        "decoder": (lambda: pipeline.autoencoder.decode(noisy, photo), 1),
+    }  # fmt: skip
+    whole = seconds(lambda: pipeline(image, num_inference_steps=options.steps), repeats=1)
+    table = Table("part", "seconds each", "times", "share of a prediction")
+    for name, (action, times) in parts.items():
+        each = seconds(action)
+        table.add_row(name, f"{each:.3f}", str(times), f"{each * times / whole:.0%}")
+    table.add_row("whole prediction", f"{whole:.1f}", "1", "100%")
+    console = Console()
+    console.print(table)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print(
+        f"{width}x{height}, {options.steps} steps, {torch.get_num_threads()} threads; loading "
+        f"{loading:.1f} s; peak memory {peak:.1f} GB"
     )
-    table, rows = Table(*columns), []
-    for name, image, rms, reliable in cases:
-        started = time.monotonic()
-        output = pipeline(image, generator=torch.Generator().manual_seed(0))
-        seconds = time.monotonic() - started
-        height, width = rms.shape
-        ours = motion_amplitude(resize_spectral(output.spectral, height=height, width=width))
-        x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None]
-        saturation = image.amax(0) - image.amin(0)
-        moving = (rms > options.threshold)[reliable]
-        scores = [auc(s[reliable], moving) for s in (ours, saturation, -(x**2 + y**2))]
-        moves, rests = ours[reliable][moving], ours[reliable][~moving]
-        ratio = (moves.square().mean() / rms[reliable][moving].square().mean()).sqrt().item()
-        leak = (rests.square().mean() / moves.square().mean()).sqrt().item()
-        rows.append([*scores, ratio, leak, seconds])
-        table.add_row(name, *(f"{value:.2f}" for value in rows[-1]))
-    table.add_row("median", *(f"{v:.2f}" for v in torch.tensor(rows).nanmedian(0).values.tolist()))
-    Console().print(table)
 
 
 if __name__ == "__main__":

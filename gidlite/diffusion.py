@@ -11,18 +11,18 @@ from collections.abc import Callable
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from gidlite._checks import GidliteError
 
-__all__ = ["denoising_loss", "make_scheduler", "sample"]
+__all__ = ["PREDICTION_TYPES", "denoising_loss", "make_scheduler", "sample"]
+
+PREDICTION_TYPES = ("v_prediction", "epsilon")
 
 _SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "v_prediction",
 }
 _SOLVERS = {
     "ddim": (DDIMScheduler, {"timestep_spacing": "trailing", "clip_sample": False}),
@@ -33,35 +33,48 @@ _SOLVERS = {
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_scheduler(solver: str = "dpm") -> SchedulerMixin:
+def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -> SchedulerMixin:
     """Return the noise schedule with a solver: "dpm" (fast), "ddim" (as in the paper), "ddpm".
 
+    Args:
+        solver: Which of them.
+        prediction_type: What the network predicts: "v_prediction" or "epsilon".
+
     Raises:
-        GidliteError: If the solver is unknown.
+        GidliteError: If the solver or the prediction type is unknown.
     """
     if solver not in _SOLVERS:
         raise GidliteError(f"solver {solver!r} is unknown; use one of {', '.join(_SOLVERS)}")
+    if prediction_type not in PREDICTION_TYPES:
+        raise GidliteError(
+            f"prediction type {prediction_type!r} is unknown; use one of "
+            + ", ".join(PREDICTION_TYPES)
+        )
     kind, options = _SOLVERS[solver]
-    return kind(**_SCHEDULE, **options)
+    return kind(**_SCHEDULE, prediction_type=prediction_type, **options)
 
 
 def denoising_loss(
     denoiser: Callable[..., Tensor],
-    latents: Float[Tensor, "slices 4 rows columns"],
-    freq_index: Int[Tensor, " slices"],
-    condition: Float[Tensor, "slices condition rows columns"],
+    latents: Float[Tensor, "batch freq 4 rows columns"],
+    freq_index: Int[Tensor, "batch freq"],
+    condition: Float[Tensor, "batch condition patch_rows patch_columns"],
     *,
     scheduler: SchedulerMixin,
+    reliable: Bool[Tensor, "batch rows columns"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the mean squared error of the prediction at uniformly drawn noise levels.
 
+    All bins of a volume share one noise level, because they are denoised together.
+
     Args:
-        denoiser: Called with noisy latents, step, bin index and condition.
+        denoiser: Called with noisy latents, step, bin indices and condition.
         latents: Clean latents, about unit variance.
-        freq_index: Bin of every slice.
-        condition: Photo condition of every slice, zeros where it is dropped.
+        freq_index: Which bins they are.
+        condition: Photo condition, zeros where it is dropped.
         scheduler: Noise schedule that defines the target.
+        reliable: Cells to learn from; all if not given.
         generator: Source of noise and noise levels, on the device of ``latents``.
     """
     device = latents.device
@@ -69,8 +82,13 @@ def denoising_loss(
     levels = scheduler.config.num_train_timesteps
     step = torch.randint(levels, (len(latents),), generator=generator, device=device)
     noisy = scheduler.add_noise(latents, noise, step)
-    predicted = denoiser(noisy, step, freq_index, condition)
-    return functional.mse_loss(predicted.float(), scheduler.get_velocity(latents, noise, step))
+    predicted = denoiser(noisy, step, freq_index, condition).float()
+    is_v = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(latents, noise, step) if is_v else noise
+    gap = (predicted - target).square().mean((1, 2))
+    if reliable is None:
+        return gap.mean()
+    return (gap * reliable).sum() / reliable.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -9,27 +9,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from gidlite._checks import GidliteError, check_shape
-from gidlite.autoencoder import decode
-from gidlite.denoiser import PHOTO_STRIDE, Denoiser, photo_features
+from gidlite.amplitude import AmplitudeNet
+from gidlite.autoencoder import SliceAutoencoder
+from gidlite.denoiser import PATCH, Denoiser
 from gidlite.diffusion import make_scheduler, sample
 from gidlite.guidance import classifier_free_guidance
 from gidlite.media import resize
 from gidlite.normalize import FrequencyStats, denormalize, load_stats, save_stats
+from gidlite.photo import PHOTO_STRIDE, photo_features
 from gidlite.render import frame_times, render_frames
 from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.volume import SpectralVolume
 
-__all__ = ["DEFAULT_WEIGHTS", "GidOutput", "GidPipeline"]
+__all__ = ["DEFAULT_WEIGHTS", "PARTS", "GidOutput", "GidPipeline", "working_size"]
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
 # The photo is shown to the network at about as many pixels as in training, any aspect ratio.
 _WORKING_PIXELS = 256 * 160
-_SIZE_MULTIPLE = 4 * PHOTO_STRIDE
+# The U-Net halves its grid of patches twice.
+_SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE
+
+
+PARTS = {"autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser}
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -74,26 +80,36 @@ class GidPipeline:
 
     Args:
         autoencoder: Latents ↔ normalized slices.
-        denoiser: The prior.
+        amplitude: Expected magnitude of latents, from the photo.
+        denoiser: The prior over what the photo cannot tell.
         stats: Frequency statistics the parts were trained with, px of the motion grid.
         num_frames: T.
         fps: Frames per second.
+        gain: Factor on the predicted motion, fitted after training: a network that is unsure
+            where things move predicts too little of it.
         name: What ``SpectralVolume.model`` will say.
     """
 
     def __init__(
         self,
-        autoencoder: AutoencoderKL,
+        autoencoder: SliceAutoencoder,
+        amplitude: AmplitudeNet,
         denoiser: Denoiser,
         stats: FrequencyStats,
         *,
         num_frames: int = 150,
         fps: float = 30.0,
+        gain: float = 1.0,
         name: str = "unnamed",
     ) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.amplitude = amplitude.eval().requires_grad_(False)
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.stats, self.num_frames, self.fps, self.name = stats, num_frames, fps, name
+        self.stats, self.num_frames, self.fps = stats, num_frames, fps
+        self.gain, self.name = gain, name
+
+    def _parts(self) -> dict[str, torch.nn.Module]:
+        return {name: getattr(self, name) for name in PARTS}
 
     @property
     def device(self) -> torch.device:
@@ -102,8 +118,8 @@ class GidPipeline:
 
     def to(self, device: torch.device | str) -> GidPipeline:
         """Move the parts and return the pipeline."""
-        self.autoencoder.to(device)
-        self.denoiser.to(device)
+        for part in self._parts().values():
+            part.to(device)
         return self
 
     @classmethod
@@ -121,7 +137,7 @@ class GidPipeline:
                 f"{path} is not a gidlite pipeline (no readable pipeline.json); "
                 "leave --model out to use the shipped weights"
             ) from None
-        if config.get("format") != "gidlite-pipeline" or config.get("version") != 1:
+        if config.get("format") != "gidlite-pipeline" or config.get("version") != _VERSION:
             raise GidliteError(f"{path} has an unknown format or version; train it again")
         options = {
             "torch_dtype": torch.float32,
@@ -130,28 +146,25 @@ class GidPipeline:
         }
         try:
             stats = load_stats(path / "frequency_stats.safetensors")
-            parts = [
-                kind.from_pretrained(path / name, **options)
-                for kind, name in ((AutoencoderKL, "autoencoder"), (Denoiser, "denoiser"))
-            ]
+            parts = [kind.from_pretrained(path / name, **options) for name, kind in PARTS.items()]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(
             *parts, stats, num_frames=config["num_frames"], fps=config["fps"],
-            name=config["name"],
+            gain=config["gain"], name=config["name"],
         )  # fmt: skip
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write configs and half-precision weights, loadable by ``from_pretrained``."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        for part, name in ((self.autoencoder, "autoencoder"), (self.denoiser, "denoiser")):
+        for name, part in self._parts().items():
             part.half().save_pretrained(path / name)
             part.float()
         save_stats(path / "frequency_stats.safetensors", self.stats)
         config = {
-            "format": "gidlite-pipeline", "version": 1, "name": self.name,
-            "num_frames": self.num_frames, "fps": self.fps,
+            "format": "gidlite-pipeline", "version": _VERSION, "name": self.name,
+            "num_frames": self.num_frames, "fps": self.fps, "gain": self.gain,
         }  # fmt: skip
         (path / "pipeline.json").write_text(json.dumps(config, indent=1) + "\n")
 
@@ -161,7 +174,7 @@ class GidPipeline:
         image: Float[Tensor, "3 height width"],
         *,
         num_inference_steps: int = 20,
-        guidance_scale: float = 1.0,
+        guidance_scale: float = 1.75,
         loop: bool = True,
         solver: str = "dpm",
         generator: torch.Generator | None = None,
@@ -172,7 +185,7 @@ class GidPipeline:
         Args:
             image: Photo in [0, 1], any size and aspect ratio.
             num_inference_steps: Solver steps.
-            guidance_scale: w of classifier-free guidance; 0 is none.
+            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none.
             loop: Part of the interface; a truncated volume loops by construction, so this
                 first prior returns the same volume for both values.
             solver: "dpm" or "ddim".
@@ -191,14 +204,17 @@ class GidPipeline:
             raise GidliteError(f"guidance is {guidance_scale}; it must be 0 or a positive number")
         height, width = working_size(*image.shape[-2:])
         photo = resize(image, height=height, width=width)[None].to(self.device)
-        condition = self.denoiser.embed_photo(photo_features(photo))
-        latents = sample(
-            self._guided(condition, guidance_scale),
-            (self.stats.scale.shape[0], 4, height // PHOTO_STRIDE, width // PHOTO_STRIDE),
-            scheduler=make_scheduler(solver), num_steps=num_inference_steps,
+        features = photo_features(photo)
+        scale = self.amplitude.scale(features)
+        condition = self.denoiser.embed_photo(features, scale)
+        whitened = sample(
+            self._guided(condition, guidance_scale), tuple(scale.shape),
+            scheduler=make_scheduler(solver, self.denoiser.config.prediction_type),
+            num_steps=num_inference_steps,
             generator=generator, device=self.device, progress=progress,
         )  # fmt: skip
-        spectral = denormalize(decode(self.autoencoder, latents).cpu(), self.stats)
+        packed = self.autoencoder.decode(whitened * scale, photo)[0]
+        spectral = denormalize(packed.cpu(), self.stats) * self.gain
         spectral = resize_spectral(anchor(spectral), height=height, width=width)
         seed = generator.initial_seed() if generator is not None else -1
         return GidOutput(
@@ -206,17 +222,15 @@ class GidPipeline:
         )
 
     def _guided(self, condition: Tensor, weight: float) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the guided prediction for all bins at once; both branches in one batch."""
-        bins = self.stats.scale.shape[0]
-        freq_index = torch.arange(bins, device=self.device)
-        condition = condition.expand(bins, -1, -1, -1)
+        """Return the guided prediction of all bins; both branches in one batch."""
+        freq_index = torch.arange(self.stats.scale.shape[0], device=self.device)[None]
         if weight == 0:
-            return lambda z, step: self.denoiser(z, step.expand(bins), freq_index, condition)
+            return lambda z, step: self.denoiser(z, step.reshape(1), freq_index, condition)
         both = torch.cat([condition, torch.zeros_like(condition)])
 
         def predict(z: Tensor, step: Tensor) -> Tensor:
             prediction = self.denoiser(
-                torch.cat([z, z]), step.expand(2 * bins), freq_index.repeat(2), both
+                torch.cat([z, z]), step.expand(2), freq_index.expand(2, -1), both
             )
             return classifier_free_guidance(*prediction.chunk(2), weight=weight)
 

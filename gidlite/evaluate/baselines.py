@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite.media import resize
-from gidlite.pipeline import photo_features, working_size
+from gidlite.photo import photo_features
+from gidlite.pipeline import working_size
 
 __all__ = ["SceneRidge", "feature_grid", "log_amplitude_cells", "photo_baselines"]
 

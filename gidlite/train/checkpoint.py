@@ -13,13 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gidlite._checks import GidliteError
-from gidlite.autoencoder import encode, make_autoencoder
-from gidlite.dataset import MotionDataset
-from gidlite.normalize import FrequencyStats, normalize, stats_of_variant
+from gidlite.normalize import FrequencyStats, stats_of_variant
 from gidlite.train.config import TrainConfig
 
 __all__ = [
-    "averaged_autoencoder",
     "check_run_folder",
     "checkpoint_stats",
     "load_checkpoint",
@@ -137,16 +134,3 @@ def checkpoint_stats(tensors: dict[str, Tensor], meta: dict) -> FrequencyStats:
     """Return the frequency statistics a checkpoint was trained with."""
     config = meta["config"]
     return stats_of_variant(tensors["stats.scale"], config["percentile"], config["normalization"])
-
-
-def averaged_autoencoder(run: Path, dataset: MotionDataset, device: torch.device | str):
-    """Return the autoencoder of a finished run, scaled to unit-variance latents, and its stats."""
-    tensors, meta = load_checkpoint(run)
-    stats = checkpoint_stats(tensors, meta)
-    autoencoder = make_autoencoder(tuple(meta["config"]["autoencoder_channels"]))
-    autoencoder.load_state_dict(with_prefix(tensors, "averaged.module."))
-    volumes = torch.stack([dataset[n]["spectral"].cpu() for n in range(32)])
-    with torch.no_grad():
-        deviation = encode(autoencoder, normalize(volumes, stats)).std().item()
-    autoencoder.register_to_config(scaling_factor=1 / deviation)
-    return autoencoder.to(device), stats

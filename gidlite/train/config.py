@@ -11,7 +11,7 @@ from gidlite._checks import GidliteError
 
 __all__ = ["PARTS", "TrainConfig"]
 
-PARTS = ("vae", "prior")
+PARTS = ("vae", "amplitude", "prior", "coordinate")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrainConfig:
     """Settings of one training run; saved beside every checkpoint.
 
     Attributes:
-        part: "vae" or "prior".
+        part: One of ``PARTS``, in the order in which they are trained.
         scenes_per_step: Scenes in a batch.
         slices_per_scene: Bins drawn from each of them.
         new_scenes_per_step: Scenes added to the pool at every step.
@@ -32,6 +32,10 @@ class TrainConfig:
         normalization: One of ``normalize.VARIANTS``.
         percentile: Of coefficient magnitude, that the scales are read at.
         condition_dropout: Share of slices trained without the photo, for guidance.
+        guided: Whether the autoencoder's decoder sees the photo.
+        coordination: How the denoiser's bins hear of each other, one of
+            ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate".
+        prediction_type: What the denoiser predicts, "v_prediction" or "epsilon".
         mixed_precision: bfloat16 where it is safe.
     """
 
@@ -57,8 +61,12 @@ class TrainConfig:
     real_share: float = 0.3
     normalization: str = "adaptive"
     percentile: float = 95.0
-    autoencoder_channels: tuple[int, ...] = (32, 64, 96)
+    autoencoder_channels: tuple[int, ...] = (16, 32)
+    guided: bool = True
     denoiser_channels: tuple[int, ...] = (64, 128, 192)
+    denoiser_layers: int = 1
+    coordination: str = "attention"
+    prediction_type: str = "v_prediction"
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:

@@ -84,7 +84,7 @@ def make_dataset(
     sources = [SyntheticSource(p.to(device), **shape, **scene) for p in pieces]
     weights = [(1 - config.real_share if data else 1.0) / len(sources)] * len(sources)
     real = [Augmented(ShardSource(folder, **shape)) for folder in data]
-    weights += [config.real_share / len(real)] * len(real)
+    weights += [config.real_share / max(len(real), 1)] * len(real)
     return MotionDataset([*sources, *real], weights=weights, length=1 << 40, seed=config.seed)
 
 

@@ -18,16 +18,32 @@ from gidlite.train.data import fit_stats
 from gidlite.train.engine import train_task
 from gidlite.train.interface import Pace, Report, Task
 from gidlite.train.processes import local_device, private_randomness
-from gidlite.train.tasks import AutoencoderTask, PriorTask
+from gidlite.train.tasks import AmplitudeTask, AutoencoderTask, PriorTask
 
-__all__ = ["TASKS", "make_task", "train"]
+__all__ = ["TASKS", "check_finished", "make_task", "train"]
 
 
 # The task of each part, and the trained networks it needs, by the names of its arguments.
 TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "vae": (AutoencoderTask, ()),
-    "prior": (PriorTask, ("autoencoder",)),
+    "amplitude": (AmplitudeTask, ("autoencoder",)),
+    "prior": (PriorTask, ("autoencoder", "amplitude")),
+    "coordinate": (PriorTask, ("autoencoder", "amplitude", "denoiser")),
 }
+
+
+def check_finished(config: TrainConfig, finished: dict[str, nn.Module | None]) -> None:
+    """Refuse to train a part on top of parts that are not there.
+
+    Raises:
+        GidliteError: If a trained network is missing.
+    """
+    _, needed = TASKS[config.part]
+    if missing := [name for name in needed if finished.get(name) is None]:
+        raise GidliteError(
+            f"training {config.part} needs a trained {' and '.join(missing)}; "
+            "name their run folders with --parts"
+        )
 
 
 def make_task(
@@ -49,9 +65,8 @@ def make_task(
     Raises:
         GidliteError: If a trained network is missing.
     """
+    check_finished(config, finished)
     kind, needed = TASKS[config.part]
-    if missing := [name for name in needed if finished.get(name) is None]:
-        raise GidliteError(f"training {config.part} needs a trained {' and '.join(missing)}")
     return kind(config, dataset, stats, device, **{name: finished[name] for name in needed})
 
 

@@ -1,18 +1,55 @@
-"""Training from the command line: collect the data, then train one part."""
+"""Training from the command line: collect the data and finished parts, train one part, keep it.
+
+A run folder's ``model/`` holds the averaged weights and the frequency statistics; later parts
+are trained on top of earlier ones found there.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from gidlite._checks import GidliteError
-from gidlite.train.checkpoint import averaged_autoencoder
+from gidlite.dataset import MotionDataset
+from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
+from gidlite.pipeline import PARTS, GidPipeline
+from gidlite.spectral import motion_amplitude, resize_spectral
+from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset
-from gidlite.train.loop import train
-from gidlite.train.processes import local_device
+from gidlite.train.loop import check_finished, train
+from gidlite.train.processes import is_main_process, local_device
 
-__all__ = ["run_training"]
+__all__ = ["fit_gain", "load_parts", "run_training"]
+
+_NAME_OF_CLASS = {kind.__name__: name for name, kind in PARTS.items()}
+_STATS = "frequency_stats.safetensors"
+_MOVING_PX = 0.1
+
+
+def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], FrequencyStats | None]:
+    """Return the trained networks of run folders by name, and their statistics.
+
+    Raises:
+        GidliteError: If a folder holds no finished part.
+    """
+    parts: dict[str, nn.Module] = {}
+    stats = None
+    for run in runs:
+        folder = Path(run) / "model"
+        try:
+            name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
+            parts[name] = PARTS[name].from_pretrained(folder, low_cpu_mem_usage=False)
+        except (OSError, ValueError, KeyError):
+            raise GidliteError(
+                f"{run} holds no trained part (no readable model/config.json); train it first"
+            ) from None
+        stats = load_stats(folder / _STATS)
+    return parts, stats
 
 
 def run_training(
@@ -21,27 +58,74 @@ def run_training(
     *,
     sprites: str | Path | None = None,
     data: Sequence[str | Path] = (),
-    vae: str | Path | None = None,
+    parts: Sequence[str | Path] = (),
+    export: str | Path | None = None,
     device: str = "cpu",
     **options,
-):
-    """Train from the command line: collect the data, then train one part.
+) -> None:
+    """Train one part and write it to ``out/model``.
 
-    Returns:
-        Autoencoder, denoiser and statistics after training the prior; None after the vae.
+    Args:
+        config: What and how.
+        out: Run folder.
+        sprites: Folder of photographic pieces.
+        data: Folders of real shards.
+        parts: Run folders of the parts it builds on.
+        export: Where to write a pipeline of all parts, after "prior" or "coordinate".
+        device: Where to train.
+        **options: As of ``train``.
 
     Raises:
-        GidliteError: As ``train``; also if the prior is asked for without a trained vae.
+        GidliteError: As ``train``; also if a part it builds on is missing.
     """
-    if config.part == "prior" and vae is None:
-        raise GidliteError("training the prior needs --vae, the run folder of a trained vae")
     device = local_device(device)
+    finished, stats = load_parts(parts)
+    check_finished(config, finished)
     dataset = make_dataset(config, sprites=sprites, data=data, device=device)
+    model = train(
+        config, out, dataset=dataset, device=device, stats=stats, **finished, **options
+    ).cpu()
+    if not is_main_process():
+        return
+    stats = stats or checkpoint_stats(*load_checkpoint(out))
     if config.part == "vae":
-        train(config, out, dataset=dataset, device=device, **options)
-        return None
-    autoencoder, stats = averaged_autoencoder(Path(vae), dataset, device)
-    denoiser = train(
-        config, out, dataset=dataset, device=device, autoencoder=autoencoder, stats=stats, **options
-    )
-    return autoencoder.cpu(), denoiser.cpu(), stats
+        _fit_scaling(model, dataset, stats)
+    model.save_pretrained(Path(out) / "model")
+    save_stats(Path(out) / "model" / _STATS, stats)
+    if export is not None and config.part in ("prior", "coordinate"):
+        pipeline = GidPipeline(
+            finished["autoencoder"], finished["amplitude"], model, stats,
+            num_frames=config.num_frames, fps=config.fps, name=Path(out).name,
+        )  # fmt: skip
+        pipeline.gain = fit_gain(pipeline, dataset)
+        pipeline.save_pretrained(export)
+
+
+@torch.no_grad()
+def _fit_scaling(autoencoder, dataset: MotionDataset, stats: FrequencyStats) -> None:
+    """Bring latents to unit variance, measured on examples that were never trained on."""
+    volumes = torch.stack([dataset[10**9 + n]["spectral"].cpu() for n in range(32)])
+    autoencoder.register_to_config(scaling_factor=1.0)
+    deviation = autoencoder.encode(normalize(volumes, stats)).std().item()
+    autoencoder.register_to_config(scaling_factor=1 / deviation)
+
+
+def fit_gain(pipeline: GidPipeline, dataset: MotionDataset, *, count: int = 12) -> float:
+    """Return the factor by which true motion exceeds predicted motion where things move.
+
+    The median over examples that were never trained on, one sample each, of the ratio of RMS
+    displacements over reliable pixels that move at least 0.1 px of the motion grid.
+    """
+    ratios = []
+    for number in range(count):
+        example = dataset[2 * 10**9 + number]
+        generator = torch.Generator().manual_seed(number)
+        predicted = pipeline(example["image"].cpu(), generator=generator).spectral
+        true = example["spectral"].cpu()
+        predicted = resize_spectral(predicted, height=true.shape[-2], width=true.shape[-1])
+        amplitude = motion_amplitude(true)
+        moving = (amplitude > _MOVING_PX) & example["reliable"].cpu()
+        if moving.any():
+            pair = (amplitude[moving], motion_amplitude(predicted)[moving].clamp(min=1e-6))
+            ratios.append(pair[0].square().mean().sqrt() / pair[1].square().mean().sqrt())
+    return torch.stack(ratios).median().item() if ratios else 1.0

@@ -4,79 +4,159 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from gidlite.autoencoder import autoencoder_loss, encode, make_autoencoder
-from gidlite.denoiser import Denoiser, photo_features
+from gidlite.amplitude import AmplitudeNet, amplitude_loss, whiten
+from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
+from gidlite.denoiser import Denoiser
 from gidlite.diffusion import denoising_loss, make_scheduler
 from gidlite.normalize import FrequencyStats, normalize
+from gidlite.photo import photo_features
 from gidlite.train.config import TrainConfig
 
-__all__ = ["AutoencoderTask", "PriorTask", "autocast"]
+__all__ = ["AmplitudeTask", "AutoencoderTask", "PriorTask", "autocast"]
 
 
-def _slices(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw ``count`` bins of every volume ``(B, K, ...)``; return slices and bin indices."""
+def _bins(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw ``count`` bins of every volume ``(B, K, ...)``; return them and their indices."""
     order = torch.rand(values.shape[:2], generator=generator).argsort(dim=1)[:, :count]
-    rows = torch.arange(len(values))[:, None]
-    return values[rows, order].flatten(0, 1), order.flatten()
+    order = order.sort(dim=1).values
+    return values[torch.arange(len(values))[:, None], order], order
 
 
-class AutoencoderTask:
-    """What is learned and from what, for the autoencoder."""
+class _Task:
+    """What every task shares: the examples of a range of numbers, on the training device."""
 
     def __init__(self, config: TrainConfig, dataset, stats: FrequencyStats, device) -> None:
         self.config, self.dataset, self.stats, self.device = config, dataset, stats, device
-        self.model: nn.Module = make_autoencoder(config.autoencoder_channels).to(device)
+
+    def _examples(self, numbers: range) -> dict[str, Tensor]:
+        items = [self.dataset[n] for n in numbers]
+        names = ("image", "spectral", "reliable")
+        batch = {k: torch.stack([item[k].to(self.device) for item in items]) for k in names}
+        return batch | {"packed": normalize(batch.pop("spectral"), self.stats)}
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        moved = {k: v.to(self.device) for k, v in batch.items()}
+        return {k: v.float() if v.is_floating_point() else v for k, v in moved.items()}
+
+
+class AutoencoderTask(_Task):
+    """Slices through the autoencoder and back."""
+
+    def __init__(self, config, dataset, stats, device) -> None:
+        super().__init__(config, dataset, stats, device)
+        channels = config.autoencoder_channels
+        self.model: nn.Module = SliceAutoencoder(channels, guided=config.guided).to(device)
 
     def make(self, numbers: range) -> dict[str, Tensor]:
-        volumes = torch.stack([self.dataset[n]["spectral"].to(self.device) for n in numbers])
-        return {"packed": normalize(volumes, self.stats).half()}
+        """Return normalized volumes and photos."""
+        batch = self._examples(numbers)
+        return {"packed": batch["packed"].half(), "image": batch["image"].half()}
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        slices, _ = _slices(batch["packed"], self.config.slices_per_scene, generator)
-        slices = slices.to(self.device).float()
-        loss, _ = autoencoder_loss(self.model, slices, generator=generator)
+        """Return reconstruction, gradient and KL terms on some bins of every volume."""
+        packed, _ = _bins(batch["packed"], self.config.slices_per_scene, generator)
+        batch = self._to_device({"packed": packed, "image": batch["image"]})
+        loss, _ = autoencoder_loss(
+            self.model, batch["packed"], batch["image"], generator=_on(self.device, generator)
+        )
         return loss
 
 
-class PriorTask:
-    """What is learned and from what, for the prior."""
+class _LatentTask(_Task):
+    """Learns from latents and photo features; the autoencoder is finished."""
 
-    def __init__(self, config, dataset, stats, device, autoencoder) -> None:
-        self.config, self.dataset, self.stats, self.device = config, dataset, stats, device
+    def __init__(self, config, dataset, stats, device, autoencoder: SliceAutoencoder) -> None:
+        super().__init__(config, dataset, stats, device)
         self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
-        self.scheduler = make_scheduler("ddpm")
-        self.model: nn.Module = Denoiser(config.num_frequencies, config.denoiser_channels).to(
-            device
-        )
 
     @torch.no_grad()
     def make(self, numbers: range) -> dict[str, Tensor]:
-        items = [self.dataset[n] for n in numbers]
-        images, volumes = (
-            torch.stack([item[key].to(self.device) for item in items])
-            for key in ("image", "spectral")
-        )
+        """Return latents, photo features and which cells can be trusted."""
+        batch = self._examples(numbers)
+        latents = self.autoencoder.encode(batch["packed"])
         with autocast(self.config, self.device):
-            latents = encode(self.autoencoder, normalize(volumes, self.stats))
-            features = photo_features(images)
-        return {"latents": latents.half(), "features": features.half()}
+            features = photo_features(batch["image"])
+        size = latents.shape[-2:]
+        share = functional.adaptive_avg_pool2d(batch["reliable"].float(), size)
+        return {"latents": latents.half(), "features": features.half(), "reliable": share > 0.5}
+
+
+class AmplitudeTask(_LatentTask):
+    """Expected magnitude of latents from the photo."""
+
+    def __init__(self, config, dataset, stats, device, autoencoder) -> None:
+        super().__init__(config, dataset, stats, device, autoencoder)
+        self.model: nn.Module = AmplitudeNet(config.num_frequencies).to(device)
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        count = self.config.slices_per_scene
-        latents, freq_index = _slices(batch["latents"], count, generator)
-        condition = self.model.embed_photo(batch["features"].to(self.device).float())
-        kept = (
-            torch.rand(len(latents), 1, 1, 1, generator=generator) >= self.config.condition_dropout
+        """Return the squared error of magnitudes, of mirrored scenes half the time."""
+        batch = self._to_device(batch)
+        if torch.rand(1, generator=generator) < 0.5:
+            batch = {k: v.flip(-1) for k, v in batch.items()}
+        return amplitude_loss(self.model, batch["features"], batch["latents"], batch["reliable"])
+
+
+class PriorTask(_LatentTask):
+    """Denoising of latents; stage 1 with single bins, stage 2 with all bins of a volume.
+
+    Args:
+        config: Part "prior" is stage 1; "coordinate" is stage 2, which trains frequency attention
+            alone.
+        dataset: Of examples.
+        stats: Frequency statistics.
+        device: Where to train.
+        autoencoder: Finished.
+        amplitude: Finished.
+        denoiser: Of stage 1, for stage 2.
+    """
+
+    def __init__(
+        self, config, dataset, stats, device, autoencoder, amplitude, denoiser=None
+    ) -> None:
+        super().__init__(config, dataset, stats, device, autoencoder)
+        self.amplitude = amplitude.to(device).eval().requires_grad_(False)
+        stage2 = config.part == "coordinate"
+        single = config.coordination == "attention" and not stage2
+        model = Denoiser(
+            config.num_frequencies,
+            config.denoiser_channels,
+            config.denoiser_layers,
+            "independent" if single else config.coordination,
+            config.prediction_type,
         )
+        if stage2:
+            model.load_state_dict(denoiser.state_dict(), strict=False)
+            model.requires_grad_(False)
+            model.frequency.requires_grad_(True)
+        self.scheduler = make_scheduler("ddpm", config.prediction_type)
+        self.model: nn.Module = model.to(device)
+
+    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return the denoising error of whitened latents where the motion can be trusted."""
+        batch = self._to_device(batch)
+        with torch.no_grad():
+            scale = self.amplitude.scale(batch["features"])
+            latents, freq_index = _bins(
+                whiten(batch["latents"], scale), self.config.slices_per_scene, generator
+            )
+        condition = self.model.embed_photo(batch["features"], scale)
+        kept = torch.rand(len(condition), 1, 1, 1, generator=generator)
+        kept = (kept >= self.config.condition_dropout).to(self.device)
         return denoising_loss(
-            self.model,
-            latents.to(self.device).float(),
-            freq_index.to(self.device),
-            condition.repeat_interleave(count, dim=0) * kept.to(self.device),
-            scheduler=self.scheduler,
-            generator=generator if str(self.device) == "cpu" else None,
-        )
+            self.model, latents, freq_index.to(self.device), condition * kept,
+            scheduler=self.scheduler, reliable=batch["reliable"],
+            generator=_on(self.device, generator),
+        )  # fmt: skip
+
+
+def _on(device: torch.device | str, generator: torch.Generator) -> torch.Generator:
+    """Return a generator on the device that continues the given one's randomness."""
+    if torch.device(device).type == "cpu":
+        return generator
+    seed = int(torch.randint(1 << 62, (1,), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def autocast(config: TrainConfig, device: torch.device | str) -> torch.autocast:

