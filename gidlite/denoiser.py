@@ -4,8 +4,8 @@ A 2D U-Net sees one bin at a time, with two embeddings: noise level and bin inde
 blocks, *frequency attention* lets the bins of one volume look at each other, pixel by pixel.
 
 Source: Li et al. 2024, section 4 (frequency-coordinated denoising). Departures: the condition
-carries ImageNet features; latents enter in 2×2 patches, because a quarter of the cells is a
-quarter of the time.
+carries ImageNet features; the network adds to the exact denoiser of a Gaussian field; latents
+enter in 2×2 patches, because a quarter of the cells is a quarter of the time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite._checks import GidliteError
+from gidlite.diffusion import signal_levels
+from gidlite.gaussian import GaussianField
 from gidlite.photo import FEATURE_CHANNELS
 
 __all__ = ["COORDINATIONS", "PATCH", "Denoiser", "FrequencyAttention"]
@@ -101,7 +103,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         # A volume at once has the bins as channels, and no bin index.
         bins = num_frequencies if coordination == "volume" else 1
         self.unet = UNet2DModel(
-            in_channels=4 * PATCH**2 * bins,
+            in_channels=2 * 4 * PATCH**2 * bins,  # noisy latents and their Gaussian estimate
             out_channels=4 * PATCH**2 * bins,
             block_out_channels=tuple(channels),
             layers_per_block=layers,
@@ -111,6 +113,10 @@ class Denoiser(ModelMixin, ConfigMixin):
             attention_head_dim=32,
             norm_num_groups=16,
         )
+        # The untrained network is the Gaussian denoiser.
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+        self.field = GaussianField(num_frequencies)
         self.condition = _Condition(channels[0], num_frequencies)
         self.frequency = nn.ModuleList()
         if coordination == "attention":
@@ -133,6 +139,15 @@ class Denoiser(ModelMixin, ConfigMixin):
         """
         return self.condition(features, scale)
 
+    def shape_noise(
+        self,
+        noise: Float[Tensor, "batch freq 4 rows columns"],
+        step: Int[Tensor, " batch"],
+        freq_index: Int[Tensor, "batch freq"],
+    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        """Return what noisy latents look like at the given noise level, made from white noise."""
+        return self.field.draw_noisy(noise, freq_index, signal_levels(noise.device)[step])
+
     def forward(
         self,
         noisy: Float[Tensor, "batch freq 4 rows columns"],
@@ -150,15 +165,28 @@ class Denoiser(ModelMixin, ConfigMixin):
             condition: Map from ``embed_photo``.
         """
         bins = freq_index.shape[1]
+        signal = signal_levels(noisy.device)[step]
+        estimate = self.field.denoise(noisy, freq_index, signal)
+        x = torch.cat([noisy, estimate.to(noisy.dtype)], dim=2)
         if self.config.coordination == "volume":
-            slices, per_photo, labels = noisy.flatten(1, 2), 1, None
+            x, per_photo, labels = x.flatten(1, 2), 1, None
         else:
-            slices, per_photo, labels = noisy.flatten(0, 1), bins, freq_index.flatten()
-        x = functional.pixel_unshuffle(slices, PATCH)
+            x, per_photo, labels = x.flatten(0, 1), bins, freq_index.flatten()
+        x = functional.pixel_unshuffle(x, PATCH)
         x = self.unet.conv_in(x) + condition.repeat_interleave(per_photo, dim=0)
         x = self._run_blocks(x, self._embed(step.repeat_interleave(per_photo), labels), freq_index)
         x = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(x)))
-        return functional.pixel_shuffle(x, PATCH).reshape(noisy.shape)
+        x = functional.pixel_shuffle(x, PATCH).reshape(noisy.shape)
+        return x + self._as_prediction(noisy, estimate, signal)
+
+    def _as_prediction(self, noisy: Tensor, clean: Tensor, signal: Tensor) -> Tensor:
+        """Return the prediction (v or noise) that an estimate of the clean latents amounts to."""
+        signal = signal.reshape(-1, 1, 1, 1, 1)
+        sigma = (1 - signal.square()).sqrt()
+        noise = (noisy - signal * clean) / sigma
+        if self.config.prediction_type == "epsilon":
+            return noise
+        return signal * noise - sigma * clean
 
     def _embed(self, step: Tensor, labels: Tensor | None) -> Tensor:
         sinusoids = self.unet.time_proj(step).to(self.dtype)

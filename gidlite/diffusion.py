@@ -1,22 +1,33 @@
 """The training objective and the sampler around diffusers' noise schedulers.
 
 Source: Ho et al. 2020 (objective), Song et al. 2021 (DDIM), Lu et al. 2022 (DPM-Solver++).
-Departure from Li et al. 2024: the network predicts v on a cosine schedule, which keeps a signal
-to learn from at every noise level.
+Departures from Li et al. 2024: the network predicts v on a cosine schedule, which keeps a signal
+to learn from at every noise level; and noise levels are spread evenly over the logarithm of the
+signal-to-noise ratio, in training and in sampling. Motion of large parts has a hundred times the
+variance of the noise per mode, so it is decided while the picture still looks like pure noise:
+twenty steps spread evenly over time lose 80 % of its power (notebook 04).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gidlite._checks import GidliteError
 
-__all__ = ["PREDICTION_TYPES", "denoising_loss", "make_scheduler", "sample"]
+__all__ = [
+    "PREDICTION_TYPES",
+    "denoising_loss",
+    "make_scheduler",
+    "noise_steps",
+    "sample",
+    "signal_levels",
+]
 
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 
@@ -25,10 +36,14 @@ _SCHEDULE = {
     "beta_schedule": "squaredcos_cap_v2",
 }
 _SOLVERS = {
-    "ddim": (DDIMScheduler, {"timestep_spacing": "trailing", "clip_sample": False}),
-    "dpm": (DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}),
+    # DPM-Solver++ of first order is DDIM.
+    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
+    "dpm": (DPMSolverMultistepScheduler, {"solver_order": 2}),
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
 }
+
+# Log of signal over noise at the first and the last noise level that are visited.
+_LOG_RATIOS = (-3.5, 2.8)
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,6 +69,22 @@ def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -
     return kind(**_SCHEDULE, prediction_type=prediction_type, **options)
 
 
+@functools.cache
+def signal_levels(device: torch.device | str = "cpu") -> Float[Tensor, " steps"]:
+    """Return the share of the clean latents at every noise level; the noise has √(1 − share²)."""
+    return make_scheduler("ddpm").alphas_cumprod.sqrt().to(device)
+
+
+def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
+    """Return diffusion steps at places from 0 (noisiest) to 1, even in log signal to noise."""
+    first, last = _LOG_RATIOS
+    signal = signal_levels(place.device)
+    log_ratio = torch.log(signal / (1 - signal.square()).sqrt())
+    wanted = first + (last - first) * place.float()
+    # The table falls with the step, and searching needs one that rises.
+    return torch.searchsorted(-log_ratio, -wanted).clamp(max=len(signal) - 1)
+
+
 def denoising_loss(
     denoiser: Callable[..., Tensor],
     latents: Float[Tensor, "batch freq 4 rows columns"],
@@ -64,7 +95,7 @@ def denoising_loss(
     reliable: Bool[Tensor, "batch rows columns"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return the mean squared error of the prediction at uniformly drawn noise levels.
+    """Return the mean squared error of the prediction at noise levels drawn evenly.
 
     All bins of a volume share one noise level, because they are denoised together.
 
@@ -79,8 +110,7 @@ def denoising_loss(
     """
     device = latents.device
     noise = torch.randn(latents.shape, generator=generator, device=device)
-    levels = scheduler.config.num_train_timesteps
-    step = torch.randint(levels, (len(latents),), generator=generator, device=device)
+    step = noise_steps(torch.rand(len(latents), generator=generator, device=device))
     noisy = scheduler.add_noise(latents, noise, step)
     predicted = denoiser(noisy, step, freq_index, condition).float()
     is_v = scheduler.config.prediction_type == "v_prediction"
@@ -98,6 +128,7 @@ def sample(
     *,
     scheduler: SchedulerMixin,
     num_steps: int,
+    shape_noise: Predict | None = None,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
@@ -109,20 +140,26 @@ def sample(
         shape: Shape of the latents.
         scheduler: From ``make_scheduler``.
         num_steps: Solver steps.
+        shape_noise: Turns white noise into what noisy latents look like at the first step, where
+            not quite all signal is gone.
         generator: Source of the initial noise; on the CPU, so that seeds agree across devices.
         device: Where to sample.
         progress: Called with (steps done, steps in all).
 
     Raises:
-        GidliteError: If ``num_steps`` is not within 1–1000.
+        GidliteError: If ``num_steps`` is not within 1–500.
     """
-    if not 1 <= num_steps <= scheduler.config.num_train_timesteps:
-        raise GidliteError(f"number of steps is {num_steps}; it must lie between 1 and 1000")
-    scheduler.set_timesteps(num_steps, device=device)
-    latents = torch.randn(shape, generator=generator).to(device) * scheduler.init_noise_sigma
+    if not 1 <= num_steps <= 500:
+        raise GidliteError(f"number of steps is {num_steps}; it must lie between 1 and 500")
+    # Neighbouring places share a step when there are more places than steps.
+    steps = noise_steps(torch.linspace(0, 1, num_steps)).unique().flip(0)
+    scheduler.set_timesteps(timesteps=steps.tolist(), device=device)
+    latents = torch.randn(shape, generator=generator).to(device)
+    if shape_noise is not None:
+        latents = shape_noise(latents, scheduler.timesteps[0])
     for done, step in enumerate(scheduler.timesteps, start=1):
         prediction = predict(scheduler.scale_model_input(latents, step), step)
         latents = scheduler.step(prediction, step, latents).prev_sample
         if progress is not None:
-            progress(done, num_steps)
+            progress(done, len(steps))
     return latents

@@ -210,7 +210,7 @@ class GidPipeline:
         whitened = sample(
             self._guided(condition, guidance_scale), tuple(scale.shape),
             scheduler=make_scheduler(solver, self.denoiser.config.prediction_type),
-            num_steps=num_inference_steps,
+            num_steps=num_inference_steps, shape_noise=self._shape_noise,
             generator=generator, device=self.device, progress=progress,
         )  # fmt: skip
         packed = self.autoencoder.decode(whitened * scale, photo)[0]
@@ -221,9 +221,16 @@ class GidPipeline:
             image, SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
         )
 
+    @property
+    def _freq_index(self) -> Tensor:
+        return torch.arange(self.stats.scale.shape[0], device=self.device)[None]
+
+    def _shape_noise(self, noise: Tensor, step: Tensor) -> Tensor:
+        return self.denoiser.shape_noise(noise, step.reshape(1), self._freq_index)
+
     def _guided(self, condition: Tensor, weight: float) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the guided prediction of all bins; both branches in one batch."""
-        freq_index = torch.arange(self.stats.scale.shape[0], device=self.device)[None]
+        freq_index = self._freq_index
         if weight == 0:
             return lambda z, step: self.denoiser(z, step.reshape(1), freq_index, condition)
         both = torch.cat([condition, torch.zeros_like(condition)])

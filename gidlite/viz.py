@@ -16,6 +16,7 @@ __all__ = [
     "compare_slices",
     "contact_sheet",
     "liveliest_row",
+    "motion_tile",
     "scene_tiles",
     "show_amplitude",
     "show_xt_slice",
@@ -49,6 +50,14 @@ def amplitude_map(
     return functional.interpolate(rms[None, None], (height, width), mode="bilinear")[0, 0]
 
 
+def motion_tile(
+    spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int, width: int
+) -> Float[Tensor, "3 height width"]:
+    """Return a picture of RMS motion: white is 4 px at 256 wide, brightness its square root."""
+    motion = amplitude_map(spectral, height=height, width=width)
+    return (motion / 4).clamp(0, 1).sqrt().expand(3, -1, -1)
+
+
 def contact_sheet(
     pictures: list[Float[Tensor, "3 height width"]], *, columns: int = 4, gap: int = 4
 ) -> Float[Tensor, "3 rows columns"]:
@@ -63,8 +72,8 @@ def contact_sheet(
 def scene_tiles(scenes: Scenes, *, every: int = 2) -> list[Float[Tensor, "3 height width"]]:
     """Return three pictures per scene: the photo, its motion, and an X-t slice.
 
-    Motion is RMS displacement in px of a picture 256 wide, white at 4 px, on a square-root
-    scale; the slice goes through the row that moves most, time downwards.
+    Motion is drawn by ``motion_tile``; the slice goes through the row that moves most, time
+    downwards.
 
     Args:
         scenes: Scenes with labels at full resolution.
@@ -78,8 +87,7 @@ def scene_tiles(scenes: Scenes, *, every: int = 2) -> list[Float[Tensor, "3 heig
     slices = functional.interpolate(torch.stack(lines, dim=2), size, mode="area")
     tiles = []
     for photo, volume, xt in zip(scenes.photo, volumes, slices, strict=True):
-        motion = amplitude_map(volume, height=size[0], width=size[1])
-        tiles += [photo, (motion / 4).clamp(0, 1).sqrt().expand(3, -1, -1), xt]
+        tiles += [photo, motion_tile(volume, height=size[0], width=size[1]), xt]
     return tiles
 
 

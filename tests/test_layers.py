@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "gidlite"
 LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
-    {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"},
-    {"amplitude", "autoencoder", "denoiser", "diffusion", "guidance", "render", "shards"},
+    {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"}
+    | {"diffusion", "gaussian"},
+    {"amplitude", "autoencoder", "denoiser", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate"},
     {"synthesize"},
     {"train", "evaluate"},

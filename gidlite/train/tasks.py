@@ -12,9 +12,14 @@ from gidlite.denoiser import Denoiser
 from gidlite.diffusion import denoising_loss, make_scheduler
 from gidlite.normalize import FrequencyStats, normalize
 from gidlite.photo import photo_features
+from gidlite.pipeline import GidPipeline
 from gidlite.train.config import TrainConfig
+from gidlite.train.sheets import amplitude_sheet, autoencoder_sheet, prior_sheet
 
 __all__ = ["AmplitudeTask", "AutoencoderTask", "PriorTask", "autocast"]
+
+_FIELD_EXAMPLES = 96
+_SHEET_EXAMPLES = 3
 
 
 def _bins(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -29,6 +34,15 @@ class _Task:
 
     def __init__(self, config: TrainConfig, dataset, stats: FrequencyStats, device) -> None:
         self.config, self.dataset, self.stats, self.device = config, dataset, stats, device
+
+    def sheet(self, model: nn.Module) -> Tensor:
+        """Return a picture of what the model does with a few examples never trained on."""
+        items = [self.dataset[2 * 10**9 + n] for n in range(_SHEET_EXAMPLES)]
+        photos, spectral = (
+            torch.stack([item[name] for item in items]).to(self.device)
+            for name in ("image", "spectral")
+        )
+        return self._draw_sheet(model, photos, spectral)
 
     def _examples(self, numbers: range) -> dict[str, Tensor]:
         items = [self.dataset[n] for n in numbers]
@@ -62,6 +76,9 @@ class AutoencoderTask(_Task):
             self.model, batch["packed"], batch["image"], generator=_on(self.device, generator)
         )
         return loss
+
+    def _draw_sheet(self, model, photos, spectral) -> Tensor:
+        return autoencoder_sheet(model, photos, normalize(spectral, self.stats))
 
 
 class _LatentTask(_Task):
@@ -97,6 +114,10 @@ class AmplitudeTask(_LatentTask):
             batch = {k: v.flip(-1) for k, v in batch.items()}
         return amplitude_loss(self.model, batch["features"], batch["latents"], batch["reliable"])
 
+    def _draw_sheet(self, model, photos, spectral) -> Tensor:
+        latents = self.autoencoder.encode(normalize(spectral, self.stats))
+        return amplitude_sheet(model, photos, photo_features(photos), latents)
+
 
 class PriorTask(_LatentTask):
     """Denoising of latents; stage 1 with single bins, stage 2 with all bins of a volume.
@@ -126,12 +147,24 @@ class PriorTask(_LatentTask):
             "independent" if single else config.coordination,
             config.prediction_type,
         )
-        if stage2:
+        if not stage2:
+            self._fit_field(model)
+        else:
             model.load_state_dict(denoiser.state_dict(), strict=False)
             model.requires_grad_(False)
             model.frequency.requires_grad_(True)
         self.scheduler = make_scheduler("ddpm", config.prediction_type)
         self.model: nn.Module = model.to(device)
+
+    @torch.no_grad()
+    def _fit_field(self, model: Denoiser) -> None:
+        """Measure the spatial spectrum of whitened latents on examples never trained on."""
+        whitened, reliable = [], []
+        for first in range(10**9, 10**9 + _FIELD_EXAMPLES, 8):
+            batch = self._to_device(self.make(range(first, first + 8)))
+            whitened.append(whiten(batch["latents"], self.amplitude.scale(batch["features"])))
+            reliable.append(batch["reliable"])
+        model.to(self.device).field.fit(torch.cat(whitened), torch.cat(reliable))
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the denoising error of whitened latents where the motion can be trusted."""
@@ -149,6 +182,10 @@ class PriorTask(_LatentTask):
             scheduler=self.scheduler, reliable=batch["reliable"],
             generator=_on(self.device, generator),
         )  # fmt: skip
+
+    def _draw_sheet(self, model, photos, spectral) -> Tensor:
+        pipeline = GidPipeline(self.autoencoder, self.amplitude, model, self.stats)
+        return prior_sheet(pipeline, photos, spectral)
 
 
 def _on(device: torch.device | str, generator: torch.Generator) -> torch.Generator:

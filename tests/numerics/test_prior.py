@@ -1,5 +1,7 @@
 """The parts of the prior: what they start as, what they must not change, and exact denoisers."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -8,7 +10,15 @@ from gidlite._checks import GidliteError
 from gidlite.amplitude import AmplitudeNet, amplitude_loss, latent_magnitude, whiten
 from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
 from gidlite.denoiser import COORDINATIONS, PATCH, Denoiser
-from gidlite.diffusion import PREDICTION_TYPES, denoising_loss, make_scheduler, sample
+from gidlite.diffusion import (
+    PREDICTION_TYPES,
+    denoising_loss,
+    make_scheduler,
+    noise_steps,
+    sample,
+    signal_levels,
+)
+from gidlite.gaussian import GaussianField, cosine_transform
 from gidlite.photo import FEATURE_CHANNELS, PHOTO_STRIDE, photo_features
 
 BINS, ROWS, COLUMNS = 5, 16, 24
@@ -23,6 +33,8 @@ def denoiser(coordination: str, *, awake: bool = False) -> Denoiser:
     """A small one; ``awake`` gives frequency attention something to say."""
     torch.manual_seed(0)
     model = Denoiser(BINS, (32, 32, 64), 1, coordination).eval()
+    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.05)
+    model.field.log_power.normal_()
     if awake:
         for layer in model.frequency:
             torch.nn.init.normal_(layer.out.weight, std=0.5)
@@ -91,15 +103,43 @@ def test_autoencoder_loss_is_the_weighted_sum_of_its_terms(generator):
     assert other.item() != loss.item()
 
 
-def test_without_attention_the_denoiser_is_the_plain_unet(generator):
+def test_without_attention_the_denoiser_is_the_plain_unet_beside_the_gaussian_one(generator):
     noisy, step, freq_index, condition = problem(generator)
     model = denoiser("independent")
     ours = model(noisy, step, freq_index, torch.zeros_like(condition))
-    patches = functional.pixel_unshuffle(noisy.flatten(0, 1), PATCH)
+    signal = signal_levels()[step]
+    estimate = model.field.denoise(noisy, freq_index, signal)
+    signal, sigma = (s[:, None, None, None, None] for s in (signal, (1 - signal**2).sqrt()))
+    ours = ours - (signal * (noisy - signal * estimate) / sigma - sigma * estimate)
+    both = torch.cat([noisy, estimate], dim=2)
+    patches = functional.pixel_unshuffle(both.flatten(0, 1), PATCH)
     plain = model.unet(
         patches, step.repeat_interleave(BINS), class_labels=freq_index.flatten()
     ).sample
-    assert torch.equal(ours.flatten(0, 1), functional.pixel_shuffle(plain, PATCH))
+    assert plain.std() > 0.1
+    assert torch.allclose(ours.flatten(0, 1), functional.pixel_shuffle(plain, PATCH), atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_untrained_it_draws_the_field_it_was_fitted_to(prediction_type, generator):
+    """Few solver steps keep the power of every mode, from the strongest to the weakest."""
+    torch.manual_seed(0)
+    model = Denoiser(2, (32, 32, 32), 1, "independent", prediction_type).eval()
+    slope = torch.linspace(6, -3, model.field.log_power.shape[-1])
+    model.field.log_power.copy_(slope.expand_as(model.field.log_power))
+    freq_index = torch.arange(2)[None]
+    drawn = sample(
+        lambda z, step: model(
+            z, step.expand(len(z)), freq_index.expand(len(z), -1), torch.zeros(len(z), 32, 8, 12)
+        ),
+        (24, 2, 4, ROWS, COLUMNS),
+        scheduler=make_scheduler("dpm", prediction_type), num_steps=15, generator=generator,
+        shape_noise=lambda z, step: model.shape_noise(z, step.reshape(1), freq_index),
+    )  # fmt: skip
+    power = cosine_transform(drawn).square().mean((0, 1, 2))
+    ratio = power / model.field.power(ROWS, COLUMNS)[0, 0]
+    for chosen in (model.field.power(ROWS, COLUMNS)[0, 0] > p for p in (100, 3, 0)):
+        assert ratio[chosen].mean().item() == pytest.approx(1, abs=0.12)
 
 
 def test_silent_attention_is_bit_identical_to_independence(generator):
@@ -143,6 +183,66 @@ def test_unknown_coordination_is_refused():
         SliceAutoencoder((16, 32, 64))
 
 
+def test_cosine_modes_are_orthonormal_and_match_their_definition(generator):
+    field = torch.randn(3, 5, 7, generator=generator)
+    modes = cosine_transform(field)
+    assert torch.allclose(cosine_transform(modes, inverse=True), field, atol=1e-5)
+    assert torch.allclose(modes.square().sum(), field.square().sum())
+    i, j = torch.arange(5)[:, None] + 0.5, torch.arange(7) + 0.5
+    wave = torch.cos(math.pi * 2 * i / 5) * torch.cos(math.pi * 3 * j / 7) * 2 / math.sqrt(35)
+    assert torch.allclose(modes[:, 2, 3], (field * wave).sum((1, 2)), atol=1e-5)
+
+
+def test_the_gaussian_denoiser_is_the_conditional_mean(generator):
+    """Against the textbook formula with explicit covariance matrices."""
+    rows, columns, signal = 4, 6, 0.6
+    field = GaussianField(1)
+    field.log_power.copy_(torch.linspace(2, -2, field.log_power.shape[-1]).expand(1, 4, -1))
+    modes = cosine_transform(torch.eye(rows * columns).view(-1, rows, columns)).flatten(1)
+    covariance = modes @ field.power(rows, columns)[0, 0].flatten().diag() @ modes.T
+    noisy = torch.randn(2, 1, 4, rows, columns, generator=generator)
+    observed = signal**2 * covariance + (1 - signal**2) * torch.eye(len(covariance))
+    expected = signal * noisy.flatten(-2) @ (covariance @ observed.inverse()).T
+    index = torch.zeros(2, 1, dtype=torch.long)
+    ours = field.denoise(noisy, index, torch.tensor([signal, signal]))
+    assert torch.allclose(ours.flatten(-2), expected, atol=1e-4)
+    white = torch.randn(20_000, 1, 4, rows, columns, generator=generator)
+    drawn = field.draw_noisy(white, index[:1].expand(20_000, -1), torch.full((20_000,), signal))
+    assert torch.allclose(drawn[:, 0, 0].flatten(1).T.cov(), observed, atol=0.12)
+
+
+def test_a_field_is_fitted_at_one_size_and_used_at_another(generator):
+    """Also when half of every example is missing."""
+    truth, fitted = GaussianField(1), GaussianField(1)
+    truth.log_power.copy_(torch.linspace(4, -2, truth.log_power.shape[-1]).expand(1, 4, -1))
+    index, clean = torch.zeros(1, 1, dtype=torch.long), torch.ones(1)
+    white = torch.randn(200, 1, 4, 40, 64, generator=generator)
+    drawn = truth.draw_noisy(white, index.expand(200, -1), clean.expand(200))
+    whole = torch.ones(200, 40, 64, dtype=torch.bool)
+    fitted.fit(drawn, whole)
+    gap = (fitted.power(24, 32) / truth.power(24, 32)).log()
+    assert gap[..., 2:, 2:].abs().max() < 0.5 and gap.square().mean().sqrt() < 0.2
+    small = GaussianField(1)
+    small.fit(drawn[..., :12, :16], whole[:, :12, :16])  # no modes near some knots
+    assert (small.power(12, 16) / truth.power(12, 16)).log().abs().mean() < 0.5
+    half = whole.clone()
+    half[..., :32] = False
+    assert half.any()
+    masked = GaussianField(1)
+    masked.fit(drawn, half)
+    total = masked.power(40, 64).sum() / fitted.power(40, 64).sum()
+    assert total.item() == pytest.approx(1, abs=0.15)
+
+
+def test_noise_levels_are_even_in_log_signal_to_noise():
+    steps = noise_steps(torch.linspace(0, 1, 30))
+    signal = signal_levels()[steps]
+    ratio = torch.log(signal / (1 - signal**2).sqrt())
+    assert ratio.diff().min() > 0
+    # Neighbouring levels of the table are up to 0.2 apart where the noise is strongest.
+    assert (ratio.diff() - (ratio[-1] - ratio[0]) / 29).abs().max() < 0.2
+
+
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("solver", ["dpm", "ddim"])
 def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(solver, prediction_type, generator):
@@ -159,7 +259,13 @@ def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(solver, prediction
         noise = (noisy - signal * clean) / sigma
         return noise if prediction_type == "epsilon" else signal * noise - sigma * clean
 
-    drawn = sample(predict, (20_000, 2), scheduler=scheduler, num_steps=40, generator=generator)
+    drawn = sample(
+        predict,
+        (20_000, 2),
+        scheduler=scheduler,
+        num_steps=40 if solver == "dpm" else 250,
+        generator=generator,
+    )
     assert torch.allclose(drawn.mean(0), mean, atol=0.03)
     assert torch.allclose(drawn.T.cov(), covariance, atol=0.06)
 

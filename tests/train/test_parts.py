@@ -9,6 +9,7 @@ from gidlite._checks import GidliteError
 from gidlite.cli import main
 from gidlite.dataset import MotionDataset, SyntheticSource
 from gidlite.denoiser import Denoiser
+from gidlite.media import read_image
 from gidlite.normalize import FrequencyStats
 from gidlite.pipeline import GidPipeline
 from gidlite.synthesize import write_scene_shards
@@ -44,6 +45,8 @@ def test_parts_build_on_each_other(tmp_path, monkeypatch, tiny_dataset):
         out = tmp_path / part
         run_training(config, out, parts=finished, export=tmp_path / "pipe")
         finished.append(out)
+        sheet = read_image(out / "sheets" / "step_0000002.png")
+        assert sheet.std() > 0.05  # photos beside what was made of them
     parts, stats = load_parts(finished)
     assert parts["denoiser"].config.coordination == "attention"
     # Stage 2 leaves the two-dimensional layers as they were.
