@@ -108,19 +108,20 @@ class _Plan(torch.autograd.Function):
     def forward(ctx, motion: Tensor, metric: Tensor | None, mode: str):
         from gidlite.splat import kernels
 
+        ctx.mode = getattr(kernels, mode.upper())
         motion, size = motion.contiguous(), motion.shape[-2:]
         batch, pixels = len(motion), size.numel()
         bilinear, shares = motion.new_empty(batch, pixels, 4), None
         base = motion.new_empty(batch, pixels, dtype=torch.int32)
         reach = motion.new_empty(batch, size[0], 2, dtype=torch.int32)
         factors = scale = motion.new_empty(batch, 0, dtype=torch.float64)
-        _run(kernels.locate, _images(motion, base, bilinear, reach), size)
-
-        ctx.mode = getattr(kernels, mode.upper())
+        flat = largest = motion.new_empty(batch, 0)
         if metric is not None:
-            factors = metric.flatten(1).double().contiguous()
-        if mode == "softmax":
-            factors = factors.sub(metric.max()).exp_()
+            flat = metric.flatten(1).contiguous()
+            largest = flat.amax(1, keepdim=True)
+            factors = motion.new_empty(batch, pixels, dtype=torch.float64)
+        arrays = _images(motion, flat, largest, base, bilinear, reach, factors)
+        _run(kernels.locate, ((*image, ctx.mode) for image in arrays), size)
         if mode != "sum":
             scale = motion.new_empty(batch, pixels, dtype=torch.float64)
             shares = torch.empty_like(bilinear)

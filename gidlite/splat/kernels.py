@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 
 import numba
+import numpy as np
 
 __all__ = [
     "AVERAGE",
@@ -65,16 +66,23 @@ def _split(position, size):
 
 
 @_compiled
-def locate(motion, base, bilinear, reach, first, last):
-    """Fill source rows of base, bilinear and reach from the motion (2, H, W)."""
+def locate(motion, metric, largest, base, bilinear, reach, factors, mode, first, last):
+    """Fill source rows of base, bilinear, reach and, if the mode has any, factors.
+
+    From motion (2, H, W), metric (N,) and the largest metric of the image (1,).
+    """
     height, width = motion.shape[1:]
     for y in range(first, last):
         lowest, highest = height * width, -1
         for x in range(width):
             # In float64, or displacements far from the origin would lose digits.
-            column, left, right, _, _ = _split(x + float(motion[0, y, x]), width)
-            row, upper, lower, _, _ = _split(y + float(motion[1, y, x]), height)
+            column, left, right, _, _ = _split(x + np.float64(motion[0, y, x]), width)
+            row, upper, lower, _, _ = _split(y + np.float64(motion[1, y, x]), height)
             p, target = y * width + x, row * width + column
+            if mode == SOFTMAX:
+                factors[p] = math.exp(np.float64(metric[p]) - np.float64(largest[0]))
+            elif mode == LINEAR:
+                factors[p] = metric[p]
             if column < 0 or row < 0:
                 base[p] = -1
                 bilinear[p] = 0
@@ -224,12 +232,12 @@ def plan_gradients(
         for x in range(width):
             p, grad_x, grad_y, grad_factor = y * width + x, 0.0, 0.0, 0.0
             factor = factors[p] if mode > AVERAGE else 1.0
-            _, left, right, d_left, d_right = _split(x + float(motion[0, y, x]), width)
-            _, upper, lower, d_upper, d_lower = _split(y + float(motion[1, y, x]), height)
+            _, left, right, d_left, d_right = _split(x + np.float64(motion[0, y, x]), width)
+            _, upper, lower, d_upper, d_lower = _split(y + np.float64(motion[1, y, x]), height)
             for k in range(4 if base[p] >= 0 else 0):
                 share_x, d_share_x = (right, d_right) if k & 1 else (left, d_left)
                 share_y, d_share_y = (lower, d_lower) if k & 2 else (upper, d_upper)
-                slope = float(grad_bilinear[p, k]) if with_bilinear else 0.0
+                slope = np.float64(grad_bilinear[p, k]) if with_bilinear else 0.0
                 # A corner without a share takes no part in softmax: its factor may be boundless.
                 if mode != SUM and (mode != SOFTMAX or share_x * share_y > 0):
                     q = base[p] + (k & 1) + (k >> 1) * width
