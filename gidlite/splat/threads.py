@@ -49,13 +49,18 @@ def run(function: Callable, tasks: Iterable[tuple], *, threads: int) -> None:
 
 @cache
 def _openmp_of_torch() -> Callable | None:
-    """Return GNU's ``GOMP_parallel(work, data, threads, flags)`` of the library torch brings."""
-    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
-        parallel = ctypes.CDLL(str(path)).GOMP_parallel
-        parallel.argtypes = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        parallel.restype = None
-        return parallel
-    return None
+    """Return ``GOMP_parallel(work, data, threads, flags)`` of the OpenMP that torch runs on.
+
+    GNU's library has it, and LLVM's and Intel's imitate it. Elsewhere than on Linux: none.
+    """
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel  # found among its dependencies
+    except (AttributeError, OSError):
+        return None
+    parallel.argtypes = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    parallel.restype = None
+    return parallel
 
 
 @cache
