@@ -115,13 +115,11 @@ class _Plan(torch.autograd.Function):
         base = motion.new_empty(batch, pixels, dtype=torch.int32)
         reach = motion.new_empty(batch, size[0], 2, dtype=torch.int32)
         factors = scale = motion.new_empty(batch, 0, dtype=torch.float64)
-        flat = largest = motion.new_empty(batch, 0)
-        if metric is not None:
-            flat = metric.flatten(1).contiguous()
-            largest = flat.amax(1, keepdim=True)
-            factors = motion.new_empty(batch, pixels, dtype=torch.float64)
-        arrays = _images(motion, flat, largest, base, bilinear, reach, factors)
-        _run(kernels.locate, ((*image, ctx.mode) for image in arrays), size)
+        _run(kernels.locate, _images(motion, base, bilinear, reach), size)
+        if metric is not None:  # PyTorch's exp computes several values at once
+            factors = metric.flatten(1).to(torch.float64, copy=True).contiguous()
+        if mode == "softmax":
+            factors.sub_(factors.amax(1, keepdim=True)).exp_()
         if mode != "sum":
             scale = motion.new_empty(batch, pixels, dtype=torch.float64)
             shares = torch.empty_like(bilinear)

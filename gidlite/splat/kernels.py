@@ -66,11 +66,8 @@ def _split(position, size):
 
 
 @_compiled
-def locate(motion, metric, largest, base, bilinear, reach, factors, mode, first, last):
-    """Fill source rows of base, bilinear, reach and, if the mode has any, factors.
-
-    From motion (2, H, W), metric (N,) and the largest metric of the image (1,).
-    """
+def locate(motion, base, bilinear, reach, first, last):
+    """Fill source rows of base, bilinear and reach from the motion (2, H, W)."""
     height, width = motion.shape[1:]
     for y in range(first, last):
         lowest, highest = height * width, -1
@@ -79,10 +76,6 @@ def locate(motion, metric, largest, base, bilinear, reach, factors, mode, first,
             column, left, right, _, _ = _split(x + np.float64(motion[0, y, x]), width)
             row, upper, lower, _, _ = _split(y + np.float64(motion[1, y, x]), height)
             p, target = y * width + x, row * width + column
-            if mode == SOFTMAX:
-                factors[p] = math.exp(np.float64(metric[p]) - np.float64(largest[0]))
-            elif mode == LINEAR:
-                factors[p] = metric[p]
             if column < 0 or row < 0:
                 base[p] = -1
                 bilinear[p] = 0
@@ -231,10 +224,13 @@ def plan_gradients(
     for y in range(first, last):
         for x in range(width):
             p, grad_x, grad_y, grad_factor = y * width + x, 0.0, 0.0, 0.0
+            grad_motion[0, y, x] = grad_motion[1, y, x] = grad_metric[p] = 0
+            if base[p] < 0:
+                continue
             factor = factors[p] if mode > AVERAGE else 1.0
             _, left, right, d_left, d_right = _split(x + np.float64(motion[0, y, x]), width)
             _, upper, lower, d_upper, d_lower = _split(y + np.float64(motion[1, y, x]), height)
-            for k in range(4 if base[p] >= 0 else 0):
+            for k in range(4):
                 share_x, d_share_x = (right, d_right) if k & 1 else (left, d_left)
                 share_y, d_share_y = (lower, d_lower) if k & 2 else (upper, d_upper)
                 slope = np.float64(grad_bilinear[p, k]) if with_bilinear else 0.0
