@@ -2,7 +2,8 @@
 
 All move the same features with the same smooth motion and metric, and give gradients of all three.
 The two other routes weigh with exp(Z − global maximum): less work, and wrong where Z varies widely.
-The number is the fastest of interleaved rounds, as other work on the machine only ever adds.
+The number is the fastest of interleaved rounds, as other work on the machine only ever adds; where
+it keeps all cores busy, threads wait for each other: compare with OMP_NUM_THREADS=1.
 """
 
 import time

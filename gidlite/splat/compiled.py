@@ -22,7 +22,7 @@ __all__ = ["CompiledPlan", "available", "supports"]
 _CHANNELS = 4  # of a task: their planes fit the cache of one core
 _ROWS = 32  # of a task at least, as bands of target rows share the sources at their borders
 _PIXELS = 1 << 13  # of an operation at least, or other threads cost more than they bring
-_LARGEST_RANGE = 600.0  # of Z: exp(-600) times any bilinear share is a normal float64
+_LARGEST_RANGE = 600.0  # of Z: exp(-600) times a tiny bilinear share still has an inverse
 
 
 @cache
