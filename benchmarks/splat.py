@@ -1,0 +1,201 @@
+"""Splatting: ours, its PyTorch reference and two other PyTorch routes, side by side in one run.
+
+All move the same features with the same smooth motion and metric, and give gradients of all three.
+The two other routes weigh with exp(Z − global maximum): less work, and wrong where Z varies widely.
+The number is the fastest of interleaved rounds, as other work on the machine only ever adds; where
+it keeps all cores busy, threads wait for each other: compare with OMP_NUM_THREADS=1.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+from gidlite.splat import compiled, splat
+from gidlite.splat.reference import ReferencePlan
+
+SIZES = ((256, 160, 3), (256, 160, 64), (1280, 720, 3))
+ROUNDS = 9
+PLAN_BYTES = 20  # per pixel, read by every group of channels: base and four shares
+PLANNING_BYTES = 128  # per pixel, read or written to make a plan with a metric
+
+
+def scatter_in_place(features: Tensor, motion: Tensor, metric: Tensor) -> Tensor:
+    """Splat weighted features and their weights as one tensor, one scatter_add_ per corner."""
+    height, width = motion.shape[-2:]
+    weights = (metric - metric.amax().detach()).exp()
+    moved = torch.cat([features * weights, weights], 1).flatten(2)
+    x = motion[:, 0] + torch.arange(width)
+    y = motion[:, 1] + torch.arange(height)[:, None]
+    left, top = x.detach().floor(), y.detach().floor()
+    out = torch.zeros_like(moved)
+    for column, share_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, share_y in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            share = torch.where(inside, share_x * share_y, 0).flatten(1)
+            target = torch.where(inside, row * width + column, 0).long().flatten(1)
+            out.scatter_add_(2, target[:, None].expand_as(moved), moved * share[:, None])
+    total = out[:, -1:]
+    return (out[:, :-1] / torch.where(total == 0, 1, total)).view_as(features)
+
+
+class GridAdjoint(torch.autograd.Function):
+    """The gradient that grid_sample gives to its input is a sum splat of the gradient it gets."""
+
+    @staticmethod
+    def forward(ctx, moved: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(moved, grid)
+        out, _ = torch.ops.aten.grid_sampler_2d_backward(
+            moved, torch.empty_like(moved), grid, 0, 0, True, [True, False]
+        )
+        return out
+
+    @staticmethod
+    def backward(ctx, grad_out: Tensor) -> tuple[Tensor, Tensor]:
+        moved, grid = ctx.saved_tensors
+        grad_moved = functional.grid_sample(grad_out, grid, align_corners=True)
+        _, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
+            moved, grad_out, grid, 0, 0, True, [False, True]
+        )
+        return grad_moved, grad_grid
+
+
+def grid_adjoint(features: Tensor, motion: Tensor, metric: Tensor) -> Tensor:
+    """Splat weighted features and weights; channels in as many groups as there are threads."""
+    height, width = motion.shape[-2:]
+    weights = (metric - metric.amax().detach()).exp()
+    moved = torch.cat([features * weights, weights], 1)
+    channels, groups = moved.shape[1], torch.get_num_threads()
+    moved = functional.pad(moved, (0, 0, 0, 0, 0, -channels % groups))
+    x = (motion[:, 0] + torch.arange(width)) * (2 / (width - 1)) - 1
+    y = (motion[:, 1] + torch.arange(height)[:, None]) * (2 / (height - 1)) - 1
+    grid = torch.stack([x, y], -1).expand(groups, -1, -1, -1)
+    out = GridAdjoint.apply(moved.reshape(groups, -1, height, width), grid)
+    out = out.reshape(1, -1, height, width)[:, :channels]
+    total = out[:, -1:]
+    return out[:, :-1] / torch.where(total == 0, 1, total)
+
+
+def reference(features: Tensor, motion: Tensor, metric: Tensor) -> Tensor:
+    """Splat with the package's PyTorch version."""
+    return ReferencePlan(motion, metric, "softmax").splat(features)
+
+
+def ours(features: Tensor, motion: Tensor, metric: Tensor) -> Tensor:
+    """Splat with the package."""
+    return splat(features, motion, metric=metric)
+
+
+ROUTES = {
+    "in-place scatter_add_": scatter_in_place,
+    "adjoint of grid_sample": grid_adjoint,
+    "reference (PyTorch)": reference,
+    "ours": ours,
+}
+
+
+def scene(width: int, height: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features, smooth motion of a few px, and a metric of 0 to 20."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 3, height // 16, width // 16, generator=generator)
+    smooth = functional.interpolate(coarse, (height, width), mode="bicubic")
+    features = torch.rand(1, channels, height, width, generator=generator)
+    return features, 3 * smooth[:, :2].contiguous(), 20 * smooth[:, 2:].sigmoid()
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Return how long one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def fastest_ms(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the fastest time of each call in milliseconds; rounds are interleaved."""
+    for call in calls.values():
+        call()
+        call()
+    rounds = [{name: seconds(call) for name, call in calls.items()} for _ in range(ROUNDS)]
+    return {name: 1000 * min(times[name] for times in rounds) for name in calls}
+
+
+def forward_call(route: Callable, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
+    """Return the call without gradients."""
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return route(*inputs)
+
+    return call
+
+
+def backward_call(route: Callable, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    """Return the call with the gradients of all three inputs."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    gradient = torch.ones_like(inputs[0])
+    return lambda: torch.autograd.grad(route(*leaves), leaves, gradient)
+
+
+def compare(size: tuple[int, int, int]) -> Table:
+    """Return the table of all routes at one size (width, height, channels)."""
+    table = Table(
+        "route", "forward ms", "ratio", "forward + backward ms", "ratio", "largest error",
+        title="×".join(map(str, size)),
+    )  # fmt: skip
+    inputs = scene(*size)
+    exact = reference(*(tensor.double() for tensor in inputs))
+    times = [
+        fastest_ms({name: make(route, inputs) for name, route in ROUTES.items()})
+        for make in (forward_call, backward_call)
+    ]
+    limits = [min(found[name] for name in ROUTES if name != "ours") for found in times]
+    for name, route in ROUTES.items():
+        cells = []
+        for found, limit in zip(times, limits, strict=True):
+            cells += [f"{found[name]:.2f}", f"{limit / found[name]:.2f}"]
+        error = (route(*inputs) - exact).abs().max()
+        table.add_row(name, *cells, f"{error:.1e}")
+    return table
+
+
+def bound(size: tuple[int, int, int]) -> Table:
+    """Return the bytes per second of both parts of the forward pass, and of a copy as large."""
+    features, motion, metric = scene(*size)
+    plan = compiled.CompiledPlan(motion, metric, "softmax")
+    moved = 2 * features.numel() * 4 + motion[0, 0].numel() * PLAN_BYTES
+    source = torch.rand(moved // 8)
+    copy = torch.empty_like(source)
+    times = fastest_ms(
+        {
+            "plan": lambda: compiled.CompiledPlan(motion, metric, "softmax"),
+            "move features": lambda: plan.splat(features),
+            "copy as much": lambda: copy.copy_(source),
+        }
+    )
+    megabytes = {
+        "plan": motion[0, 0].numel() * PLANNING_BYTES / 1e6,
+        "move features": moved / 1e6,
+        "copy as much": moved / 1e6,
+    }
+    table = Table("part", "ms", "MB at least", "GB/s")
+    for name, time_ms in times.items():
+        rate = megabytes[name] / time_ms
+        table.add_row(name, f"{time_ms:.2f}", f"{megabytes[name]:.1f}", f"{rate:.1f}")
+    return table
+
+
+def main() -> None:
+    """Print two tables for each size."""
+    console = Console()
+    console.print(f"{torch.get_num_threads()} threads; ratio: fastest PyTorch route / this one")
+    for size in SIZES:
+        console.print(compare(size))
+        console.print(bound(size))
+
+
+if __name__ == "__main__":
+    main()
