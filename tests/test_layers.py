@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).parents[1] / "gidlite"
 LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
-    {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"},
+    {
+        "synthetic",
+        "flow",
+        "normalize",
+        "metrics",
+        "motion_metrics",
+        "photo",
+        "volume",
+        "distances",
+        "networks",
+    },
     {"amplitude", "autoencoder", "denoiser", "diffusion", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate"},
     {"synthesize"},
