@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,9 +174,12 @@ def verify(network: Network, path: str | Path) -> str:
     return _read_verified(network, Path(path))[1]
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], label: str) -> nn.Module:
-    """Load weights, and merge batch normalization into the convolutions, for speed."""
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+def _build(make: Callable[[], nn.Module], tensors: dict[str, Tensor], label: str) -> nn.Module:
+    """Make a network that has these weights, batch normalization merged into convolutions."""
+    with torch.device("meta"):  # no time for random numbers that are replaced at once
+        network = make()
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    network.load_state_dict(weights, assign=True)
     for unit in list(network.modules()):
         parts = dict(unit.named_children())
         if "bn" in parts:
@@ -198,7 +202,7 @@ def load_inception(folder: str | Path | None = None, *, num_features: int = 2048
     """
     network = NETWORKS["inception"]
     tensors, precision = _read_verified(network, find_weights(network, folder))
-    return _fill(Inception(num_features), tensors, f"{network.title}, {precision}")
+    return _build(lambda: Inception(num_features), tensors, f"{network.title}, {precision}")
 
 
 def load_kinetics_i3d(folder: str | Path | None = None) -> I3D:
@@ -209,7 +213,7 @@ def load_kinetics_i3d(folder: str | Path | None = None) -> I3D:
     """
     network = NETWORKS["i3d"]
     tensors, precision = _read_verified(network, find_weights(network, folder))
-    return _fill(I3D(), tensors, f"{network.title}, {precision}")
+    return _build(I3D, tensors, f"{network.title}, {precision}")
 
 
 def load_user_i3d(path: str | Path) -> I3D:
@@ -228,7 +232,7 @@ def load_user_i3d(path: str | Path) -> I3D:
         if head is None:
             raise RuntimeError("logits.conv3d.weight is missing")
         label = f"I3D from {path.name}, {digest(tensors)[:12]}"
-        return _fill(I3D(len(head)), tensors, label)
+        return _build(lambda: I3D(len(head)), tensors, label)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
         raise GidliteError(f"{path} does not hold the weights of an I3D: {reason}") from error
