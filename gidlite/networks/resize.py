@@ -22,7 +22,7 @@ def resize_bilinear(
         >>> resize_bilinear(torch.tensor([[0.0, 1.0]]), height=1, width=4)
         tensor([[0.0000, 0.5000, 1.0000, 1.0000]])
     """
-    return _along(_along(images, height, -2), width, -1)
+    return _along(_along(images, width, -1), height, -2)
 
 
 def _along(images: Tensor, size: int, axis: int) -> Tensor:
