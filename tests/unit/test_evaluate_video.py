@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -184,16 +184,20 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def test_a_file_that_is_no_video_is_named(folders, stand_ins, tmp_path):
+    (folders[1] / "a.mp4").write_text("no video")
+    with pytest.raises(GidliteError, match=r"a\.mp4"):
+        evaluate_videos(*folders, cache=tmp_path / "cache")
+
+
 def test_command_refuses_bad_input(folders, tmp_path):
     (tmp_path / "empty").mkdir()
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "a.mp4").write_text("no video")
     for arguments, message in {
         (folders[0], tmp_path / "none"): "is not a folder",
         (folders[0], tmp_path / "empty"): "holds no video",
         (*folders, "--size", "big"): "--size is 'big'",
         (*folders, "--metrics", "lpips"): "metrics are some of",
+        (*folders, "--metrics", "dtfvd"): "not public",
         (*folders, "--weights", tmp_path / "empty"): "gidlite weights import",
     }.items():
         result = invoke("evaluate", "video", *arguments)
@@ -218,4 +222,3 @@ def test_weights_command(metric_weights, tmp_path):
     assert verified.exit_code == 0 and verified.output.count("float16") == 3
     assert isinstance(invoke("weights", "import", "vgg").exception, GidliteError)
     assert isinstance(invoke("weights", "verify", "--weights", tmp_path).exception, GidliteError)
-    assert load_file(metric_weights / "reference_outputs.safetensors")
