@@ -68,8 +68,14 @@ class FeatureMoments:
         self.mean = self.mean + shift * (added / total)
         self.count = total
         if len(self.root) > 2 * len(self.mean):
-            self.root = torch.linalg.qr(self.root, mode="r").R
+            self.root = self.short_root()
         return self
+
+    def short_root(self) -> Float[Tensor, "rows features"]:
+        """Return the root with no more rows than features."""
+        if len(self.root) <= len(self.mean):
+            return self.root
+        return torch.linalg.qr(self.root, mode="r").R
 
     def covariance(self) -> Float[Tensor, "features features"]:
         """Return the unbiased covariance."""
@@ -112,7 +118,7 @@ def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
     if min(first.count, second.count) < 2:
         raise GidliteError("a Fréchet distance needs two samples on either side at least")
     scale = math.sqrt((first.count - 1) * (second.count - 1))
-    cross = first.root @ second.root.T / scale
+    cross = first.short_root() @ second.short_root().T / scale
     gram = cross @ cross.T if cross.shape[0] <= cross.shape[1] else cross.T @ cross
     overlap = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
     spread = sum(side.root.square().sum() / (side.count - 1) for side in (first, second))
@@ -200,6 +206,8 @@ def bootstrap_interval(
     Whole entries, the features of one video each, are drawn with replacement, since samples of
     one video are alike. Drawing raises a distance by about as much again as the finite sample did;
     ``2 · distance - quantile`` takes both off, so that the interval may lie below the distance.
+    With 40 videos a side, 90 % intervals covered about 80 % in simulation: take it as a lower
+    bound of the uncertainty.
 
     Args:
         first: Features of each video; entries are loaded when drawn, so they may lie on disk.
