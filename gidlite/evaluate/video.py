@@ -47,6 +47,7 @@ METRICS = {
 }  # fmt: skip
 # KID keeps all features in memory; beyond this many, evenly chosen ones.
 _KID_ROWS = 10_000
+_KID_SUBSET = 1000
 
 Progress = Callable[[int, int], None]
 
@@ -101,7 +102,7 @@ class VideoDistance:
         value: The distance.
         low: Lower end of the 95 % bootstrap interval over videos, if there is one.
         high: Upper end.
-        deviation: Standard deviation over subsets, of KID only.
+        deviation: Of KID, the standard deviation over subsets of 1000, if there are more samples.
         real_samples: Frames or clips on the real side.
         fake_samples: The same on the other side.
         num_features: Length of a feature vector.
@@ -285,8 +286,9 @@ def _distance(
     )  # fmt: skip
     if metric == "kid":
         rows = [side.thinned(_KID_ROWS) for side in (real, fake)]
-        value, deviation = kernel_distance(*rows, seed=settings.seed)
-        return replace(result, value=value, deviation=deviation)
+        value, deviation = kernel_distance(*rows, seed=settings.seed, subset_size=_KID_SUBSET)
+        whole = max(map(len, rows)) <= _KID_SUBSET  # then every subset is the same
+        return replace(result, value=value, deviation=None if whole else deviation)
     result = replace(result, value=frechet_distance(moments_of(real), moments_of(fake)))
     if settings.draws == 0 or min(len(real), len(fake)) < 3:
         return result
