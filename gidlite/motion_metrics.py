@@ -1,8 +1,8 @@
 """How one motion compares with another: spectra, and what belongs together in space and frequency.
 
-Every measure but the unmatched ``log_spectral_distance`` ignores the scale of the motion. Bin 0,
-the mean displacement, is no motion and is ignored. What cannot be measured (an empty mask, no
-motion) is NaN.
+Every measure of motion but the unmatched ``log_spectral_distance`` ignores the scale. Bin 0, the
+mean displacement, is no motion and is ignored. What cannot be measured (an empty mask, no motion)
+is NaN. The last two look at pixels of videos, where the motion is not known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, UInt8
 from torch import Tensor
 
 from gidlite._checks import GidliteError, ShapeError, check_shape
@@ -19,8 +19,10 @@ __all__ = [
     "bin_agreement",
     "correlation_length",
     "log_spectral_distance",
+    "loop_seam",
     "phase_agreement",
     "relative_difference",
+    "slice_spectral_distance",
 ]
 
 
@@ -201,3 +203,45 @@ def relative_difference(
     check_shape("second", second, " ".join(map(str, first.shape)))
     power = [part[1:].abs().double().square().sum() for part in (first - second, first, second)]
     return (2 * power[0] / (power[1] + power[2])).sqrt().item()
+
+
+def loop_seam(frames: UInt8[Tensor, "time 3 height width"]) -> float:
+    """Return the step from the last frame back to the first, over the median ordinary step.
+
+    A step is the mean absolute difference of pixels. A seamless loop has about 1: its seam is one
+    more ordinary step. A still video has NaN.
+
+    Raises:
+        GidliteError: If there are fewer than three frames.
+    """
+    check_shape("frames", frames, "time 3 height width")
+    if len(frames) < 3:
+        raise GidliteError(f"a loop needs three frames at least, got {len(frames)}")
+    steps = [
+        (frames[i].float() - frames[i - 1].float()).abs().mean().item() for i in range(len(frames))
+    ]
+    usual = torch.tensor(steps[1:]).median().item()
+    return steps[0] / usual if usual > 0 else math.nan
+
+
+def slice_spectral_distance(
+    first: Float[Tensor, "3 time length"], second: Float[Tensor, "3 time2 length2"]
+) -> float:
+    """Return how the temporal spectra of two X-t slices differ, in dB; phase does not count.
+
+    The power of each frequency, averaged over the pixels and channels of a slice, is compared as
+    by ``log_spectral_distance``, over the same number of frames. Two samples of one wind score
+    low whatever their phases are; use ``metrics.ssim`` on the slices where time is aligned.
+
+    Raises:
+        ShapeError: If one has fewer than 2 frames.
+    """
+    powers = []
+    time = min(first.shape[1], second.shape[1])
+    for picture in (first, second):
+        check_shape("slice", picture, "3 time length")
+        changes = picture[:, :time].double()
+        changes = changes - changes.mean(1, keepdim=True)
+        window = torch.hann_window(time, dtype=torch.float64)[:, None]
+        powers.append(torch.fft.rfft(changes * window, dim=1).abs().square().mean((0, 2)))
+    return log_spectral_distance(*powers)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Complex, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from gidlite._checks import GidliteError, ShapeError, check_shape
 from gidlite.media import xt_slice
+from gidlite.media.images import to_bytes
 from gidlite.spectral import motion_amplitude
 from gidlite.synthetic import Scenes
 
@@ -15,12 +20,19 @@ __all__ = [
     "amplitude_map",
     "compare_slices",
     "contact_sheet",
+    "explore_slices",
+    "liveliest_line",
     "liveliest_row",
     "motion_tile",
     "scene_tiles",
     "show_amplitude",
+    "show_slices",
     "show_xt_slice",
+    "slice_view",
 ]
+
+Clip = UInt8[Tensor, "time 3 height width"]
+_LINE = (255, 64, 32)
 
 
 def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int) -> int:
@@ -31,15 +43,38 @@ def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: i
     return int((power.argmax() + margin + 0.5) * height / (len(power) + 2 * margin))
 
 
+def liveliest_line(frames: Clip, *, columns: bool = False) -> int:
+    """Return the row, or column, whose pixels change most over time, without knowing the motion.
+
+    Its own mean at each time is taken off first, so that flicker of the light does not count; a
+    tenth of the picture along either border is left out.
+    """
+    check_shape("frames", frames, "time 3 height width")
+    gray = frames.float().mean(1)
+    lines = gray.transpose(1, 2) if columns else gray
+    change = (lines - lines.mean(-1, keepdim=True)).var(dim=0, correction=0).sum(-1)
+    margin = len(change) // 10
+    return int(change[margin : len(change) - margin].argmax()) + margin
+
+
 def compare_slices(
-    upper: UInt8[Tensor, "time 3 height width"],
-    lower: UInt8[Tensor, "time 3 height width"],
-    *,
-    row: int,
+    *clips: Clip, row: int | None = None, column: int | None = None
 ) -> Float[Tensor, "3 rows width"]:
-    """Return the X-t slices of two videos, one above the other with a white line between."""
-    slices = [xt_slice(frames, row=row).float() / 255 for frames in (upper, lower)]
-    return torch.cat([slices[0], torch.ones_like(slices[0][:, :3]), slices[1]], dim=1)
+    """Return the X-t slices of videos one below the other, with white lines between.
+
+    Args:
+        clips: Videos of equal size; their lengths may differ.
+        row: Image row to follow.
+        column: Or image column.
+
+    Raises:
+        ShapeError: If the sizes differ.
+    """
+    if len({clip.shape[1:] for clip in clips}) != 1:
+        raise ShapeError(f"expected videos of one size, got {[tuple(c.shape) for c in clips]}")
+    slices = [xt_slice(frames, row=row, column=column).float() / 255 for frames in clips]
+    line = torch.ones_like(slices[0][:, :1]).expand(-1, 3, -1)
+    return torch.cat([part for piece in slices for part in (line, piece)][1:], dim=1)
 
 
 def amplitude_map(
@@ -91,13 +126,141 @@ def scene_tiles(scenes: Scenes, *, every: int = 2) -> list[Float[Tensor, "3 heig
     return tiles
 
 
-def show_xt_slice(axis, frames: UInt8[Tensor, "time 3 height width"], *, row: int, fps: float):
-    """Draw a row over time on a matplotlib axis and return it; axes in px and seconds."""
-    picture = xt_slice(frames, row=row).movedim(0, -1)
+def show_xt_slice(
+    axis, frames: Clip, *, fps: float, row: int | None = None, column: int | None = None
+):
+    """Draw a row or column over time on a matplotlib axis and return it; px and seconds."""
+    picture = xt_slice(frames, row=row, column=column).movedim(0, -1).numpy()
     extent = (0, picture.shape[1], len(frames) / fps, 0)
     axis.imshow(picture, aspect="auto", extent=extent, interpolation="nearest")
-    axis.set(xlabel="x (px)", ylabel="time (s)", title=f"X-t slice at y = {row} px")
+    across, along, at = ("x", "y", row) if column is None else ("y", "x", column)
+    title = f"{across.upper()}-t slice at {along} = {at} px"
+    axis.set(xlabel=f"{across} (px)", ylabel="time (s)", title=title)
     return axis
+
+
+def show_slices(
+    clips: Mapping[str, Clip], *, fps: float, row: int | None = None, column: int | None = None
+):
+    """Draw the slices of several videos side by side, one scale for all, and return the figure.
+
+    Args:
+        clips: Videos of equal size by title, for example real, ours and a baseline.
+        fps: Their frame rate.
+        row: Image row to follow.
+        column: Or image column. With neither, the row that changes most in the first video.
+
+    Raises:
+        ShapeError: If the sizes differ.
+    """
+    from matplotlib import pyplot
+
+    row = _default_row(clips, row, column)
+    figure, axes = pyplot.subplots(
+        1, len(clips), figsize=(3 * len(clips), 3.2), sharex=True, sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (title, frames) in zip(axes[0], clips.items(), strict=True):
+        show_xt_slice(axis, frames, fps=fps, row=row, column=column)
+        axis.set(title=title)
+        axis.label_outer()
+    axes[0, 0].set_ylim(max(map(len, clips.values())) / fps, 0)
+    figure.suptitle(f"row y = {row} px" if column is None else f"column x = {column} px")
+    return figure
+
+
+def _default_row(clips: Mapping[str, Clip], row: int | None, column: int | None) -> int | None:
+    if not clips or len({clip.shape[1:] for clip in clips.values()}) != 1:
+        raise ShapeError(
+            f"expected videos of one size, got {[tuple(c.shape) for c in clips.values()]}"
+        )
+    if row is None and column is None:
+        return liveliest_line(next(iter(clips.values())))
+    return row
+
+
+def slice_view(
+    clips: Mapping[str, Clip], *, time: int, row: int | None = None, column: int | None = None
+) -> UInt8[Tensor, "3 rows columns"]:
+    """Return frames above their slices, side by side, with the line and the time drawn in.
+
+    Args:
+        clips: Videos of equal size by title.
+        time: Frame to show; of a shorter video, its last one.
+        row: Image row to follow.
+        column: Or image column; its slice is turned so that it has the height of the frame.
+    """
+    gap = 4
+    tallest = max(map(len, clips.values()))
+    tiles = []
+    for frames in clips.values():
+        now = min(time, len(frames) - 1)
+        frame, picture = frames[now].clone(), xt_slice(frames, row=row, column=column).clone()
+        colour = torch.tensor(_LINE, dtype=torch.uint8)[:, None]
+        picture[:, now] = colour
+        if column is None:
+            frame[:, row] = colour
+        else:
+            frame[:, :, column] = colour
+        picture = functional.pad(picture, (0, 0, 0, tallest - len(frames)), value=255)
+        picture = picture if column is None else picture.transpose(1, 2)
+        axis = 1 if column is None else 2
+        padding = (0, 0, 0, gap) if column is None else (0, gap)
+        tiles.append(torch.cat([functional.pad(frame, padding, value=255), picture], dim=axis))
+    tiles = [functional.pad(tile, (0, gap, 0, gap), value=255) for tile in tiles]
+    return torch.cat(tiles, dim=2 if column is None else 1)
+
+
+def explore_slices(clips: Mapping[str, Clip], *, fps: float):
+    """Return a notebook widget: choose row or column and the frame; pictures follow.
+
+    Args:
+        clips: Videos of equal size by title, for example real and ours.
+        fps: Frames per second, for the play button.
+
+    Raises:
+        GidliteError: If ipywidgets is not installed.
+        ShapeError: If the sizes differ.
+    """
+    try:
+        import ipywidgets
+    except ImportError as error:
+        raise GidliteError("explore_slices needs ipywidgets; pip install ipywidgets") from error
+    first = next(iter(clips.values()), None)
+    row = _default_row(clips, None, None)
+    height, width = first.shape[-2:]
+    kind = ipywidgets.ToggleButtons(options=["row", "column"], description="follow a")
+    line = ipywidgets.IntSlider(row, 0, height - 1, description="at (px)")
+    time = ipywidgets.IntSlider(0, 0, max(map(len, clips.values())) - 1, description="frame")
+    play = ipywidgets.Play(0, 0, time.max, interval=round(1000 / fps))
+    ipywidgets.jslink((play, "value"), (time, "value"))
+    picture = ipywidgets.Image(format="png")
+
+    def draw(_=None) -> None:
+        view = slice_view(clips, time=time.value, **{kind.value: line.value})
+        picture.value = _png(view)
+
+    def turn(_) -> None:
+        columns = kind.value == "column"
+        line.max = (width if columns else height) - 1
+        line.value = liveliest_line(first, columns=columns)
+        draw()
+
+    kind.observe(turn, "value")
+    for slider in (line, time):
+        slider.observe(draw, "value")
+    draw()
+    titles = ipywidgets.Label(", ".join(clips))
+    return ipywidgets.VBox([ipywidgets.HBox([kind, line]), ipywidgets.HBox([play, time]), titles,
+                            picture])  # fmt: skip
+
+
+def _png(picture: Tensor) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(to_bytes(picture)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):

