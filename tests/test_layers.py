@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "gidlite"
 LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
-    {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"},
+    {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume", "modal_fit"},
     {"amplitude", "autoencoder", "denoiser", "diffusion", "guidance", "render", "shards"},
-    {"dataset", "extract", "pipeline", "viz", "reanimate"},
+    {"dataset", "extract", "pipeline", "viz", "reanimate", "ringdown"},
     {"synthesize"},
     {"train", "evaluate"},
     {"cli"},
