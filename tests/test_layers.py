@@ -14,7 +14,7 @@ LAYERS = [
     {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume", "modal_fit"},
     {"amplitude", "autoencoder", "denoiser", "diffusion", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate", "ringdown"},
-    {"synthesize"},
+    {"synthesize", "widget"},
     {"train", "evaluate"},
     {"cli"},
     {"__main__"},
