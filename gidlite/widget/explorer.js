@@ -238,7 +238,6 @@ layout(location = 0) in vec2 place;
 uniform sampler2DArray modes;
 uniform vec2 q[64];
 uniform int count;
-uniform bool front;
 uniform vec3 scale;  // 1 / width, 1 / height, 1 / largest mobility
 out vec2 source;
 void main() {
@@ -250,9 +249,6 @@ void main() {
     metric += dot(s, s);
   }
   source = place;
-  // The back is pinned to the border, or moving inwards it would uncover nothing at all.
-  vec2 inside = 12.0 * min(place, 1.0 - place);
-  if (!front) moved *= clamp(min(inside.x, inside.y), 0.0, 1.0);
   vec2 target = place + moved * scale.xy;
   // The splat metric: what moves more lies nearer.
   float depth = 0.9 - 1.8 * sqrt(clamp(metric * scale.z, 0.0, 1.0));

@@ -30,6 +30,7 @@ _LIKELY, _SURELY, _NEVER = 0.55, 0.85, 0.1
 # With this share of front there is no back worth the name.
 _ALL = 0.72
 _GUIDE_RADIUS, _GUIDE_SOFTNESS = 4, 1e-3
+_PINNED = 0.08  # of a side: where the border begins to hold
 _SMOOTH = 2.0  # px of the mode grid; a prior's finer detail would tear what is dragged far
 
 
@@ -145,6 +146,17 @@ def _back(image: Tensor, alpha: Tensor) -> Float[Tensor, "3 height width"]:
     return torch.where(alpha > 0.9, filled, bounded).clamp(0, 1)
 
 
+def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
+    """Let what lies on the border slide along it only; leaving it would uncover nothing at all."""
+    modes = packed.unflatten(0, (-1, 2, 2)).clone()  # (modes, dx or dy, re or im, rows, columns)
+    for component, axis in ((0, -1), (1, -2)):
+        count = packed.shape[axis]
+        away = torch.arange(count).minimum(torch.arange(count).flip(0)) / max(1, count * _PINNED)
+        ramp = away.clamp(max=1).view((-1, 1) if axis == -2 else (1, -1))
+        modes[:, component] *= ramp * (2 - ramp)
+    return modes.flatten(0, 2)
+
+
 def split_layers(
     image: Float[Tensor, "3 height width"], spectral: Complex[Tensor, "modes 2 rows columns"]
 ) -> Layers:
@@ -170,7 +182,8 @@ def split_layers(
     share = functional.interpolate(alpha[None], size, mode="area")[0]
     front = _blur(_fill(packed, _ramp(share, 0.4, 0.9)), _SMOOTH)
     back = _blur(_fill(packed, _ramp(1 - share, 0.4, 0.9)), _SMOOTH)
-    back = functional.avg_pool2d(back[None], 2, ceil_mode=True)[0]
+    back = _pin(functional.avg_pool2d(back[None], 2, ceil_mode=True)[0])
+    front = _pin(front)
     return Layers(
         alpha,
         _back(image, alpha),

@@ -44,6 +44,13 @@ def test_modes_of_the_front_hold_within_it_and_the_back_rests(photo, volume):
     assert layers.back_modes[:, :, 0].abs().max() < 0.02 * middle.abs().max()
 
 
+def test_nothing_leaves_the_border(photo):
+    layers = split_layers(photo, torch.ones(4, 2, 160, 256, dtype=torch.complex64))
+    across, down = layers.front_modes[:, 0], layers.front_modes[:, 1]
+    assert across[:, :, [0, -1]].abs().max() == 0 and down[:, [0, -1]].abs().max() == 0
+    assert across[:, 0, 20].abs().min() > 1, "but slides along it"
+
+
 def test_a_photo_that_moves_everywhere_is_one_sheet(photo):
     layers = split_layers(photo, torch.ones(4, 2, 160, 256, dtype=torch.complex64))
     assert layers.alpha.min() > 0.99
