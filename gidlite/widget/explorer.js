@@ -209,7 +209,8 @@ async function decode(scene) {
   const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
   const picture = (bytes) => createImageBitmap(new Blob([bytes], { type: "image/jpeg" }), options);
   const [photo, back, alpha, front, behind] = await Promise.all([
-    picture(scene.photo), picture(scene.back), picture(scene.alpha),
+    picture(scene.photo), picture(scene.back.length ? scene.back : scene.photo),
+    picture(scene.alpha),
     inflate(scene.front_modes), inflate(scene.back_modes),
   ]);
   const { width, height } = header;
@@ -630,19 +631,24 @@ class Explorer {
     return [x, ((event.clientY - box.top) * this.data.height) / box.height - 0.5];
   }
 
+  /** Return the modes of the sheet to which a pixel of the photo belongs. */
+  sheet(x, y) {
+    const { front, behind, opacity, width, height } = this.data;
+    const column = Math.min(Math.max(Math.round(x), 0), width - 1);
+    const row = Math.min(Math.max(Math.round(y), 0), height - 1);
+    return opacity[4 * (row * width + column)] > 127 ? front : behind;
+  }
+
   /** Return the pixel of the photo that is drawn at (x, y), and its shape; front first. */
   find(x, y) {
-    const { front, behind, opacity, width, height } = this.data;
+    const { front, behind } = this.data;
     for (const field of [front, behind]) {
       let [u, v] = [x, y];
       for (let i = 0; i < 8; i++) {
         const [dx, dy] = this.system.at(field.shape(u, v));
         [u, v] = [x - dx, y - dy];
       }
-      const column = Math.min(Math.max(Math.round(u), 0), width - 1);
-      const row = Math.min(Math.max(Math.round(v), 0), height - 1);
-      const shape = field.shape(u, v);
-      if (field === behind || opacity[4 * (row * width + column)] > 127) return { u, v, shape };
+      if (field === behind || this.sheet(u, v) === front) return { u, v, shape: field.shape(u, v) };
     }
   }
 
@@ -751,7 +757,7 @@ class Explorer {
   /** Draw, for the chosen mode, the line along which each pixel swings. */
   arrows() {
     const context = this.overlay.getContext("2d");
-    const { width, height, front } = this.data;
+    const { width, height } = this.data;
     context.clearRect(0, 0, width, height);
     if (this.choice.value === "") return;
     const k = Number(this.choice.value);
@@ -759,7 +765,7 @@ class Explorer {
     const list = [];
     for (let y = spacing / 2; y < height; y += spacing) {
       for (let x = spacing / 2; x < width; x += spacing) {
-        const [a, b, c, d] = front.shape(x, y).slice(4 * k, 4 * k + 4);
+        const [a, b, c, d] = this.sheet(x, y).shape(x, y).slice(4 * k, 4 * k + 4);
         const angle = 0.5 * Math.atan2(2 * (a * b + c * d), a * a + c * c - b * b - d * d);
         const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
         list.push([x, y, a * cos + b * sin, c * cos + d * sin]);

@@ -35,7 +35,7 @@ class Scene:
     Attributes:
         header: Sizes, frequencies in Hz and damping, ready for JSON.
         photo: JPEG.
-        back: JPEG of the photo without its front.
+        back: JPEG of the photo without its front; empty where the photo is one sheet.
         alpha: Grey JPEG, opacity of the front.
         front_modes: Deflated half floats ``(K, h, w, 4)``, px of the photo.
         back_modes: The same of the back, on a grid half as fine.
@@ -92,7 +92,7 @@ def make_scene(
     return Scene(
         header,
         _jpeg(to_bytes(image), 92),
-        _jpeg(to_bytes(layers.back), 88),
+        b"" if layers.back is image else _jpeg(to_bytes(layers.back), 88),
         _jpeg(to_bytes(layers.alpha.expand(3, -1, -1))[..., 0], 90),
         _halves(layers.front_modes),
         _halves(layers.back_modes),
