@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab notebooks bench clean
+.PHONY: help demo test lint lab notebooks gallery bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ lab: $(READY)  ## open the course in JupyterLab
 
 notebooks: $(READY)  ## run every notebook in full and store its outputs
 	$(BIN)/python tools/execute_notebooks.py
+
+gallery: $(READY)  ## pages to touch in outputs/gallery; PHOTOS=folder for your own photos
+	@$(BIN)/python tools/gallery.py -o outputs/gallery $(PHOTOS)
 
 bench: $(READY)  ## run every benchmark
 	@set -e; for script in benchmarks/*.py; do \

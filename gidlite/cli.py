@@ -270,6 +270,63 @@ def reanimate(
 
 
 @app.command()
+def poke(
+    source: Annotated[
+        Path, typer.Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
+    ],
+    output: Output = None,
+    photo: Annotated[Path | None, typer.Option(help="The photo of a volume.")] = None,
+    modes: Annotated[int, typer.Option(help="At most so many modes, the liveliest.")] = 16,
+    damping: Annotated[float, typer.Option(help="Damping ratio, 0.005 to 0.5.")] = 0.05,
+    width: Annotated[int, typer.Option(help="Largest width of the photo in pixels.")] = 512,
+    alt: Annotated[
+        str | None, typer.Option(help="Describes the photo to those not seeing.")
+    ] = None,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 1.75,
+    model: Model = None,
+) -> None:
+    """One page to touch: `gidlite poke rose.jpg` writes rose_poke.html; drag it, let go.
+
+    From a volume: `gidlite poke rose.safetensors --photo rose.jpg -o rose.html`.
+    """
+    from gidlite.media.files import check_output
+    from gidlite.volume import load_volume
+    from gidlite.widget import make_scene, write_page
+
+    is_volume = source.suffix == ".safetensors"
+    if is_volume and photo is None:
+        raise GidliteError(f"{source} holds motion without a picture; add --photo PHOTO")
+    photo = source if photo is None else photo
+    image = _read_photo(photo, max(width, 768))
+    output = output or photo.with_name(f"{photo.stem}_poke.html")
+    check_output(output)
+    name = photo.stem.replace("_", " ").replace("-", " ").strip()
+    options = {"modes": modes, "damping": damping, "width": width}
+    options["alt"] = alt or f"Photo: {name}."
+    if is_volume:
+        volume = load_volume(source)
+    else:
+        _check_poke(image, options)
+        volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
+    scene = make_scene(image, volume, **options)
+    write_page(output, scene, title=name or "Touch it")
+    size = output.stat().st_size / 1e6
+    console.print(f"{output}  {len(scene.header['frequencies'])} modes, {size:.1f} MB")
+
+
+def _check_poke(image, options: dict) -> None:
+    """Refuse impossible options before minutes are spent on the motion."""
+    import torch
+
+    from gidlite.volume import SpectralVolume
+    from gidlite.widget import make_scene
+
+    make_scene(image, SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64)), **options)
+
+
+@app.command()
 def demo(output: Output = Path("outputs/demo")) -> None:
     """Animate the flower photo that scikit-learn ships."""
     from gidlite.media import sample_photo

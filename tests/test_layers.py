@@ -12,10 +12,10 @@ LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
     {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"}
-    | {"diffusion", "gaussian", "distances", "networks"},
+    | {"diffusion", "gaussian", "distances", "networks", "modal_fit"},
     {"amplitude", "autoencoder", "denoiser", "guidance", "render", "shards"},
-    {"dataset", "extract", "pipeline", "viz", "reanimate"},
-    {"synthesize"},
+    {"dataset", "extract", "pipeline", "viz", "reanimate", "ringdown"},
+    {"synthesize", "widget"},
     {"train", "evaluate"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,889 @@
+// A photo you can touch: modal physics and rendering, with nothing but the browser.
+// Used as it is by the notebook widget (default export) and by the page of `gidlite poke`.
+
+// ---------------------------------------------------------------- physics, as in gidlite/modal.py
+
+/** Coordinates q of K damped oscillators; a shape holds (dx re, dx im, dy re, dy im) per mode. */
+export class ModalSystem {
+  constructor(frequencies, damping) {
+    this.count = frequencies.length;
+    this.omega = Float64Array.from(frequencies, (hertz) => 2 * Math.PI * hertz);
+    this.damping = damping;
+    this.reset();
+  }
+
+  reset() {
+    this.q = new Float64Array(2 * this.count);
+    this.rate = new Float64Array(2 * this.count);
+    this.force = new Float64Array(2 * this.count);
+  }
+
+  /** Return [dx, dy] of the pixel with this shape. */
+  at(shape, q = this.q) {
+    let dx = 0;
+    let dy = 0;
+    for (let k = 0; k < this.count; k++) {
+      dx += shape[4 * k] * q[2 * k] - shape[4 * k + 1] * q[2 * k + 1];
+      dy += shape[4 * k + 2] * q[2 * k] - shape[4 * k + 3] * q[2 * k + 1];
+    }
+    return [dx, dy];
+  }
+
+  /** Return the shortest q that brings the pixel closest to (dx, dy), |q| at most radius. */
+  leastNorm(shape, dx, dy, radius = Infinity) {
+    const [xx, xy, yy] = gram(shape, this.omega);
+    const values = eigenvalues(xx, xy, yy);
+    const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
+    const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+    const along = [cos * dx + sin * dy, cos * dy - sin * dx];
+    const usable = values.map((value) => value > 1e-12 * values[0]);
+    const soft = softening(values, along, usable, radius);
+    const weights = values.map((value, i) => (usable[i] ? along[i] / (value + soft) : 0));
+    const wx = cos * weights[0] - sin * weights[1];
+    const wy = sin * weights[0] + cos * weights[1];
+    const q = new Float64Array(2 * this.count);
+    for (let k = 0; k < this.count; k++) {
+      if (this.omega[k] === 0) continue;
+      q[2 * k] = shape[4 * k] * wx + shape[4 * k + 2] * wy;
+      q[2 * k + 1] = -shape[4 * k + 1] * wx - shape[4 * k + 3] * wy;
+    }
+    return q;
+  }
+
+  drag(shape, dx, dy, radius) {
+    this.q = this.leastNorm(shape, dx, dy, radius);
+    this.rate.fill(0);
+  }
+
+  impulse(shape, vx, vy, radius) {
+    this.leastNorm(shape, vx, vy, radius).forEach((value, i) => (this.rate[i] += value));
+  }
+
+  pull(shape, ax, ay, radius) {
+    this.force = this.leastNorm(shape, ax, ay, radius);
+  }
+
+  /** Advance exactly by dt seconds; wind is the RMS of |q| it keeps up, normal() its noise. */
+  step(dt, wind = 0, normal = gaussian) {
+    for (let k = 0; k < this.count; k++) {
+      const omega = this.omega[k];
+      if (omega === 0) continue;
+      const [a, b, c, d] = exactStep(omega, this.damping, dt);
+      const [first, cross, second] = noiseFactor(omega, [a, b, c, d], wind);
+      for (const i of [2 * k, 2 * k + 1]) {
+        const balance = this.force[i] / omega ** 2;
+        const [offset, rate] = [this.q[i] - balance, this.rate[i]];
+        const [one, two] = wind > 0 ? [normal(), normal()] : [0, 0];
+        this.q[i] = a * offset + b * rate + balance + first * one;
+        this.rate[i] = c * offset + d * rate + cross * one + second * two;
+      }
+    }
+  }
+
+  energy() {
+    let sum = 0;
+    for (let i = 0; i < this.q.length; i++) {
+      sum += this.rate[i] ** 2 + (this.omega[i >> 1] * this.q[i]) ** 2;
+    }
+    return sum / 2;
+  }
+}
+
+export function exactStep(omega, damping, dt) {
+  const decay = damping * omega;
+  const ringing = omega * Math.sqrt(1 - damping * damping);
+  const envelope = Math.exp(-decay * dt);
+  const cosine = envelope * Math.cos(ringing * dt);
+  const sine = (envelope * Math.sin(ringing * dt)) / ringing;
+  return [cosine + decay * sine, sine, -omega * omega * sine, cosine - decay * sine];
+}
+
+function noiseFactor(omega, [a, b, c, d], wind) {
+  if (!(wind > 0)) return [0, 0, 0];
+  const [place, speed] = [wind ** 2 / 2, (omega * wind) ** 2 / 2];
+  const first = Math.sqrt(Math.max(0, place - a * a * place - b * b * speed));
+  const cross = first > 0 ? -(a * c * place + b * d * speed) / first : 0;
+  const rest = speed - c * c * place - d * d * speed - cross * cross;
+  return [first, cross, Math.sqrt(Math.max(0, rest))];
+}
+
+function gram(shape, omega) {
+  let [xx, xy, yy] = [0, 0, 0];
+  for (let i = 0; i < shape.length; i += 4) {
+    if (omega[i >> 2] === 0) continue;
+    xx += shape[i] ** 2 + shape[i + 1] ** 2;
+    xy += shape[i] * shape[i + 2] + shape[i + 1] * shape[i + 3];
+    yy += shape[i + 2] ** 2 + shape[i + 3] ** 2;
+  }
+  return [xx, xy, yy];
+}
+
+function eigenvalues(xx, xy, yy) {
+  const spread = Math.hypot((xx - yy) / 2, xy);
+  const large = (xx + yy) / 2 + spread;
+  return [large, large > 0 ? Math.max(0, (xx * yy - xy * xy) / large) : 0];
+}
+
+function softening(values, along, usable, radius) {
+  const norm = (soft) =>
+    Math.sqrt(
+      values.reduce(
+        (sum, value, i) => sum + (usable[i] ? value * (along[i] / (value + soft)) ** 2 : 0), 0),
+    );
+  if (!(norm(0) > radius)) return 0;
+  let [low, high] = [0, (Math.sqrt(values[0] + values[1]) * Math.hypot(...along)) / radius];
+  for (let i = 0; i < 60; i++) {
+    const middle = (low + high) / 2;
+    if (norm(middle) > radius) low = middle;
+    else high = middle;
+  }
+  return high;
+}
+
+function gaussian() {
+  return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+}
+
+// ---------------------------------------------------------------- data
+
+export function halfToFloat(half) {
+  const sign = half & 0x8000 ? -1 : 1;
+  const exponent = (half >> 10) & 31;
+  const fraction = half & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** Mode shapes of every pixel on a grid, values in px of the photo, layout (K, h, w, 4). */
+class ModeField {
+  constructor(halves, count, [rows, columns], width, height) {
+    Object.assign(this, { halves, count, rows, columns, width, height });
+    this.values = Float32Array.from(halves, halfToFloat);
+  }
+
+  /** Return the shape at photo pixel (x, y), bilinear as the graphics card does it. */
+  shape(x, y) {
+    const clamp = (value, top) => Math.min(Math.max(value, 0), top);
+    const column = clamp(((x + 0.5) * this.columns) / this.width - 0.5, this.columns - 1);
+    const row = clamp(((y + 0.5) * this.rows) / this.height - 0.5, this.rows - 1);
+    const [left, top] = [Math.floor(column), Math.floor(row)];
+    const right = Math.min(left + 1, this.columns - 1);
+    const below = Math.min(top + 1, this.rows - 1);
+    const [u, v] = [column - left, row - top];
+    const corners = [
+      [top, left, (1 - u) * (1 - v)], [top, right, u * (1 - v)],
+      [below, left, (1 - u) * v], [below, right, u * v],
+    ];
+    const shape = new Float64Array(4 * this.count);
+    for (const [r, c, weight] of corners) {
+      for (let k = 0; k < this.count; k++) {
+        const start = 4 * ((k * this.rows + r) * this.columns + c);
+        for (let i = 0; i < 4; i++) shape[4 * k + i] += weight * this.values[start + i];
+      }
+    }
+    return shape;
+  }
+
+  /** Return the square of the largest displacement per |q| at every grid point. */
+  mobility(omega) {
+    const result = new Float32Array(this.rows * this.columns);
+    const shape = new Float64Array(4 * this.count);
+    for (let cell = 0; cell < result.length; cell++) {
+      for (let k = 0; k < this.count; k++) {
+        const start = 4 * (k * result.length + cell);
+        for (let i = 0; i < 4; i++) shape[4 * k + i] = this.values[start + i];
+      }
+      result[cell] = eigenvalues(...gram(shape, omega))[0];
+    }
+    return result;
+  }
+}
+
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint16Array(await new Response(stream).arrayBuffer());
+}
+
+async function decode(scene) {
+  const { header } = scene;
+  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  const picture = (bytes) => createImageBitmap(new Blob([bytes], { type: "image/jpeg" }), options);
+  const [photo, back, alpha, front, behind] = await Promise.all([
+    picture(scene.photo), picture(scene.back.length ? scene.back : scene.photo),
+    picture(scene.alpha),
+    inflate(scene.front_modes), inflate(scene.back_modes),
+  ]);
+  const { width, height } = header;
+  const count = header.frequencies.length;
+  return {
+    header, photo, back, alpha, width, height, count,
+    front: new ModeField(front, count, header.front_size, width, height),
+    behind: new ModeField(behind, count, header.back_size, width, height),
+    opacity: pixels(alpha, width, height),
+  };
+}
+
+function pixels(bitmap, width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0, width, height);
+  return context.getImageData(0, 0, width, height).data;
+}
+
+// ---------------------------------------------------------------- drawing with WebGL2
+
+const VERTEX = `#version 300 es
+precision highp float;
+precision highp sampler2DArray;
+layout(location = 0) in vec2 place;
+uniform sampler2DArray modes;
+uniform vec2 q[64];
+uniform int count;
+uniform vec3 scale;  // 1 / width, 1 / height, 1 / largest mobility
+out vec2 source;
+void main() {
+  vec2 moved = vec2(0.0);
+  float metric = 0.0;
+  for (int k = 0; k < count; k++) {
+    vec4 s = textureLod(modes, vec3(place, float(k)), 0.0);
+    moved += vec2(s.x * q[k].x - s.y * q[k].y, s.z * q[k].x - s.w * q[k].y);
+    metric += dot(s, s);
+  }
+  source = place;
+  vec2 target = place + moved * scale.xy;
+  // The splat metric: what moves more lies nearer.
+  float depth = 0.9 - 1.8 * sqrt(clamp(metric * scale.z, 0.0, 1.0));
+  gl_Position = vec4(2.0 * target.x - 1.0, 1.0 - 2.0 * target.y, depth, 1.0);
+}`;
+
+const FRAGMENT = `#version 300 es
+precision mediump float;
+uniform sampler2D photo, back;
+uniform bool front;
+in vec2 source;
+out vec4 colour;
+void main() {
+  vec4 behind = texture(back, source);  // its alpha is the opacity of the front
+  if (!front) { colour = vec4(behind.rgb, 1.0); return; }
+  if (behind.a < 0.02) discard;
+  // The front's own colour times its opacity: with the back under it, this gives the photo.
+  colour = vec4(max(texture(photo, source).rgb - (1.0 - behind.a) * behind.rgb, 0.0), behind.a);
+}`;
+
+class GlPainter {
+  constructor(canvas, data, largest) {
+    const options = { antialias: false, alpha: true, powerPreference: "low-power" };
+    const gl = canvas.getContext("webgl2", options);
+    if (!gl) throw new Error("no WebGL2");
+    Object.assign(this, { gl, data, canvas, name: "WebGL2" });
+    this.program = link(gl);
+    const place = (name) => gl.getUniformLocation(this.program, name);
+    this.at = { q: place("q"), front: place("front"), modes: place("modes") };
+    gl.useProgram(this.program);
+    gl.uniform1i(place("count"), data.count);
+    gl.uniform3f(place("scale"), 1 / data.width, 1 / data.height, 1 / largest);
+    picture(gl, 0, data, pixels(data.photo, data.width, data.height));
+    const back = pixels(data.back, data.width, data.height);
+    for (let i = 3; i < back.length; i += 4) back[i] = data.opacity[i - 3];
+    picture(gl, 1, data, back);
+    gl.uniform1i(place("photo"), 0);
+    gl.uniform1i(place("back"), 1);
+    modes(gl, 3, data.front);
+    modes(gl, 4, data.behind);
+    // The modes are smooth; more triangles cost a software renderer more than they show.
+    const cells = (field, share) => [field.columns, field.rows].map((n) => Math.ceil(share * n));
+    this.frontMesh = mesh(gl, ...cells(data.front, 0.6));
+    this.backMesh = mesh(gl, ...cells(data.behind, 0.6));
+    gl.depthFunc(gl.LEQUAL);
+    gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    gl.enable(gl.DEPTH_TEST);
+    gl.enable(gl.BLEND);
+  }
+
+  paint(q) {
+    const { gl, at } = this;
+    gl.viewport(0, 0, this.canvas.width, this.canvas.height);
+    gl.uniform2fv(at.q, new Float32Array(q));
+    const passes = [[this.backMesh, 4, 0], [this.frontMesh, 3, 1]];
+    for (const [grid, unit, front] of passes) {
+      gl.clear(gl.DEPTH_BUFFER_BIT);
+      gl.uniform1i(at.modes, unit);
+      gl.uniform1i(at.front, front);
+      gl.bindVertexArray(grid.array);
+      gl.drawElements(gl.TRIANGLES, grid.size, gl.UNSIGNED_INT, 0);
+    }
+  }
+
+  destroy() {
+    this.gl.getExtension("WEBGL_lose_context")?.loseContext();
+  }
+}
+
+function link(gl) {
+  const program = gl.createProgram();
+  for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+    const shader = gl.createShader(kind);
+    gl.shaderSource(shader, source);
+    gl.compileShader(shader);
+    gl.attachShader(program, shader);
+  }
+  gl.linkProgram(program);
+  if (!gl.getProgramParameter(program, gl.LINK_STATUS)) {
+    throw new Error(gl.getProgramInfoLog(program) || "shaders do not link");
+  }
+  return program;
+}
+
+function picture(gl, unit, { width, height }, bytes) {
+  gl.activeTexture(gl.TEXTURE0 + unit);
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  gl.texImage2D(
+    gl.TEXTURE_2D, 0, gl.RGBA, width, height, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(bytes));
+  smooth(gl, gl.TEXTURE_2D);
+}
+
+function modes(gl, unit, field) {
+  gl.activeTexture(gl.TEXTURE0 + unit);
+  gl.bindTexture(gl.TEXTURE_2D_ARRAY, gl.createTexture());
+  gl.texImage3D(
+    gl.TEXTURE_2D_ARRAY, 0, gl.RGBA16F, field.columns, field.rows, field.count, 0,
+    gl.RGBA, gl.HALF_FLOAT, field.halves);
+  smooth(gl, gl.TEXTURE_2D_ARRAY);
+}
+
+function smooth(gl, target) {
+  for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) {
+    gl.texParameteri(target, name, gl.LINEAR);
+  }
+  for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) {
+    gl.texParameteri(target, name, gl.CLAMP_TO_EDGE);
+  }
+}
+
+function mesh(gl, columns, rows) {
+  const places = [];
+  const corners = [];
+  for (let y = 0; y <= rows; y++) {
+    for (let x = 0; x <= columns; x++) {
+      places.push(x / columns, y / rows);
+      if (x < columns && y < rows) {
+        const i = y * (columns + 1) + x;
+        corners.push(i, i + 1, i + columns + 1, i + 1, i + columns + 2, i + columns + 1);
+      }
+    }
+  }
+  const array = gl.createVertexArray();
+  gl.bindVertexArray(array);
+  gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+  gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(places), gl.STATIC_DRAW);
+  gl.enableVertexAttribArray(0);
+  gl.vertexAttribPointer(0, 2, gl.FLOAT, false, 0, 0);
+  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+  gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, new Uint32Array(corners), gl.STATIC_DRAW);
+  return { array, size: corners.length };
+}
+
+// ---------------------------------------------------------------- drawing without it
+
+/** Reads the photo backwards at half size: the same two sheets, folds resolved by chance. */
+class CanvasPainter {
+  constructor(canvas, data) {
+    this.context = canvas.getContext("2d");
+    this.name = "2D canvas";
+    this.width = Math.max(1, data.width >> 1);
+    this.height = Math.max(1, data.height >> 1);
+    this.canvas = canvas;
+    const sized = (bitmap) => pixels(bitmap, this.width, this.height);
+    Object.assign(this, {
+      data, photo: sized(data.photo), back: sized(data.back), alpha: sized(data.alpha),
+    });
+    this.buffer = Object.assign(document.createElement("canvas"), {
+      width: this.width, height: this.height,
+    });
+    this.output = new ImageData(this.width, this.height);
+  }
+
+  /** Return the displacement of every grid point, in px of the buffer. */
+  motion(field, q) {
+    const size = field.rows * field.columns;
+    const moved = new Float32Array(2 * size);
+    for (let k = 0; k < field.count; k++) {
+      const [re, im] = [q[2 * k] / 2, q[2 * k + 1] / 2];
+      for (let cell = 0, i = 4 * k * size; cell < size; cell++, i += 4) {
+        moved[2 * cell] += field.values[i] * re - field.values[i + 1] * im;
+        moved[2 * cell + 1] += field.values[i + 2] * re - field.values[i + 3] * im;
+      }
+    }
+    return moved;
+  }
+
+  source(field, moved, x, y) {
+    let [u, v] = [x, y];
+    for (let i = 0; i < 4; i++) {
+      const column = Math.min(Math.max((u * field.columns) / this.width, 0), field.columns - 1) | 0;
+      const row = Math.min(Math.max((v * field.rows) / this.height, 0), field.rows - 1) | 0;
+      const cell = 2 * (row * field.columns + column);
+      [u, v] = [x - moved[cell], y - moved[cell + 1]];
+    }
+    const column = Math.min(Math.max(Math.round(u), 0), this.width - 1);
+    return 4 * (Math.min(Math.max(Math.round(v), 0), this.height - 1) * this.width + column);
+  }
+
+  paint(q) {
+    const { data, output, photo, back, alpha } = this;
+    const front = this.motion(data.front, q);
+    const behind = this.motion(data.behind, q);
+    for (let y = 0, i = 0; y < this.height; y++) {
+      for (let x = 0; x < this.width; x++, i += 4) {
+        const f = this.source(data.front, front, x, y);
+        const b = this.source(data.behind, behind, x, y);
+        const rest = 1 - alpha[f] / 255;
+        for (let c = 0; c < 3; c++) {
+          output.data[i + c] = Math.max(0, photo[f + c] - rest * back[f + c]) + rest * back[b + c];
+        }
+        output.data[i + 3] = 255;
+      }
+    }
+    this.buffer.getContext("2d").putImageData(output, 0, 0);
+    this.context.drawImage(this.buffer, 0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  destroy() {}
+}
+
+// ---------------------------------------------------------------- the thing on the page
+
+const SLIDERS = [
+  // name, label, least, most, step, tip
+  ["stiffness", "Stiffness", 0.1, 4, 0.05, "of every spring; 1 is the photo's own"],
+  ["damping", "Damping", 0.005, 0.5, 0.005, "ratio; 0.02 to 0.06 is usual for plants"],
+  ["gain", "Gain", 0, 3, 0.05, "how far things go and how hard a poke is"],
+  ["wind", "Wind", 0, 3, 0.05, "1 moves as far as the photo's own motion"],
+];
+const DEFAULTS = { stiffness: 1, damping: 0.05, gain: 1, wind: 0 };
+const STILL = 0.02; // px: less than this is rest
+const REACH = 0.07; // of the photo's width: how far anything goes at gain 1
+
+let serial = 0;
+
+/** Build the explorer inside root. Returns a controller; call its destroy() to clean up. */
+export async function mount(root, scene, settings = {}) {
+  const started = performance.now();
+  const data = await decode(scene);
+  return new Explorer(root, data, { ...DEFAULTS, ...settings }, started);
+}
+
+class Explorer {
+  constructor(root, data, settings, started) {
+    Object.assign(this, { root, data, settings, frames: 0, started, held: null });
+    this.abort = new AbortController();
+    this.calm = matchMedia("(prefers-reduced-motion: reduce)");
+    this.frequencies = data.header.frequencies;
+    this.system = new ModalSystem(this.frequencies, settings.damping);
+    const frontMobility = data.front.mobility(this.system.omega);
+    const sorted = frontMobility.slice().sort();
+    this.largest = Math.max(sorted[sorted.length - 1], 1e-12);
+    this.lively = Math.max(sorted[Math.floor(0.95 * sorted.length)], 1e-12);
+    this.grip = this.liveliest(frontMobility);
+    this.build();
+    this.painter = this.makePainter();
+    this.listen();
+    this.apply(settings);
+    this.painter.paint(this.system.q);
+    this.firstFrame = performance.now() - started;
+    this.say("Drag the picture, or press arrow keys; then let go.");
+    this.wake();
+  }
+
+  /** Return the photo pixel in front that moves most, away from the border. */
+  liveliest(mobility) {
+    const { front, width, height, opacity } = this.data;
+    let best = [-1, width / 2, height / 2];
+    for (let row = 1; row < front.rows - 1; row++) {
+      for (let column = 1; column < front.columns - 1; column++) {
+        const x = ((column + 0.5) * width) / front.columns;
+        const y = ((row + 0.5) * height) / front.rows;
+        const central = Math.min(x / width, 1 - x / width, y / height, 1 - y / height, 0.2);
+        const seen = opacity[4 * (Math.floor(y) * width + Math.floor(x))] / 255;
+        const value = mobility[row * front.columns + column] * seen * central;
+        if (value > best[0]) best = [value, x, y];
+      }
+    }
+    return { x: best[1], y: best[2] };
+  }
+
+  build() {
+    const { width, height, header } = this.data;
+    const make = (tag, properties = {}, ...children) => {
+      const element = Object.assign(document.createElement(tag), properties);
+      element.append(...children);
+      return element;
+    };
+    const id = `gidlite-${++serial}`;
+    this.canvas = make("canvas", { width, height, tabIndex: 0, className: "gidlite-canvas" });
+    this.canvas.setAttribute("role", "application");
+    this.canvas.setAttribute("aria-label", `${header.alt} Interactive: arrow keys push, space pokes, escape resets.`);
+    this.overlay = make("canvas", { width, height, className: "gidlite-arrows" });
+    this.overlay.setAttribute("aria-hidden", "true");
+    this.stage = make("div", { className: "gidlite-stage" }, this.canvas, this.overlay);
+    this.stage.style.aspectRatio = `${width} / ${height}`;
+    this.stage.style.maxWidth = `${2 * width}px`;
+    this.inputs = {};
+    const sliders = SLIDERS.map(([name, label, min, max, step, tip]) => {
+      const input = make("input", { type: "range", min, max, step, id: `${id}-${name}`, title: tip });
+      const output = make("output", { htmlFor: input.id });
+      this.inputs[name] = { input, output };
+      return make("label", { className: "gidlite-slider", title: tip }, label, input, output);
+    });
+    const poke = make("button", { type: "button", textContent: "Poke" });
+    const reset = make("button", { type: "button", textContent: "Reset" });
+    this.choice = make("select", { title: "Arrows along which the pixels of one mode swing" });
+    this.choice.setAttribute("aria-label", "Arrows of a mode");
+    this.choice.append(make("option", { value: "", textContent: "No arrows" }));
+    this.frequencies.forEach((hertz, k) => {
+      if (hertz > 0) {
+        this.choice.append(make("option", { value: k, textContent: `Mode at ${hertz.toFixed(1)} Hz` }));
+      }
+    });
+    this.status = make("output", { className: "gidlite-status" });
+    this.status.setAttribute("aria-live", "polite");
+    const bar = make("div", { className: "gidlite-bar" }, poke, reset, this.choice, ...sliders);
+    this.box = make("div", { className: "gidlite-box" }, this.stage, bar, this.status);
+    this.root.append(this.box);
+    Object.assign(this, { pokeButton: poke, resetButton: reset });
+  }
+
+  makePainter() {
+    try {
+      if (this.settings.canvas) throw new Error("asked for the canvas");
+      return new GlPainter(this.canvas, this.data, this.largest);
+    } catch {
+      // A canvas that has had a WebGL context cannot have another kind.
+      const fresh = this.canvas.cloneNode();
+      this.canvas.replaceWith(fresh);
+      this.canvas = fresh;
+      return new CanvasPainter(fresh, this.data);
+    }
+  }
+
+  listen() {
+    const on = (target, type, handler, options = {}) =>
+      target.addEventListener(type, handler, { signal: this.abort.signal, ...options });
+    on(this.canvas, "pointerdown", (event) => this.grab(event));
+    on(this.canvas, "pointermove", (event) => this.follow(event));
+    for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      on(this.canvas, type, () => this.letGo());
+    }
+    on(this.canvas, "keydown", (event) => this.key(event));
+    on(this.pokeButton, "click", () => this.poke());
+    on(this.resetButton, "click", () => this.reset());
+    on(this.choice, "change", () => this.arrows());
+    for (const [name, { input }] of Object.entries(this.inputs)) {
+      on(input, "input", () => this.apply({ [name]: Number(input.value) }, true));
+    }
+    on(this.calm, "change", () => this.apply({}));
+    on(document, "visibilitychange", () => this.wake());
+    on(this.canvas, "webglcontextlost", (event) => {
+      event.preventDefault();
+      this.lost = true;
+    });
+    on(this.canvas, "webglcontextrestored", () => {
+      this.lost = false;
+      this.painter = this.makePainter();
+      this.wake();
+    });
+    this.visible = true;
+    this.watcher = new IntersectionObserver(([entry]) => {
+      this.visible = entry.isIntersecting;
+      this.wake();
+    });
+    this.watcher.observe(this.stage);
+  }
+
+  /** Take new settings; those who ask for reduced motion get no wind and a short ring. */
+  apply(changes, byHand = false) {
+    Object.assign(this.settings, changes);
+    const { stiffness, damping, wind } = this.settings;
+    const calm = this.calm.matches;
+    const factor = 2 * Math.PI * Math.sqrt(stiffness);
+    this.system.omega = Float64Array.from(this.frequencies, (hertz) => hertz * factor);
+    this.system.damping = Math.min(Math.max(damping, calm ? 0.3 : 0), 0.99);
+    this.wind = calm ? 0 : wind;
+    for (const [name, { input, output }] of Object.entries(this.inputs)) {
+      input.value = this.settings[name];
+      output.textContent = Number(this.settings[name]).toFixed(name === "damping" ? 3 : 2);
+    }
+    this.inputs.wind.input.disabled = calm;
+    if (byHand) this.onChange?.(this.settings);
+    this.wake();
+  }
+
+  /** Largest |q| for a pixel: lively ones may go as far as the reach; what others do is bounded. */
+  radius(shape) {
+    const able = eigenvalues(...gram(shape, this.system.omega))[0];
+    const bounded = Math.min(Math.max(able, 0.2 * this.lively), this.lively);
+    return (this.settings.gain * REACH * this.data.width) / Math.sqrt(bounded);
+  }
+
+  position(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const x = ((event.clientX - box.left) * this.data.width) / box.width - 0.5;
+    return [x, ((event.clientY - box.top) * this.data.height) / box.height - 0.5];
+  }
+
+  /** Return the modes of the sheet to which a pixel of the photo belongs. */
+  sheet(x, y) {
+    const { front, behind, opacity, width, height } = this.data;
+    const column = Math.min(Math.max(Math.round(x), 0), width - 1);
+    const row = Math.min(Math.max(Math.round(y), 0), height - 1);
+    return opacity[4 * (row * width + column)] > 127 ? front : behind;
+  }
+
+  /** Return the pixel of the photo that is drawn at (x, y), and its shape; front first. */
+  find(x, y) {
+    const { front, behind } = this.data;
+    for (const field of [front, behind]) {
+      let [u, v] = [x, y];
+      for (let i = 0; i < 8; i++) {
+        const [dx, dy] = this.system.at(field.shape(u, v));
+        [u, v] = [x - dx, y - dy];
+      }
+      if (field === behind || this.sheet(u, v) === front) return { u, v, shape: field.shape(u, v) };
+    }
+  }
+
+  grab(event) {
+    if (event.button > 0) return;
+    const [x, y] = this.position(event);
+    const found = this.find(x, y);
+    const able = eigenvalues(...gram(found.shape, this.system.omega))[0];
+    if (able < 0.01 * this.lively) {
+      this.say("Nothing moves here; try a flower, a leaf or a tip.");
+      return;
+    }
+    this.canvas.setPointerCapture?.(event.pointerId);
+    this.grip = { x: found.u, y: found.v };
+    const start = this.system.at(found.shape);
+    this.held = { ...found, x, y, start, target: start, speed: [0, 0], last: performance.now() };
+    this.canvas.classList.add("gidlite-held");
+    this.wake();
+  }
+
+  follow(event) {
+    if (!this.held) return;
+    const [x, y] = this.position(event);
+    const { held } = this;
+    const now = performance.now();
+    const next = [held.start[0] + x - held.x, held.start[1] + y - held.y];
+    const span = Math.max(now - held.last, 1) / 1000;
+    const share = 1 - Math.exp(-span / 0.05);
+    held.speed = held.speed.map(
+      (old, i) => old + share * ((next[i] - held.target[i]) / span - old));
+    Object.assign(held, { target: next, last: now });
+    this.wake();
+  }
+
+  /** Let go, with the pointer's own speed. */
+  letGo() {
+    const { held, system } = this;
+    if (!held) return;
+    system.q = this.coordinates();
+    const idle = (performance.now() - held.last) / 1000;
+    const fade = Math.exp(-idle / 0.05);
+    const [vx, vy] = held.speed.map((value) => value * fade);
+    // No faster than a swing through the whole reach at 1.5 Hz.
+    const most = this.radius(held.shape) * 2 * Math.PI * 1.5;
+    this.unhold(system.rate, held.shape);
+    system.impulse(held.shape, vx, vy, most);
+    this.held = null;
+    this.canvas.classList.remove("gidlite-held");
+    this.wake();
+  }
+
+  /** Remove from coordinates (or rates) what moves the held pixel. */
+  unhold(values, shape) {
+    const [dx, dy] = this.system.at(shape, values);
+    this.system.leastNorm(shape, dx, dy).forEach((value, i) => (values[i] -= value));
+  }
+
+  /** Return the q to draw: free motion, except that a held pixel is at the pointer. */
+  coordinates() {
+    if (!this.held) return this.system.q;
+    const { shape, target } = this.held;
+    const q = Float64Array.from(this.system.q);
+    this.unhold(q, shape);
+    this.system.leastNorm(shape, ...target, this.radius(shape)).forEach((value, i) => (q[i] += value));
+    return q;
+  }
+
+  key(event) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    if (event.key in steps) this.push(...steps[event.key]);
+    else if (event.key === " " || event.key === "Enter") this.poke();
+    else if (event.key === "Escape") this.reset();
+    else return;
+    event.preventDefault();
+  }
+
+  /** Tap the pixel last touched (or the liveliest) in a direction. */
+  push(x, y, strength = 1) {
+    const { shape } = this.find(this.grip.x, this.grip.y);
+    const able = Math.sqrt(eigenvalues(...gram(shape, this.system.omega))[0]);
+    const radius = this.radius(shape) * 2 * Math.PI * Math.sqrt(this.settings.stiffness);
+    const speed = 0.8 * strength * radius * able;
+    this.system.impulse(shape, speed * x, speed * y, radius);
+    this.wake();
+  }
+
+  poke() {
+    const { shape } = this.find(this.grip.x, this.grip.y);
+    const [xx, xy, yy] = gram(shape, this.system.omega);
+    const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
+    this.push(Math.cos(angle), Math.sin(angle), 1.25);
+    this.say("Poked.");
+  }
+
+  reset() {
+    this.held = null;
+    this.system.reset();
+    this.apply({ ...DEFAULTS, damping: this.data.header.damping }, true);
+    this.say("Reset.");
+  }
+
+  say(text) {
+    this.status.textContent = text;
+  }
+
+  /** Draw, for the chosen mode, the line along which each pixel swings. */
+  arrows() {
+    const context = this.overlay.getContext("2d");
+    const { width, height } = this.data;
+    context.clearRect(0, 0, width, height);
+    if (this.choice.value === "") return;
+    const k = Number(this.choice.value);
+    const spacing = width / 24;
+    const list = [];
+    for (let y = spacing / 2; y < height; y += spacing) {
+      for (let x = spacing / 2; x < width; x += spacing) {
+        const [a, b, c, d] = this.sheet(x, y).shape(x, y).slice(4 * k, 4 * k + 4);
+        const angle = 0.5 * Math.atan2(2 * (a * b + c * d), a * a + c * c - b * b - d * d);
+        const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+        list.push([x, y, a * cos + b * sin, c * cos + d * sin]);
+      }
+    }
+    const most = Math.max(...list.map(([, , dx, dy]) => Math.hypot(dx, dy)), 1e-9);
+    for (const [colour, thick] of [["#000", 3], ["#fff", 1.25]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = (thick * width) / 640;
+      context.beginPath();
+      for (const [x, y, dx, dy] of list) arrow(context, x, y, (dx * spacing) / most, (dy * spacing) / most);
+      context.stroke();
+    }
+  }
+
+  get busy() {
+    if (this.held || this.wind > 0) return true;
+    let most = 0;
+    for (let i = 0; i < this.system.q.length; i++) {
+      most += this.system.q[i] ** 2 + (this.system.rate[i] / (this.system.omega[i >> 1] || 1)) ** 2;
+    }
+    return Math.sqrt(most * this.largest) > STILL;
+  }
+
+  wake() {
+    const seen = this.visible && document.visibilityState !== "hidden";
+    if (this.dead || this.lost || this.pending || !seen) return;
+    this.pending = requestAnimationFrame((time) => this.frame(time));
+  }
+
+  frame(time) {
+    this.pending = 0;
+    // After a pause the motion goes on where it was instead of leaping ahead.
+    const dt = Math.min(Math.max((time - (this.clock ?? time)) / 1000, 0), 0.1);
+    this.clock = time;
+    this.system.step(dt, 2 * this.wind * this.settings.gain);
+    if (!this.busy) {
+      this.system.reset();
+      this.clock = undefined;
+    }
+    this.painter.paint(this.coordinates());
+    this.frames++;
+    if (this.busy) this.wake();
+  }
+
+  destroy() {
+    this.dead = true;
+    cancelAnimationFrame(this.pending);
+    this.abort.abort();
+    this.watcher.disconnect();
+    this.painter.destroy();
+    this.box.remove();
+  }
+}
+
+function arrow(context, x, y, dx, dy) {
+  const [left, top] = [x - dx / 2, y - dy / 2];
+  const [right, below] = [x + dx / 2, y + dy / 2];
+  context.moveTo(left, top);
+  context.lineTo(right, below);
+  context.lineTo(right - 0.3 * dx + 0.2 * dy, below - 0.3 * dy - 0.2 * dx);
+  context.moveTo(right, below);
+  context.lineTo(right - 0.3 * dx - 0.2 * dy, below - 0.3 * dy + 0.2 * dx);
+}
+
+// ---------------------------------------------------------------- pages and notebooks
+
+function fromBase64(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+/** Bring every <figure data-gidlite> of a page to life; its photo is the <img> inside. */
+export function mountAll(page = document) {
+  return [...page.querySelectorAll("figure[data-gidlite]")].map(async (figure) => {
+    const image = figure.querySelector("img");
+    const scene = JSON.parse(figure.querySelector("script").textContent);
+    for (const name of ["back", "alpha", "front_modes", "back_modes"]) {
+      scene[name] = fromBase64(scene[name]);
+    }
+    scene.photo = fromBase64(image.src.slice(image.src.indexOf(",") + 1));
+    scene.header.alt = image.alt;
+    const { damping } = scene.header;
+    const canvas = new URLSearchParams(location.search).has("canvas");
+    figure.explorer = await mount(figure, scene, { damping, canvas });
+    image.hidden = true;
+    return figure.explorer;
+  });
+}
+
+const SYNCED = ["stiffness", "damping", "gain", "wind"];
+
+async function render({ model, el }) {
+  const bytes = (name) => {
+    const view = model.get(name);
+    return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  };
+  const names = ["photo", "back", "alpha", "front_modes", "back_modes"];
+  const scene = { header: model.get("header") };
+  for (const name of names) scene[name] = bytes(name);
+  const settings = Object.fromEntries(SYNCED.map((name) => [name, model.get(name)]));
+  const explorer = await mount(el, scene, settings);
+  explorer.onChange = (now) => {
+    for (const name of SYNCED) model.set(name, now[name]);
+    model.save_changes();
+  };
+  const changed = () => explorer.apply(
+    Object.fromEntries(SYNCED.map((name) => [name, model.get(name)])));
+  const told = ({ kind }) => {
+    if (kind === "poke") explorer.poke();
+    if (kind === "reset") explorer.reset();
+  };
+  for (const name of SYNCED) model.on(`change:${name}`, changed);
+  model.on("msg:custom", told);
+  return () => {
+    for (const name of SYNCED) model.off(`change:${name}`, changed);
+    model.off("msg:custom", told);
+    explorer.destroy();
+  };
+}
+
+export default { render };

@@ -1,0 +1,57 @@
+"""A photo of a disc on a stripy wall that sways on its own, and a browser to touch it in."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gidlite.volume import SpectralVolume
+
+MODULE = Path(__file__).resolve().parents[2] / "gidlite" / "widget" / "explorer.js"
+
+
+def disc(height: int, width: int) -> torch.Tensor:
+    y, x = torch.arange(height)[:, None] / height - 0.45, torch.arange(width) / width - 0.5
+    return ((x * width / height) ** 2 + y**2 < 0.2**2).float()
+
+
+@pytest.fixture(scope="session")
+def photo() -> torch.Tensor:
+    """A bright disc on a dark wall with stripes, 320×512."""
+    x = torch.arange(512)
+    wall = (0.2 + 0.1 * (x / 7).sin()).expand(3, 320, 512) * torch.tensor([0.5, 1, 0.8]).view(
+        3, 1, 1
+    )
+    inside = disc(320, 512)
+    spots = 0.8 + 0.2 * (x / 9).sin() * (torch.arange(320)[:, None] / 9).cos()
+    return wall * (1 - inside) + inside * spots * torch.tensor([1, 0.6, 0.2]).view(3, 1, 1)
+
+
+@pytest.fixture(scope="session")
+def volume() -> SpectralVolume:
+    """19 bins, of which 16 lie at 0.5 Hz or more; the disc sways to and fro, a little up."""
+    inside = disc(160, 256)
+    direction = torch.tensor([1.0, 0.3 + 0.2j])[None, :, None, None]
+    turns = torch.exp(1j * torch.arange(19)).view(-1, 1, 1, 1) / (1 + torch.arange(19)).view(
+        -1, 1, 1, 1
+    )
+    return SpectralVolume((turns * direction * inside).to(torch.complex64))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium with software rendering, or a loud skip."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if found is None:
+        pytest.skip("no Chromium on this machine: install it (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(
+            executable_path=found,
+            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+        )
+        yield chromium
+        chromium.close()

@@ -1,0 +1,197 @@
+"""The page in a real browser: drag it, let go, watch it ring and settle."""
+
+import io
+import os
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gidlite.widget import make_scene, write_page
+
+pytestmark = pytest.mark.browser
+
+EXPLORER = "document.querySelector('figure').explorer"
+
+
+@pytest.fixture(scope="module")
+def page_path(photo, volume, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "disc.html"
+    scenes = [make_scene(photo, volume, modes=16), make_scene(photo, volume, modes=2, width=256)]
+    write_page(path, scenes, title="Disc")
+    return path
+
+
+def until(page, expression: str, *, seconds: float = 20) -> None:
+    """Wait for an expression; Playwright's own waiting needs eval, which the policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(f"Boolean({expression})"):
+        assert time.monotonic() < end, f"not within {seconds} s: {expression}"
+        page.wait_for_timeout(50)
+
+
+@pytest.fixture
+def opened(browser, page_path, request):
+    """A page with its complaints and requests recorded; there must be none at the end."""
+    options = getattr(request, "param", {})
+    query = options.pop("query", "") if "query" in options else ""
+    page = browser.new_page(viewport={"width": 544, "height": 700}, **options)
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: complaints.append(asked.url)
+            if not re.match("file:|data:|blob:", asked.url) else None)  # fmt: skip
+    page.goto(page_path.as_uri() + query)
+    until(page, "[...document.querySelectorAll('figure')].every((figure) => figure.explorer)")
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def look(page, name: str) -> np.ndarray:
+    """Return the stage as pixels; kept as an artefact where GIDLITE_ARTEFACTS says."""
+    data = page.locator(".gidlite-stage").first.screenshot()
+    if folder := os.environ.get("GIDLITE_ARTEFACTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{name}.png").write_bytes(data)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
+
+
+def centre(picture: np.ndarray) -> float:
+    """Return the column of the bright disc's middle."""
+    bright = picture[..., 0] > 110
+    return float(np.nonzero(bright)[1].mean())
+
+
+def press(page, dx: int) -> None:
+    box = page.locator(".gidlite-stage").first.bounding_box()
+    x, y = box["x"] + 0.5 * box["width"], box["y"] + 0.45 * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y, steps=5)
+
+
+def middle(page) -> float:
+    return page.evaluate(f"{EXPLORER}.system.at({EXPLORER}.find(256, 144).shape)[0]")
+
+
+def drag_and_release(page, name: str) -> None:
+    rest = look(page, f"{name}_rest")
+    press(page, 24)
+    page.wait_for_timeout(300)
+    held = look(page, f"{name}_held")
+    assert abs(centre(held) - centre(rest) - 24) < 2.5, "the disc is at the pointer"
+    wall = np.abs(held - rest)[:, :60]
+    assert wall.max() < 12, "the wall stays"
+    page.mouse.up()
+    swing = []
+    for _ in range(25):
+        page.wait_for_timeout(60)
+        swing.append(middle(page))
+    assert min(swing) < -2 and max(swing[3:]) > -min(swing) * 0.05, "it swings to the other side"
+    look(page, f"{name}_ringing")
+    page.evaluate(f"{EXPLORER}.apply({{damping: 0.5, stiffness: 4}})")
+    until(page, f"!{EXPLORER}.busy")
+    page.wait_for_timeout(200)
+    settled = look(page, f"{name}_settled")
+    inner = (slice(6, -6), slice(6, -6))  # the focus ring is drawn around
+    assert np.abs(settled[inner] - rest[inner]).max() < 6, "it settles where it began"
+
+
+def test_drag_release_ring_settle(opened):
+    assert opened.evaluate(f"{EXPLORER}.painter.name") == "WebGL2"
+    drag_and_release(opened, "webgl")
+
+
+@pytest.mark.parametrize("opened", [{"query": "?canvas"}], indirect=True)
+def test_the_same_without_webgl(opened):
+    assert opened.evaluate(f"{EXPLORER}.painter.name") == "2D canvas"
+    drag_and_release(opened, "canvas")
+
+
+def test_at_rest_it_is_the_photo(opened, photo):
+    picture = look(opened, "rest")
+    assert opened.locator("figure > img").first.is_hidden()
+    expected = photo.movedim(0, -1).numpy() * 255
+    shown = np.asarray(Image.fromarray(picture.astype(np.uint8)).resize((512, 320)))
+    assert np.abs(shown - expected).mean() < 4
+
+
+def test_keyboard_poke_reset_and_sliders(opened):
+    opened.locator(".gidlite-canvas").first.focus()
+    opened.keyboard.press("ArrowLeft")
+    opened.wait_for_timeout(120)
+    assert middle(opened) < -0.5
+    opened.keyboard.press("Escape")
+    opened.wait_for_timeout(120)
+    assert middle(opened) == 0
+    opened.get_by_role("button", name="Poke").first.click()
+    opened.wait_for_timeout(120)
+    assert opened.evaluate(f"{EXPLORER}.system.energy()") > 0
+    opened.get_by_label("Wind").first.fill("2")
+    assert opened.evaluate(f"{EXPLORER}.wind") == 2
+    opened.get_by_role("combobox").first.select_option(index=1)
+    drawn = opened.evaluate(
+        f"{EXPLORER}.overlay.getContext('2d').getImageData(0, 0, 512, 320).data.some(v => v)"
+    )
+    assert drawn, "arrows are drawn"
+    second = "document.querySelectorAll('figure')[1].explorer.system.energy()"
+    assert opened.evaluate(second) == 0, "the other photo of the page was left alone"
+
+
+@pytest.mark.parametrize("opened", [{"has_touch": True}], indirect=True)
+def test_touch_and_nothing_to_hold(opened):
+    box = opened.locator(".gidlite-stage").first.bounding_box()
+    opened.touchscreen.tap(box["x"] + 12, box["y"] + 12)
+    assert "Nothing moves here" in opened.locator(".gidlite-status").first.inner_text()
+    session = opened.context.new_cdp_session(opened)
+    x, y = box["x"] + box["width"] / 2, box["y"] + 0.45 * box["height"]
+    for kind, points in (
+        ("touchStart", [{"x": x, "y": y}]), ("touchMove", [{"x": x + 20, "y": y}]),
+    ):  # fmt: skip
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    opened.wait_for_timeout(200)
+    moved = opened.evaluate(
+        f"{EXPLORER}.system.at({EXPLORER}.held.shape, {EXPLORER}.coordinates())[0]"
+    )
+    assert moved == pytest.approx(20, abs=1.5)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    opened.wait_for_timeout(150)
+    assert opened.evaluate(f"{EXPLORER}.held") is None
+
+
+@pytest.mark.parametrize("opened", [{"reduced_motion": "reduce"}], indirect=True)
+def test_reduced_motion_means_no_wind_and_a_short_ring(opened):
+    opened.evaluate(f"{EXPLORER}.apply({{wind: 3}})")
+    assert opened.evaluate(f"[{EXPLORER}.wind, {EXPLORER}.system.damping, {EXPLORER}.busy]") == [
+        0, 0.3, False,
+    ]  # fmt: skip
+
+
+def test_removal_leaves_nothing_behind(opened):
+    opened.evaluate(f"window.kept = {EXPLORER}; kept.apply({{wind: 1}}); kept.destroy()")
+    frames = opened.evaluate("kept.frames")
+    assert opened.locator(".gidlite-box").count() == 1
+    opened.evaluate("window.dispatchEvent(new Event('resize')); kept.wake(); kept.canvas.click()")
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("kept.frames") == frames
+
+
+def test_speed_is_reported(opened, page_path, record_property):
+    opened.evaluate(f"{EXPLORER}.apply({{wind: 1}})")
+    opened.wait_for_timeout(300)
+    before, started = opened.evaluate(f"{EXPLORER}.frames"), time.monotonic()
+    opened.wait_for_timeout(2000)
+    rate = (opened.evaluate(f"{EXPLORER}.frames") - before) / (time.monotonic() - started)
+    report = {
+        "frames_per_second": round(rate, 1),
+        "first_frame_ms": round(opened.evaluate(f"{EXPLORER}.firstFrame")),
+        "page_bytes": page_path.stat().st_size,
+    }
+    for name, value in report.items():
+        record_property(name, value)
+    print(report)
+    assert rate > 1

@@ -1,0 +1,94 @@
+"""The widget in JupyterLab: run a notebook there, drag the picture, hear back in Python."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gidlite.media import write_image
+from gidlite.volume import save_volume
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+CELLS = [
+    "from gidlite.media import read_image\n"
+    "from gidlite.volume import load_volume\n"
+    "from gidlite.widget import ModalExplorer\n"
+    "explorer = ModalExplorer(read_image('disc.png'), load_volume('disc.safetensors'))\n"
+    "explorer",
+]
+
+
+@pytest.fixture
+def lab(photo, volume, tmp_path):
+    """Address of a JupyterLab that serves a notebook with the widget."""
+    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    write_image(tmp_path / "disc.png", photo)
+    save_volume(tmp_path / "disc.safetensors", volume)
+    cells = [
+        {"cell_type": "code", "id": f"cell{i}", "metadata": {}, "outputs": [], "source": source,
+         "execution_count": None} for i, source in enumerate(CELLS)
+    ]  # fmt: skip
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {
+        "cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5,
+    }  # fmt: skip
+    (tmp_path / "touch.ipynb").write_text(json.dumps(notebook))
+    log = tmp_path / "lab.log"
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
+        "--ip=127.0.0.1", "--IdentityProvider.token=test", "--LabApp.news_url=None",
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_CONFIG_DIR": str(tmp_path / "conf"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "run"), "PYTHONPATH": os.pathsep.join(
+            [str(path) for path in sys.path if path]),
+    }  # fmt: skip
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=tmp_path, stdout=output, stderr=output, env=environment
+        )
+    try:
+        end = time.monotonic() + 60
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/lab", log.read_text())):
+            assert server.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{found[1]}/lab/tree/touch.ipynb?token=test"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_widget_in_jupyterlab(lab, browser, tmp_path):
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.goto(lab)
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+    # The kernel may still be starting: keys pressed now are queued by JupyterLab.
+    page.keyboard.press("Shift+Enter")
+    stage = page.locator(".gidlite-stage").first
+    stage.wait_for(timeout=90_000)
+    page.wait_for_timeout(500)
+    before = stage.screenshot()
+    box = stage.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + 0.45 * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y, steps=5)
+    page.wait_for_timeout(400)
+    during = stage.screenshot()
+    if folder := os.environ.get("GIDLITE_ARTEFACTS"):
+        page.screenshot(path=f"{folder}/jupyterlab.png")
+    page.mouse.up()
+    assert before != during, "pixels move"
+    page.get_by_label("Wind").first.fill("1.5")
+    page.locator(".jp-Notebook .jp-Cell .cm-content").last.click()
+    page.keyboard.type("print('wind', explorer.wind)")
+    page.keyboard.press("Shift+Enter")
+    page.get_by_text("wind 1.5", exact=True).wait_for(timeout=20_000)
+    page.close()

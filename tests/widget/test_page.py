@@ -1,0 +1,129 @@
+"""Scenes, layers and the page, without a browser."""
+
+import base64
+import hashlib
+import json
+import re
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import disc
+
+from gidlite import cli
+from gidlite._checks import GidliteError
+from gidlite.media import write_image
+from gidlite.volume import SpectralVolume, save_volume
+from gidlite.widget import make_scene, write_page
+from gidlite.widget.layers import split_layers
+
+
+def test_both_sheets_at_rest_are_the_photo(photo, volume):
+    layers = split_layers(photo, volume.spectral[3:])
+    front = photo - (1 - layers.alpha) * layers.back
+    assert front.min() > -0.004 and (front - layers.alpha).max() < 0.004, "not a colour"
+
+
+def test_the_front_is_cut_along_the_edge_of_what_moves(photo, volume):
+    layers = split_layers(photo, volume.spectral[3:])
+    inside = disc(320, 512)
+    assert (layers.alpha[0] - inside).abs().mean() < 0.01
+    wall = photo[:, :, 20:120].mean((1, 2))
+    filled = layers.back[:, 144, 256]
+    assert (filled - wall).abs().max() < 0.1, "the wall goes on behind the disc"
+
+
+def test_modes_of_the_front_hold_within_it_and_the_back_rests(photo, volume):
+    layers = split_layers(photo, volume.spectral[3:])
+    rows, columns = layers.front_modes.shape[-2:]
+    middle = layers.front_modes[:, :, int(0.45 * rows), columns // 2]
+    # Twice as many px per mode px: the photo is twice as wide as the volume.
+    torch.testing.assert_close(middle, 2 * volume.spectral[3:, :, 72, 128], rtol=0.1, atol=1e-3)
+    assert layers.back_modes[:, :, 0].abs().max() < 0.02 * middle.abs().max()
+
+
+def test_nothing_leaves_the_border(photo):
+    layers = split_layers(photo, torch.ones(4, 2, 160, 256, dtype=torch.complex64))
+    across, down = layers.front_modes[:, 0], layers.front_modes[:, 1]
+    assert across[:, :, [0, -1]].abs().max() == 0 and down[:, [0, -1]].abs().max() == 0
+    assert across[:, 0, 20].abs().min() > 1, "but slides along it"
+
+
+def test_a_photo_that_moves_everywhere_is_one_sheet(photo):
+    layers = split_layers(photo, torch.ones(4, 2, 160, 256, dtype=torch.complex64))
+    assert layers.alpha.min() > 0.99
+    assert layers.back is photo
+    assert make_scene(photo, SpectralVolume(torch.ones(5, 2, 4, 4).to(torch.complex64))).back == b""
+
+
+def test_scene_holds_what_the_header_says(photo, volume):
+    scene = make_scene(photo, volume, modes=5)
+    hertz = scene.header["frequencies"]
+    assert len(hertz) == 5 and min(hertz) >= 0.5 and hertz == sorted(hertz)
+    for name in ("front", "back"):
+        halves = np.frombuffer(zlib.decompress(getattr(scene, f"{name}_modes")), "<f2")
+        assert halves.size == 5 * 4 * np.prod(scene.header[f"{name}_size"])
+        assert np.isfinite(halves).all()
+
+
+def test_refusals(photo, volume):
+    with pytest.raises(GidliteError, match="modes is 0"):
+        make_scene(photo, volume, modes=0)
+    with pytest.raises(GidliteError, match="damping is 1"):
+        make_scene(photo, volume, damping=1.0)
+    with pytest.raises(GidliteError, match="no frequency of"):
+        make_scene(photo, SpectralVolume(volume.spectral[:3]))
+
+
+def read(path):
+    text = path.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]
+    return text, policy
+
+
+def test_page_is_self_contained_under_a_policy_of_hashes(photo, volume, tmp_path):
+    scene = make_scene(photo, volume, alt='A "disc" <b>')
+    write_page(tmp_path / "page.html", scene, title="<Disc>")
+    text, policy = read(tmp_path / "page.html")
+    script = re.search(r'<script type="module">(.*?)</script>', text, re.S)[1]
+    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    for kind, content in (("script", script), ("style", style)):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    assert not re.search(r"(https?:)?//[\w.]+\.\w", text.replace("//-", "")), "no address in it"
+    assert 'alt="A &quot;disc&quot; &lt;b&gt;"' in text and "<h1>&lt;Disc&gt;</h1>" in text
+    data = json.loads(re.search(r'application/json">(.*?)</script>', text, re.S)[1])
+    assert zlib.decompress(base64.b64decode(data["front_modes"]))
+    assert len(text) < 6e6
+
+
+def test_poke_writes_a_page_from_a_volume(photo, volume, tmp_path, monkeypatch, capsys):
+    write_image(tmp_path / "disc.png", photo)
+    save_volume(tmp_path / "disc.safetensors", volume)
+    page = tmp_path / "out" / "disc.html"
+    arguments = ["poke", str(tmp_path / "disc.safetensors"), "-o", str(page)]
+    monkeypatch.setattr(sys, "argv", ["gidlite", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2 and "--photo" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["gidlite", *arguments, "--photo", str(tmp_path / "disc.png")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0 and page.is_file()
+
+
+def test_widget_checks_its_sliders(photo, volume):
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    import traitlets
+
+    from gidlite.widget import ModalExplorer
+
+    widget = ModalExplorer(photo, volume, modes=3, wind=0.5, damping=0.1)
+    assert (widget.wind, widget.damping, widget.header["damping"]) == (0.5, 0.1, 0.1)
+    assert len(widget.header["frequencies"]) == 3 and widget.photo[:2] == b"\xff\xd8"
+    for name, value in (("wind", 4.0), ("stiffness", 0.0), ("damping", 1.0), ("gain", -1.0)):
+        with pytest.raises(traitlets.TraitError):
+            setattr(widget, name, value)

@@ -1,0 +1,113 @@
+"""The browser's physics equals Python's on the same course of events."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+from conftest import MODULE
+
+from gidlite.modal import ModalSystem
+
+NODE = shutil.which("node") or shutil.which("nodejs")
+DT, WIND, STEPS = 0.045, 1.5, 20
+
+SCRIPT = """
+import { ModalSystem, halfToFloat } from "./explorer.mjs";
+import { readFileSync } from "node:fs";
+const given = JSON.parse(readFileSync(0));
+const system = new ModalSystem(given.hertz, given.damping);
+const course = [];
+const note = () => course.push([[...system.q], [...system.rate], system.energy(),
+                                system.at(given.shape)]);
+const noise = given.noise.values();
+const normal = () => noise.next().value;
+system.drag(given.shape, 12, -5, given.radius);
+note();
+system.drag(given.line, 3, 1);
+note();
+system.drag(given.still, 3, 1);
+note();
+system.drag(given.shape, 4, 2.5);
+note();
+system.impulse(given.shape, -30, 10);
+for (let i = 0; i < given.steps; i++) { system.step(given.dt); note(); }
+system.pull(given.shape, 8, 3);
+for (let i = 0; i < given.steps; i++) { system.step(given.dt, given.wind, normal); note(); }
+console.log(JSON.stringify({ course, halves: given.halves.map(halfToFloat) }));
+"""
+
+
+@pytest.fixture
+def system(generator) -> ModalSystem:
+    modes = torch.randn(5, 2, 4, 6, dtype=torch.complex128, generator=generator)
+    modes[:, :, 0, 0] = 0
+    modes[:, 1, 1, 1] = -0.5 * modes[:, 0, 1, 1]
+    return ModalSystem(modes, frequencies_hz=torch.arange(5) * 0.7, damping=0.06)
+
+
+def course_in_python(system: ModalSystem, radius: float, noise: torch.Tensor) -> list:
+    course = []
+
+    def note() -> None:
+        parts = (system.modal_coords.clone(), system.modal_velocity.clone())
+        flat = [torch.view_as_real(part).flatten().tolist() for part in parts]
+        course.append([*flat, system.energy(), system.displacement_at(3, 2).tolist()])
+
+    system.drag(x=3, y=2, dx=12, dy=-5, limit=radius * system.reach())
+    note()
+    for x, y, dx, dy in ((1, 1, 3, 1), (0, 0, 3, 1), (3, 2, 4, 2.5)):
+        system.drag(x=x, y=y, dx=dx, dy=dy)
+        note()
+    system.release()
+    system.impulse(x=3, y=2, vx=-30, vy=10)
+    for _ in range(STEPS):
+        system.step(DT)
+        note()
+    system.pull(x=3, y=2, ax=8, ay=3)
+    feed = iter(noise)
+    original, torch.randn = torch.randn, lambda *_, **__: next(feed)
+    try:
+        for _ in range(STEPS):
+            system.step(DT, wind=WIND)
+            note()
+    finally:
+        torch.randn = original
+    return course
+
+
+@pytest.mark.skipif(
+    NODE is None, reason="no Node.js on this machine: physics of the page not compared"
+)
+def test_javascript_equals_python(system, generator, tmp_path):
+    shutil.copy(MODULE, tmp_path / "explorer.mjs")
+    (tmp_path / "run.mjs").write_text(SCRIPT)
+    noise = torch.randn(STEPS, 4, 2, 2, generator=generator, dtype=torch.float64)
+    halves = torch.tensor([0.0, 1.0, -2.5, 6e-8, 1e-5, -60000.0, 0.333]).half()
+
+    def shape(x: int, y: int) -> list:
+        return torch.view_as_real(system.mode_at(x, y)).flatten().tolist()
+
+    given = {
+        "hertz": [0.7 * k for k in range(5)], "damping": 0.06, "shape": shape(3, 2),
+        "line": shape(1, 1), "still": shape(0, 0), "radius": 1.7, "dt": DT, "wind": WIND,
+        # The browser draws both numbers of the real part, then both of the imaginary part.
+        "steps": STEPS, "noise": noise.transpose(-1, -2).flatten().tolist(),
+        "halves": (halves.view(torch.int16).int() & 0xFFFF).tolist(),
+    }  # fmt: skip
+    answer = subprocess.run(
+        [NODE, "run.mjs"], cwd=tmp_path, input=json.dumps(given), text=True, capture_output=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    result = json.loads(answer.stdout)
+    torch.testing.assert_close(torch.tensor(result["halves"]), halves.float(), rtol=0, atol=0)
+    expected = course_in_python(system, 1.7, noise)
+    assert len(result["course"]) == len(expected)
+    for step, (browser, python) in enumerate(zip(result["course"], expected, strict=True)):
+        for name, one, two in zip(("q", "rate", "energy", "at"), browser, python, strict=True):
+            torch.testing.assert_close(
+                torch.tensor(one, dtype=torch.float64), torch.tensor(two, dtype=torch.float64),
+                rtol=1e-6, atol=1e-5, msg=lambda text, at=(step, name): f"{at}: {text}",
+            )  # fmt: skip
