@@ -145,7 +145,7 @@ def animate(
     amplify: Amplify = 1.0,
     slow: Slow = 1.0,
     seed: Seed = 0,
-    steps: Steps = 20,
+    steps: Steps = 12,
     guidance: Guidance = 1.75,
     renderer: Renderer = "softmax",
     xt: SlicePath = None,
@@ -191,7 +191,7 @@ def predict(
     photo: Photo,
     output: Output = None,
     seed: Seed = 0,
-    steps: Steps = 20,
+    steps: Steps = 12,
     guidance: Guidance = 1.75,
     model: Model = None,
 ) -> None:
@@ -283,7 +283,7 @@ def poke(
         str | None, typer.Option(help="Describes the photo to those not seeing.")
     ] = None,
     seed: Seed = 0,
-    steps: Steps = 20,
+    steps: Steps = 12,
     guidance: Guidance = 1.75,
     model: Model = None,
 ) -> None:
@@ -484,7 +484,7 @@ def evaluate_motion(
     output: Output = None,
     samples: Samples = 8,
     seed: Seed = 0,
-    steps: Steps = 20,
+    steps: Steps = 12,
     guidance: Guidance = 1.75,
     model: Model = None,
 ) -> None:
@@ -504,7 +504,7 @@ def evaluate_scenes(
     output: Output = None,
     samples: Samples = 8,
     seed: Seed = 0,
-    steps: Steps = 20,
+    steps: Steps = 12,
     guidance: Guidance = 1.75,
     model: Model = None,
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,

@@ -35,7 +35,7 @@ _SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE
 
 
 PARTS = {"autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser}
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,6 @@ class GidPipeline:
         stats: Frequency statistics the parts were trained with, px of the motion grid.
         num_frames: T.
         fps: Frames per second.
-        gain: Factor on the predicted motion, fitted after training: a network that is unsure
-            where things move predicts too little of it.
         name: What ``SpectralVolume.model`` will say.
     """
 
@@ -99,14 +97,13 @@ class GidPipeline:
         *,
         num_frames: int = 150,
         fps: float = 30.0,
-        gain: float = 1.0,
         name: str = "unnamed",
     ) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.amplitude = amplitude.eval().requires_grad_(False)
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.stats, self.num_frames, self.fps = stats, num_frames, fps
-        self.gain, self.name = gain, name
+        self.name = name
 
     def _parts(self) -> dict[str, torch.nn.Module]:
         return {name: getattr(self, name) for name in PARTS}
@@ -151,7 +148,7 @@ class GidPipeline:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(
             *parts, stats, num_frames=config["num_frames"], fps=config["fps"],
-            gain=config["gain"], name=config["name"],
+            name=config["name"],
         )  # fmt: skip
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -164,7 +161,7 @@ class GidPipeline:
         save_stats(path / "frequency_stats.safetensors", self.stats)
         config = {
             "format": "gidlite-pipeline", "version": _VERSION, "name": self.name,
-            "num_frames": self.num_frames, "fps": self.fps, "gain": self.gain,
+            "num_frames": self.num_frames, "fps": self.fps,
         }  # fmt: skip
         (path / "pipeline.json").write_text(json.dumps(config, indent=1) + "\n")
 
@@ -173,7 +170,7 @@ class GidPipeline:
         self,
         image: Float[Tensor, "3 height width"],
         *,
-        num_inference_steps: int = 20,
+        num_inference_steps: int = 12,
         guidance_scale: float = 1.75,
         loop: bool = True,
         solver: str = "dpm",
@@ -214,7 +211,7 @@ class GidPipeline:
             generator=generator, device=self.device, progress=progress,
         )  # fmt: skip
         packed = self.autoencoder.decode(whitened * scale, photo)[0]
-        spectral = denormalize(packed.cpu(), self.stats) * self.gain
+        spectral = denormalize(packed.cpu(), self.stats)
         spectral = resize_spectral(anchor(spectral), height=height, width=width)
         seed = generator.initial_seed() if generator is not None else -1
         return GidOutput(

@@ -67,7 +67,7 @@ class Sampling:
 
     samples: int = 8
     seed: int = 0
-    steps: int = 20
+    steps: int = 12
     guidance: float = 1.75
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ def evaluate_motion(
     *,
     samples: int = 8,
     seed: int = 0,
-    steps: int = 20,
+    steps: int = 12,
     guidance: float = 1.75,
     progress: Progress | None = None,
 ) -> MotionReport:
@@ -120,7 +120,7 @@ def evaluate_scenes(
     sprites: str | Path | None = None,
     samples: int = 8,
     seed: int = 0,
-    steps: int = 20,
+    steps: int = 12,
     guidance: float = 1.75,
     progress: Progress | None = None,
 ) -> MotionReport:

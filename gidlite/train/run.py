@@ -17,18 +17,16 @@ from gidlite._checks import GidliteError
 from gidlite.dataset import MotionDataset
 from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
 from gidlite.pipeline import PARTS, GidPipeline
-from gidlite.spectral import motion_amplitude, resize_spectral
 from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset
 from gidlite.train.loop import check_finished, train
 from gidlite.train.processes import is_main_process, local_device
 
-__all__ = ["fit_gain", "load_parts", "run_training"]
+__all__ = ["load_parts", "run_training"]
 
 _NAME_OF_CLASS = {kind.__name__: name for name, kind in PARTS.items()}
 _STATS = "frequency_stats.safetensors"
-_MOVING_PX = 0.1
 
 
 def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], FrequencyStats | None]:
@@ -97,7 +95,6 @@ def run_training(
             finished["autoencoder"], finished["amplitude"], model, stats,
             num_frames=config.num_frames, fps=config.fps, name=Path(out).name,
         )  # fmt: skip
-        pipeline.gain = fit_gain(pipeline, dataset)
         pipeline.save_pretrained(export)
 
 
@@ -108,24 +105,3 @@ def _fit_scaling(autoencoder, dataset: MotionDataset, stats: FrequencyStats) -> 
     autoencoder.register_to_config(scaling_factor=1.0)
     deviation = autoencoder.encode(normalize(volumes, stats)).std().item()
     autoencoder.register_to_config(scaling_factor=1 / deviation)
-
-
-def fit_gain(pipeline: GidPipeline, dataset: MotionDataset, *, count: int = 12) -> float:
-    """Return the factor by which true motion exceeds predicted motion where things move.
-
-    The median over examples that were never trained on, one sample each, of the ratio of RMS
-    displacements over reliable pixels that move at least 0.1 px of the motion grid.
-    """
-    ratios = []
-    for number in range(count):
-        example = dataset[2 * 10**9 + number]
-        generator = torch.Generator().manual_seed(number)
-        predicted = pipeline(example["image"].cpu(), generator=generator).spectral
-        true = example["spectral"].cpu()
-        predicted = resize_spectral(predicted, height=true.shape[-2], width=true.shape[-1])
-        amplitude = motion_amplitude(true)
-        moving = (amplitude > _MOVING_PX) & example["reliable"].cpu()
-        if moving.any():
-            pair = (amplitude[moving], motion_amplitude(predicted)[moving].clamp(min=1e-6))
-            ratios.append(pair[0].square().mean().sqrt() / pair[1].square().mean().sqrt())
-    return torch.stack(ratios).median().item() if ratios else 1.0
