@@ -65,14 +65,22 @@ def lab(photo, volume, tmp_path):
 
 
 def test_widget_in_jupyterlab(lab, browser, tmp_path):
+    from playwright.sync_api import TimeoutError as NotThere
+
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.goto(lab)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-    # The kernel may still be starting: keys pressed now are queued by JupyterLab.
-    page.keyboard.press("Shift+Enter")
     stage = page.locator(".gidlite-stage").first
-    stage.wait_for(timeout=90_000)
+    # A key pressed while the page is still loading can get lost, so the cell is run until it shows.
+    for _ in range(8):
+        page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        try:
+            stage.wait_for(timeout=20_000)
+            break
+        except NotThere:
+            continue
+    assert stage.is_visible()
     page.wait_for_timeout(500)
     before = stage.screenshot()
     box = stage.bounding_box()
