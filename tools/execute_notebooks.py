@@ -25,7 +25,7 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow"}
 PRIVATE_PATH = re.compile(
-    r"/home/\w|/Users/\w|/root/|[A-Za-z]:\\{1,2}Users|/ipykernel_\d|"
+    r"/(?:home|Users|root)/[\w.]|[A-Za-z]:\\{1,2}Users|/ipykernel_\d|"
     + "|".join(re.escape(str(path)) + r"\b" for path in {ROOT, Path.home()} if path.name)
 )
 
