@@ -120,7 +120,7 @@ class Augmentation:
 
     flip: float = 0.5
     reverse: float = 0.5
-    smallest_crop: float = 0.6
+    smallest_crop: float = 0.5
     amplitude: float = 1.25
     color: float = 0.12
 
@@ -290,6 +290,10 @@ class MotionDataset(Dataset):
             "image": example.image, "spectral": example.spectral, "reliable": example.reliable,
             "source": torch.tensor(chosen),
         }  # fmt: skip
+
+    def take(self, numbers: range) -> list[dict[str, Tensor]]:
+        """Return the items of these numbers."""
+        return [self[number] for number in numbers]
 
 
 def seeded(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -27,6 +27,7 @@ def train(
         list[Path] | None, typer.Option(help="Run folder of a trained part; repeat for each.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that make scenes ahead.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
     export: Annotated[
@@ -49,7 +50,7 @@ def train(
 
     run_training(
         settings, out, sprites=sprites, data=data or (), parts=parts or (), export=export,
-        device=device, minutes=minutes, resume=resume, report=report,
+        device=device, workers=workers, minutes=minutes, resume=resume, report=report,
     )  # fmt: skip
     if is_main_process():
         step = read_meta(out)["step"]

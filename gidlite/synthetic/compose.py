@@ -62,7 +62,7 @@ def draw_parts(draw: Draw, pieces: Pieces, layers: int) -> dict[str, Tensor]:
     depth = (torch.arange(layers, device=draw.device) + 1) / layers
     is_view = torch.zeros(draw.batch, layers, dtype=torch.bool, device=draw.device)
     if len(pieces.views):
-        is_view[:, 0] = draw.chance(0.22)
+        is_view[:, 0] = draw.chance(0.15)
     in_view = is_view[:, :1]
     rides, parent = _draw_family_tree(draw, layers)
     riders = pieces.weight * (pieces.anchor == ANCHORS.index("none")).float()
@@ -310,15 +310,21 @@ def draw_backdrop(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Return backdrops: sharp, out of focus, or dark, as behind close-ups.
 
-    Behind a view lies the view itself, so that its borders uncover something plausible.
+    What is out of focus may be plants, too. Behind a view lies the view itself, so that its
+    borders uncover something plausible.
     """
     index = draw.index(torch.ones(len(pieces.backdrops)))
     picture = resize(pieces.backdrops[index].float(), height=height, width=width)
     column = lambda v: v[:, None, None, None]  # noqa: E731
+    out_of_focus = draw.chance(0.35)
+    if len(pieces.views):
+        plants = pieces.views[draw.index(torch.ones(len(pieces.views)))].float()
+        plants = resize(plants, height=height, width=width)
+        picture = torch.where(column(out_of_focus & draw.chance(0.5)), plants, picture)
     flipped = torch.where(column(draw.chance(0.5)), picture.flip(-1), picture)
     coarse = functional.adaptive_avg_pool2d(flipped, (max(height // 20, 2), max(width // 20, 2)))
     soft = functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-    focused = torch.where(column(draw.chance(0.35)), soft, flipped)
+    focused = torch.where(column(out_of_focus), soft, flipped)
     dim = torch.where(draw.chance(0.2), draw(0.05, 0.35), draw(0.6, 1.1).clamp(max=1))
     picture = focused * column(dim)
     if len(pieces.views):

@@ -229,5 +229,4 @@ def _liveliness(picture: Tensor) -> Tensor:
     detail = functional.avg_pool2d(edges[None], 25, 1, 12, count_include_pad=False)
     detail = functional.avg_pool2d(detail, 15, 1, 7, count_include_pad=False)[0]
     sharp = detail / detail.flatten().kthvalue(int(0.9 * detail.numel())).values.clamp(min=1e-3)
-    rise = torch.linspace(1.0, 0.55, picture.shape[-2])[:, None]
-    return (sharp.clamp(0, 1) ** 1.5) * rise
+    return sharp.clamp(0, 1) ** 1.5

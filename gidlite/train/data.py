@@ -90,5 +90,6 @@ def make_dataset(
 
 def fit_stats(config: TrainConfig, dataset: MotionDataset, *, count: int = 256) -> FrequencyStats:
     """Fit frequency statistics on items from the far end of the dataset, never trained on."""
-    volumes = [dataset[10**9 + n]["spectral"].cpu() for n in range(count)]
+    items = dataset.take(range(10**9, 10**9 + count))
+    volumes = [item["spectral"].cpu() for item in items]
     return fit_frequency_stats(volumes, percentile=config.percentile, variant=config.normalization)

@@ -21,6 +21,7 @@ from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset
 from gidlite.train.loop import check_finished, train
+from gidlite.train.prefetch import Prefetched
 from gidlite.train.processes import is_main_process, local_device
 
 __all__ = ["load_parts", "run_training"]
@@ -59,6 +60,7 @@ def run_training(
     parts: Sequence[str | Path] = (),
     export: str | Path | None = None,
     device: str = "cpu",
+    workers: int = 0,
     **options,
 ) -> None:
     """Train one part and write it to ``out/model``.
@@ -71,6 +73,7 @@ def run_training(
         parts: Run folders of the parts it builds on.
         export: Where to write a pipeline of all parts, after "prior" or "coordinate".
         device: Where to train.
+        workers: Processes that make examples ahead; 0 makes them between steps, on the device.
         **options: As of ``train``.
 
     Raises:
@@ -79,7 +82,10 @@ def run_training(
     device = local_device(device)
     finished, stats = load_parts(parts)
     check_finished(config, finished)
-    dataset = make_dataset(config, sprites=sprites, data=data, device=device)
+    made_on = "cpu" if workers else device
+    dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
+    if workers:
+        dataset = Prefetched(dataset, workers)
     model = train(
         config, out, dataset=dataset, device=device, stats=stats, **finished, **options
     ).cpu()
@@ -101,7 +107,8 @@ def run_training(
 @torch.no_grad()
 def _fit_scaling(autoencoder, dataset: MotionDataset, stats: FrequencyStats) -> None:
     """Bring latents to unit variance, measured on examples that were never trained on."""
-    volumes = torch.stack([dataset[10**9 + n]["spectral"].cpu() for n in range(32)])
+    items = dataset.take(range(10**9, 10**9 + 32))
+    volumes = torch.stack([item["spectral"].cpu() for item in items])
     autoencoder.register_to_config(scaling_factor=1.0)
     deviation = autoencoder.encode(normalize(volumes, stats)).std().item()
     autoencoder.register_to_config(scaling_factor=1 / deviation)

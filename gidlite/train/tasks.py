@@ -45,7 +45,7 @@ class _Task:
         return self._draw_sheet(model, photos, spectral)
 
     def _examples(self, numbers: range) -> dict[str, Tensor]:
-        items = [self.dataset[n] for n in numbers]
+        items = self.dataset.take(numbers)
         names = ("image", "spectral", "reliable")
         batch = {k: torch.stack([item[k].to(self.device) for item in items]) for k in names}
         return batch | {"packed": normalize(batch.pop("spectral"), self.stats)}
@@ -120,11 +120,11 @@ class AmplitudeTask(_LatentTask):
 
 
 class PriorTask(_LatentTask):
-    """Denoising of latents; stage 1 with single bins, stage 2 with all bins of a volume.
+    """Denoising of latents: in stages (single bins, then how they go together) or all at once.
 
     Args:
-        config: Part "prior" is stage 1; "coordinate" is stage 2, which trains frequency attention
-            alone.
+        config: Part "prior" is stage 1, or all at once if ``joint``; "coordinate" is stage 2,
+            which trains frequency attention alone.
         dataset: Of examples.
         stats: Frequency statistics.
         device: Where to train.
@@ -139,7 +139,7 @@ class PriorTask(_LatentTask):
         super().__init__(config, dataset, stats, device, autoencoder)
         self.amplitude = amplitude.to(device).eval().requires_grad_(False)
         stage2 = config.part == "coordinate"
-        single = config.coordination == "attention" and not stage2
+        single = config.coordination == "attention" and not (stage2 or config.joint)
         model = Denoiser(
             config.num_frequencies,
             config.denoiser_channels,
