@@ -19,11 +19,21 @@ from gidlite.spectral import motion_amplitude, resize_motion, spectral_to_motion
 from gidlite.splat import splat
 from gidlite.volume import SpectralVolume
 
-__all__ = ["RENDERERS", "frame_times", "render_frame", "render_frames"]
+__all__ = [
+    "METRIC_SCALE",
+    "RENDERERS",
+    "fill_holes",
+    "frame_times",
+    "render_frame",
+    "render_frames",
+    "splat_photo",
+]
 
 RENDERERS = ("softmax", "average")
-# How decisively the pixel that moves more wins a collision, per px of RMS motion at 256 wide.
-_METRIC_SCALE = 20.0
+# How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
+METRIC_SCALE = 20.0
+# The compiled splat needs metrics that span less than 600.
+_LARGEST_METRIC = 500.0
 
 
 def frame_times(
@@ -65,19 +75,41 @@ def frame_times(
     return torch.arange(count, dtype=torch.float64) * (volume.fps / (fps * slow))
 
 
-def _fill_holes(picture: Tensor, coverage: Tensor) -> Tensor:
+def splat_photo(
+    image: Float[Tensor, "batch 3 height width"],
+    motion: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"] | None,
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 1 height width"]]:
+    """Return photos moved by a displacement field, holes filled, and the coverage, 0 in holes.
+
+    Args:
+        image: Photos in [0, 1].
+        motion: Displacement of every pixel, px.
+        metric: W, the mean over time of |F_t| in px at 256 px wide; where pixels collide, the one
+            that moves more wins. None averages them.
+    """
+    scaled = None if metric is None else (METRIC_SCALE * metric).clamp(max=_LARGEST_METRIC)
+    moved, coverage = splat(image, motion, metric=scaled, return_coverage=True)
+    return fill_holes(moved, coverage), coverage
+
+
+def fill_holes(
+    picture: Float[Tensor, "batch channels height width"],
+    coverage: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, "batch channels height width"]:
     """Fill pixels that nothing landed on by averages over the smallest covered neighbourhood.
 
     Halve the covered colours until no hole is left, then come back, using the coarser level only
     where the finer one has a hole.
     """
     weight = coverage.clamp(max=1)
-    if (weight > 0.999).all() or min(picture.shape[-2:]) < 2:
+    # Elsewhere than on the CPU, looking for holes costs more than filling none.
+    if min(picture.shape[-2:]) < 2 or (weight.is_cpu and (weight > 0.999).all()):
         return picture
     coarse_weight = functional.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
     coarse = functional.avg_pool2d(picture * weight, 2, ceil_mode=True, count_include_pad=False)
     coarse = coarse / coarse_weight.clamp(min=1e-6)
-    coarse = _fill_holes(coarse, (coarse_weight * 4).clamp(max=1))
+    coarse = fill_holes(coarse, (coarse_weight * 4).clamp(max=1))
     smooth = functional.interpolate(
         coarse, picture.shape[-2:], mode="bilinear", align_corners=False
     )
@@ -104,11 +136,10 @@ def render_frame(
     """
     if renderer not in RENDERERS:
         raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
-    warped, coverage = splat(
-        image[None], motion[None], metric=metric[None] if renderer == "softmax" else None,
-        mode=renderer, return_coverage=True,
-    )  # fmt: skip
-    return _fill_holes(warped, coverage)[0].clamp(0, 1)
+    moved, _ = splat_photo(
+        image[None], motion[None], metric[None] if renderer == "softmax" else None
+    )
+    return moved[0].clamp(0, 1)
 
 
 def render_frames(
@@ -136,7 +167,7 @@ def render_frames(
     height, width = image.shape[-2:]
     magnitude = motion_amplitude(volume.spectral) * (256 / volume.spectral.shape[-1])
     metric = functional.interpolate(
-        _METRIC_SCALE * magnitude[None, None], (height, width), mode="bilinear", align_corners=False
+        magnitude[None, None], (height, width), mode="bilinear", align_corners=False
     )[0]
     for time in times:
         motion = spectral_to_motion(

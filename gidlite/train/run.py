@@ -19,7 +19,7 @@ from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
 from gidlite.pipeline import PARTS, GidPipeline
 from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
-from gidlite.train.data import make_dataset
+from gidlite.train.data import make_dataset, make_pair_dataset
 from gidlite.train.loop import check_finished, train
 from gidlite.train.processes import is_main_process, local_device
 
@@ -67,9 +67,10 @@ def run_training(
         config: What and how.
         out: Run folder.
         sprites: Folder of photographic pieces.
-        data: Folders of real shards.
+        data: Folders of real shards; for the renderer, of real pairs.
         parts: Run folders of the parts it builds on.
-        export: Where to write a pipeline of all parts, after "prior" or "coordinate".
+        export: Where to write a pipeline of all parts, after "prior" or "coordinate", or the
+            network in half precision, after "renderer".
         device: Where to train.
         **options: As of ``train``.
 
@@ -79,11 +80,17 @@ def run_training(
     device = local_device(device)
     finished, stats = load_parts(parts)
     check_finished(config, finished)
-    dataset = make_dataset(config, sprites=sprites, data=data, device=device)
+    make = make_pair_dataset if config.part == "renderer" else make_dataset
+    dataset = make(config, sprites=sprites, data=data, device=device)
     model = train(
         config, out, dataset=dataset, device=device, stats=stats, **finished, **options
     ).cpu()
     if not is_main_process():
+        return
+    if config.part == "renderer":
+        model.save_pretrained(Path(out) / "model")
+        if export is not None:
+            model.half().save_pretrained(export)
         return
     stats = stats or checkpoint_stats(*load_checkpoint(out))
     if config.part == "vae":
