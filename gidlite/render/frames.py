@@ -1,0 +1,159 @@
+"""A spectral volume played: which times, and the frame at each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gidlite._checks import GidliteError
+from gidlite.render.neural import NeuralRenderer, load_renderer
+from gidlite.render.upsample import GuidedUpsampling
+from gidlite.render.warp import splat_photo
+from gidlite.spectral import spectral_to_motion
+from gidlite.volume import SpectralVolume
+
+__all__ = [
+    "RENDERERS",
+    "check_renderer",
+    "frame_times",
+    "mean_motion",
+    "render_frame",
+    "render_frames",
+]
+
+RENDERERS = ("softmax", "average", "neural")
+_METRIC_TIMES = 24
+
+
+def frame_times(
+    volume: SpectralVolume,
+    *,
+    seconds: float | None = None,
+    fps: float | None = None,
+    slow: float = 1.0,
+    loop: bool = True,
+) -> Tensor:
+    """Return the volume times (in frames, fractional) at which a video samples the motion.
+
+    The motion has a period of T frames, so any length is possible. A loop must hold a whole
+    number of periods: the speed is adjusted by the smallest factor that makes it so.
+
+    Args:
+        volume: What is played.
+        seconds: Length; one slowed-down period if not given.
+        fps: Frame rate of the video; the volume's own if not given.
+        slow: 2 plays at half speed.
+        loop: Whether the frame after the last must equal the first.
+
+    Raises:
+        GidliteError: If a number is not finite and positive, or fewer than 2 frames result.
+    """
+    fps = volume.fps if fps is None else fps
+    seconds = volume.period_seconds * slow if seconds is None else seconds
+    for name, value in (("seconds", seconds), ("fps", fps), ("slow", slow)):
+        if not (math.isfinite(value) and value > 0):
+            raise GidliteError(f"{name} is {value}; it must be a positive number")
+    count = round(seconds * fps)
+    if not 2 <= count <= 100_000:
+        raise GidliteError(
+            f"{seconds} s at {fps} frames per second makes {count} frames; ask for 2 to 100000"
+        )
+    if loop:
+        periods = max(1, round(count / (fps * slow * volume.period_seconds)))
+        return torch.arange(count, dtype=torch.float64) * (periods * volume.num_frames / count)
+    return torch.arange(count, dtype=torch.float64) * (volume.fps / (fps * slow))
+
+
+def check_renderer(renderer: str) -> None:
+    """Refuse a renderer that is unknown or not there.
+
+    Raises:
+        GidliteError: If the name is unknown, or there is no trained network for "neural".
+    """
+    if renderer not in RENDERERS:
+        raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
+    if renderer == "neural":
+        load_renderer()
+
+
+def mean_motion(volume: SpectralVolume) -> Float[Tensor, "1 rows columns"]:
+    """Return W, the mean over time of |F_t|, in px at 256 px wide: what decides collisions."""
+    times = torch.arange(_METRIC_TIMES, dtype=torch.float64) * (volume.num_frames / _METRIC_TIMES)
+    total = torch.zeros(volume.spectral.shape[-2:])
+    for time in times:
+        motion = spectral_to_motion(
+            volume.spectral, num_frames=volume.num_frames, times=time[None]
+        )[0]
+        total += motion.square().sum(0).sqrt()
+    return total[None] * (256 / (_METRIC_TIMES * total.shape[-1]))
+
+
+def render_frame(
+    image: Float[Tensor, "3 height width"],
+    motion: Float[Tensor, "2 height width"],
+    metric: Float[Tensor, "1 height width"],
+    *,
+    renderer: str = "softmax",
+) -> Float[Tensor, "3 height width"]:
+    """Return the photo moved by one displacement field.
+
+    Args:
+        image: Photo in [0, 1].
+        motion: Displacement of every pixel, px of the photo.
+        metric: W, see ``mean_motion``: larger wins where pixels collide.
+        renderer: One of ``RENDERERS``.
+
+    Raises:
+        GidliteError: If the renderer is unknown, or "neural" and not trained.
+    """
+    check_renderer(renderer)
+    return _make_renderer(image, renderer)(motion, metric)
+
+
+def _make_renderer(image: Tensor, renderer: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function of (motion, metric) that renders a frame of the photo."""
+    if renderer == "neural":
+        return NeuralRenderer(image)
+
+    def warp(motion: Tensor, metric: Tensor) -> Tensor:
+        decides = metric[None] if renderer == "softmax" else None
+        return splat_photo(image[None], motion[None], decides)[0][0].clamp(0, 1)
+
+    return warp
+
+
+def render_frames(
+    image: Float[Tensor, "3 height width"],
+    volume: SpectralVolume,
+    times: Float[Tensor, " time"],
+    *,
+    amplify: float = 1.0,
+    renderer: str = "softmax",
+) -> Iterator[Float[Tensor, "3 height width"]]:
+    """Yield one frame per time; nothing but the photo and one frame is held in memory.
+
+    Args:
+        image: Photo in [0, 1] at the resolution of the video.
+        volume: Spectral volume at any resolution of the same picture.
+        times: From ``frame_times``.
+        amplify: Factor on every displacement, 0–5.
+        renderer: One of ``RENDERERS``.
+
+    Raises:
+        GidliteError: If ``amplify`` is not within 0–5, or as ``render_frame``.
+    """
+    if not (math.isfinite(amplify) and 0 <= amplify <= 5):
+        raise GidliteError(f"amplify is {amplify}; it must lie between 0 and 5")
+    check_renderer(renderer)
+    render = _make_renderer(image, renderer)
+    upsample = GuidedUpsampling(image, *volume.spectral.shape[-2:])
+    metric = amplify * upsample(mean_motion(volume))
+    for time in times:
+        motion = spectral_to_motion(
+            volume.spectral, num_frames=volume.num_frames, times=time[None]
+        )[0]
+        yield render(upsample.motion(amplify * motion), metric)
