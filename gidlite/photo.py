@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["FEATURE_CHANNELS", "PHOTO_STRIDE", "photo_features"]
+__all__ = ["FEATURE_CHANNELS", "PHOTO_STRIDE", "perceptual_distance", "photo_features"]
 
 # Pixels of the photo per feature cell, which is also one latent cell: autoencoder (2) times the
 # coarser motion grid (2).
@@ -20,6 +20,8 @@ PHOTO_STRIDE = 4
 # EfficientNet-Lite0 blocks whose outputs are kept: strides 4, 8, 16 and 32.
 _TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 FEATURE_CHANNELS = 3 + sum(_TAPS.values())
+# Blocks whose outputs pictures are compared by, besides the stem: strides 2, 4 and 8.
+_COMPARED = (0, 2, 4)
 
 
 @functools.cache
@@ -58,3 +60,31 @@ def photo_features(
             fitted = functional.interpolate(x / scale, size, mode="bilinear", align_corners=False)
             maps.append(fitted)
     return torch.cat(maps, dim=1)
+
+
+def perceptual_distance(
+    pictures: Float[Tensor, "batch 3 height width"],
+    others: Float[Tensor, "batch 3 height width"],
+    weight: Float[Tensor, "batch 1 height width"],
+) -> Tensor:
+    """Return how different pictures in [0, 1] look to the ImageNet network; differentiable.
+
+    The squared difference of features brought to unit length, as in LPIPS (Zhang et al. 2018) but
+    without learned weights, at strides 2 to 8; mean over layers and weighted mean over places.
+    """
+    network = _imagenet_network(pictures.device)
+    x = (torch.cat([pictures, others]) * 255 - 127) / 128
+    x = network._swish(network._bn0(network._conv_stem(x)))
+    total = _feature_gap(x, weight)
+    for number, block in enumerate(network._blocks[: _COMPARED[-1] + 1]):
+        x = block(x)
+        if number in _COMPARED:
+            total = total + _feature_gap(x, weight)
+    return total / (len(_COMPARED) + 1)
+
+
+def _feature_gap(features: Tensor, weight: Tensor) -> Tensor:
+    ours, theirs = functional.normalize(features, dim=1, eps=1e-3).chunk(2)
+    weight = functional.adaptive_avg_pool2d(weight, features.shape[-2:])
+    gap = (ours - theirs).square().sum(1, keepdim=True)
+    return (gap * weight).sum() / weight.sum().clamp(min=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gidlite.flow import motion_texture
 from gidlite.media import read_video
 from gidlite.metrics import psnr, ssim
-from gidlite.render import render_frames
+from gidlite.render import check_renderer, render_frames
 from gidlite.spectral import motion_to_spectral
 from gidlite.volume import SpectralVolume
 
@@ -60,12 +60,13 @@ def reanimate(
         num_frequencies: K.
         max_frames: T at most.
         width: Working width in px.
-        renderer: "softmax" or "average".
+        renderer: One of ``render.RENDERERS``.
         progress: Called with (frames done, frames in all).
 
     Raises:
         GidliteError: If the video cannot be used or holds too few frames for K.
     """
+    check_renderer(renderer)
     clip = read_video(path, width=width, max_frames=max_frames)
     observed = motion_texture(clip.frames, progress=progress)
     spectral = motion_to_spectral(observed.motion, num_frequencies=num_frequencies)

@@ -12,10 +12,10 @@ LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
     {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"}
-    | {"diffusion", "gaussian", "distances", "networks", "modal_fit"},
+    | {"diffusion", "gaussian", "distances", "networks", "modal_fit", "synthesis"},
     {"amplitude", "autoencoder", "denoiser", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate", "ringdown"},
-    {"synthesize", "widget"},
+    {"synthesize", "pairs", "widget"},
     {"train", "evaluate"},
     {"cli"},
     {"__main__"},

@@ -143,6 +143,63 @@ def evaluate_video(
     _print_and_write(video_tables(report), report, output)
 
 
+@evaluate.command("render")
+def evaluate_render(
+    clips: Annotated[
+        list[Path] | None, typer.Argument(metavar="CLIP...", help="Still camera.")
+    ] = None,
+    output: Output = None,
+    scenes: Annotated[int, typer.Option(help="Also so many held-out synthetic scenes.")] = 24,
+    renderer: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained renderer; the shipped one if not given."),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write close-ups of motion edges here, as PNG.")
+    ] = None,
+    width: Annotated[int, typer.Option(help="Clips are read at this width.")] = 256,
+    frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 60,
+    every: Annotated[int, typer.Option(help="One frame in this many is rendered.")] = 6,
+    folder: WeightsFolder = None,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """Rendered against real frames, same motion for all: `gidlite evaluate render clips/*.mp4`.
+
+    LPIPS needs `gidlite weights`.
+    """
+    from itertools import chain
+
+    from gidlite.evaluate import render as judge
+    from gidlite.media import write_image
+    from gidlite.media.files import check_output
+    from gidlite.networks import NETWORKS, load_lpips, weights_folder
+    from gidlite.render import load_renderer
+
+    for path in (output, sheet):
+        if path is not None:
+            check_output(path)
+    paths = judge.check_clips(clips or ())
+    if not paths and scenes < 1:
+        raise GidliteError("nothing to evaluate; give clips, or --scenes")
+    net = load_renderer(renderer)
+    known = ((folder or weights_folder()) / NETWORKS["lpips"].file).is_file()
+    if not known:
+        console.print("LPIPS is left out: its weights are not here, see gidlite weights list")
+    cases = chain(
+        judge.clip_cases(paths, width=width, frames=frames, every=every),
+        judge.scene_cases(scenes, sprites=sprites),
+    )
+    with progress_bar("Rendering") as progress:
+        report = judge.evaluate_render(
+            cases, net, count=len(paths) + scenes, lpips=load_lpips(folder) if known else None,
+            progress=progress,
+        )  # fmt: skip
+    _print_and_write(judge.render_tables(report), report, output)
+    if sheet is not None:
+        write_image(sheet, report.sheet())
+        console.print(f"{sheet}  photo, truth, backward, average, softmax, ours")
+
+
 @weights.command("list")
 def weights_list(folder: WeightsFolder = None) -> None:
     """What is needed, where it comes from, and whether it is here: `gidlite weights list`."""

@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="vae, amplitude, prior or coordinate.")],
+    part: Annotated[str, typer.Argument(help="vae, amplitude, prior, coordinate or renderer.")],
     config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
@@ -31,7 +31,7 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
     export: Annotated[
-        Path | None, typer.Option(help="Write a pipeline here, after prior or coordinate.")
+        Path | None, typer.Option(help="Write the pipeline, or the renderer, here.")
     ] = None,
 ) -> None:
     """Train a part: `gidlite train vae --config configs/vae.json --out runs/vae`.
@@ -57,7 +57,7 @@ def train(
         more = "" if step >= settings.steps else "; go on with --resume"
         console.print(f"{out}  step {step} of {settings.steps}{more}")
         if export is not None:
-            console.print(f"{export}  pipeline")
+            console.print(f"{export}  {'renderer' if part == 'renderer' else 'pipeline'}")
     finish()
 
 

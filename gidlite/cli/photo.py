@@ -142,12 +142,11 @@ def animate(
 
 
 def _check_amplify(amplify: float, renderer: str) -> None:
-    from gidlite.render import RENDERERS
+    from gidlite.render import check_renderer
 
     if not (math.isfinite(amplify) and 0 <= amplify <= 5):
         raise GidliteError(f"--amplify is {amplify}; it must lie between 0 and 5")
-    if renderer not in RENDERERS:
-        raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
+    check_renderer(renderer)
 
 
 @app.command()

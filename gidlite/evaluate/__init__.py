@@ -2,7 +2,8 @@
 
 ``scores`` says what is measured on one photo and its motion, ``baselines`` what a prior has to
 beat, and ``motion`` runs a prior on real clips or held-out synthetic scenes. ``video`` compares
-folders of videos by FID, KID and FVD from ``features``, which are kept on disk. ``table`` prints.
+folders of videos by FID, KID and FVD from ``features``, which are kept on disk. ``render``
+compares ways to warp a photo. ``table`` prints.
 """
 
 from gidlite.evaluate.motion import Sampling, evaluate_cases, evaluate_motion, evaluate_scenes

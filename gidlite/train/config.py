@@ -11,7 +11,7 @@ from gidlite._checks import GidliteError
 
 __all__ = ["PARTS", "TrainConfig"]
 
-PARTS = ("vae", "amplitude", "prior", "coordinate")
+PARTS = ("vae", "amplitude", "prior", "coordinate", "renderer")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class TrainConfig:
     """Settings of one training run; saved beside every checkpoint.
 
     Attributes:
-        part: One of ``PARTS``, in the order in which they are trained.
-        scenes_per_step: Scenes in a batch.
+        part: One of ``PARTS``, in the order in which they are trained; "renderer" needs no other.
+        scenes_per_step: Scenes (of the renderer: pairs of frames) in a batch.
         slices_per_scene: Bins drawn from each of them.
         new_scenes_per_step: Scenes added to the pool at every step.
         pool_size: Scenes kept; the oldest leave.
@@ -38,6 +38,10 @@ class TrainConfig:
         joint: Whether part "prior" trains frequency attention with all the rest, in one stage.
         prediction_type: What the denoiser predicts, "v_prediction" or "epsilon".
         mixed_precision: bfloat16 where it is safe.
+        renderer_channels: Of the synthesis network at full, half and quarter resolution.
+        perceptual_weight: Of the perceptual beside the L1 term of the renderer's loss.
+        coarse_share: Share of the renderer's batches whose motion is blurred to half resolution,
+            as motion predicted on a coarser grid is.
     """
 
     part: str = "prior"
@@ -69,6 +73,9 @@ class TrainConfig:
     coordination: str = "attention"
     joint: bool = False
     prediction_type: str = "v_prediction"
+    renderer_channels: tuple[int, int, int] = (16, 32, 48)
+    perceptual_weight: float = 0.1
+    coarse_share: float = 0.25
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from gidlite.dataset import Augmented, MotionDataset, ShardSource, SyntheticSource
 from gidlite.normalize import FrequencyStats, fit_frequency_stats
+from gidlite.pairs import PairDataset, PairFolder, ScenePairs
 from gidlite.synthesize import collect_pieces
 from gidlite.train.config import TrainConfig
 
-__all__ = ["ScenePool", "fit_stats", "make_dataset"]
+__all__ = ["ScenePool", "fit_stats", "make_dataset", "make_pair_dataset"]
 
 
 class ScenePool:
@@ -86,6 +87,35 @@ def make_dataset(
     real = [Augmented(ShardSource(folder, **shape)) for folder in data]
     weights += [config.real_share / max(len(real), 1)] * len(real)
     return MotionDataset([*sources, *real], weights=weights, length=1 << 40, seed=config.seed)
+
+
+def make_pair_dataset(
+    config: TrainConfig,
+    *,
+    sprites: str | Path | None = None,
+    data: Sequence[str | Path] = (),
+    device: str = "cpu",
+) -> PairDataset:
+    """Return what the renderer learns from: pairs of synthetic scenes, and folders of real pairs.
+
+    Args:
+        config: Sizes, ``real_share`` and the seed.
+        sprites: Folder of photographic pieces for the scenes.
+        data: Folders that ``pairs.extract_pairs`` wrote, of the same size.
+        device: Where pairs are made and kept.
+
+    Raises:
+        GidliteError: If a folder cannot be used.
+    """
+    size = {"height": config.height, "width": config.width}
+    pieces = collect_pieces(sprites, seed=config.seed)
+    distinct = list({id(p): p for p in pieces}.values())
+    scenes = [ScenePairs(p.to(device), **size) for p in distinct]
+    share = config.real_share if data else 0.0
+    weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
+    weights += [share / len(data)] * len(data) if data else []
+    real = [PairFolder(folder, device=device) for folder in data]
+    return PairDataset([*scenes, *real], weights=weights, seed=config.seed)
 
 
 def fit_stats(config: TrainConfig, dataset: MotionDataset, *, count: int = 256) -> FrequencyStats:

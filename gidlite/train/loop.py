@@ -12,12 +12,14 @@ from torch import nn
 from gidlite._checks import GidliteError
 from gidlite.dataset import MotionDataset
 from gidlite.normalize import FrequencyStats
+from gidlite.pairs import PairDataset
 from gidlite.train.checkpoint import check_run_folder, checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import fit_stats
 from gidlite.train.engine import train_task
 from gidlite.train.interface import Pace, Report, Task
 from gidlite.train.processes import local_device, private_randomness
+from gidlite.train.renderer import RendererTask
 from gidlite.train.tasks import AmplitudeTask, AutoencoderTask, PriorTask
 
 __all__ = ["TASKS", "check_finished", "make_task", "train"]
@@ -29,6 +31,7 @@ TASKS: dict[str, tuple[Callable[..., Task], tuple[str, ...]]] = {
     "amplitude": (AmplitudeTask, ("autoencoder",)),
     "prior": (PriorTask, ("autoencoder", "amplitude")),
     "coordinate": (PriorTask, ("autoencoder", "amplitude", "denoiser")),
+    "renderer": (RendererTask, ()),
 }
 
 
@@ -48,8 +51,8 @@ def check_finished(config: TrainConfig, finished: dict[str, nn.Module | None]) -
 
 def make_task(
     config: TrainConfig,
-    dataset: MotionDataset,
-    stats: FrequencyStats,
+    dataset: MotionDataset | PairDataset,
+    stats: FrequencyStats | None,
     device: torch.device | str,
     **finished: nn.Module | None,
 ) -> Task:
@@ -58,7 +61,7 @@ def make_task(
     Args:
         config: What to train.
         dataset: What to learn from.
-        stats: Frequency statistics.
+        stats: Frequency statistics; the renderer needs none.
         device: Where.
         **finished: Trained networks, such as ``autoencoder``; those not needed are ignored.
 
@@ -74,7 +77,7 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    dataset: MotionDataset,
+    dataset: MotionDataset | PairDataset,
     device: torch.device | str = "cpu",
     minutes: float | None = None,
     resume: bool = False,
@@ -105,10 +108,10 @@ def train(
     pace = Pace(minutes, checkpoint_every_minutes, log_every, started=time.monotonic())
     check_run_folder(config, out, resume=resume)  # before the minutes that statistics take
     device = local_device(device)
-    if stats is None:
+    if stats is None and config.part != "renderer":
         stats = checkpoint_stats(*load_checkpoint(out)) if resume else fit_stats(config, dataset)
     with private_randomness(device):
         torch.manual_seed(config.seed)
         task = make_task(config, dataset, stats, device, **finished)
-    extras = {"stats.scale": stats.scale}
+    extras = {} if stats is None else {"stats.scale": stats.scale}
     return train_task(config, task, out, pace=pace, resume=resume, extras=extras, report=report)

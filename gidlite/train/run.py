@@ -19,7 +19,7 @@ from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
 from gidlite.pipeline import PARTS, GidPipeline
 from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
-from gidlite.train.data import make_dataset
+from gidlite.train.data import make_dataset, make_pair_dataset
 from gidlite.train.loop import check_finished, train
 from gidlite.train.prefetch import Prefetched
 from gidlite.train.processes import is_main_process, local_device
@@ -69,11 +69,13 @@ def run_training(
         config: What and how.
         out: Run folder.
         sprites: Folder of photographic pieces.
-        data: Folders of real shards.
+        data: Folders of real shards; for the renderer, of real pairs.
         parts: Run folders of the parts it builds on.
-        export: Where to write a pipeline of all parts, after "prior" or "coordinate".
+        export: Where to write a pipeline of all parts, after "prior" or "coordinate", or the
+            network in half precision, after "renderer".
         device: Where to train.
-        workers: Processes that make examples ahead; 0 makes them between steps, on the device.
+        workers: Processes that make examples ahead; 0 makes them between steps, on the device,
+            and so does the renderer.
         **options: As of ``train``.
 
     Raises:
@@ -82,14 +84,21 @@ def run_training(
     device = local_device(device)
     finished, stats = load_parts(parts)
     check_finished(config, finished)
-    made_on = "cpu" if workers else device
-    dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
-    if workers:
-        dataset = Prefetched(dataset, workers)
+    if config.part == "renderer":  # frames of a scene are made together, best on the device
+        dataset = make_pair_dataset(config, sprites=sprites, data=data, device=device)
+    else:
+        made_on = "cpu" if workers else device
+        dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
+        dataset = Prefetched(dataset, workers) if workers else dataset
     model = train(
         config, out, dataset=dataset, device=device, stats=stats, **finished, **options
     ).cpu()
     if not is_main_process():
+        return
+    if config.part == "renderer":
+        model.save_pretrained(Path(out) / "model")
+        if export is not None:
+            model.half().save_pretrained(export)
         return
     stats = stats or checkpoint_stats(*load_checkpoint(out))
     if config.part == "vae":

@@ -1,29 +1,32 @@
-"""Photo + motion → frames: softmax splatting of the photo, holes filled from their surroundings.
-
-Source: Li et al. 2024, section 5 (splatting with the mean motion magnitude as metric). The
-feature pyramid and synthesis network of the paper are not part of this first renderer.
-"""
+"""A spectral volume played: which times, and the frame at each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from gidlite._checks import GidliteError
-from gidlite.spectral import motion_amplitude, resize_motion, spectral_to_motion
-from gidlite.splat import splat
+from gidlite.render.neural import NeuralRenderer, load_renderer
+from gidlite.render.upsample import GuidedUpsampling
+from gidlite.render.warp import splat_photo
+from gidlite.spectral import spectral_to_motion
 from gidlite.volume import SpectralVolume
 
-__all__ = ["RENDERERS", "frame_times", "render_frame", "render_frames"]
+__all__ = [
+    "RENDERERS",
+    "check_renderer",
+    "frame_times",
+    "mean_motion",
+    "render_frame",
+    "render_frames",
+]
 
-RENDERERS = ("softmax", "average")
-# How decisively the pixel that moves more wins a collision, per px of RMS motion at 256 wide.
-_METRIC_SCALE = 20.0
+RENDERERS = ("softmax", "average", "neural")
+_METRIC_TIMES = 24
 
 
 def frame_times(
@@ -65,23 +68,28 @@ def frame_times(
     return torch.arange(count, dtype=torch.float64) * (volume.fps / (fps * slow))
 
 
-def _fill_holes(picture: Tensor, coverage: Tensor) -> Tensor:
-    """Fill pixels that nothing landed on by averages over the smallest covered neighbourhood.
+def check_renderer(renderer: str) -> None:
+    """Refuse a renderer that is unknown or not there.
 
-    Halve the covered colours until no hole is left, then come back, using the coarser level only
-    where the finer one has a hole.
+    Raises:
+        GidliteError: If the name is unknown, or there is no trained network for "neural".
     """
-    weight = coverage.clamp(max=1)
-    if (weight > 0.999).all() or min(picture.shape[-2:]) < 2:
-        return picture
-    coarse_weight = functional.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
-    coarse = functional.avg_pool2d(picture * weight, 2, ceil_mode=True, count_include_pad=False)
-    coarse = coarse / coarse_weight.clamp(min=1e-6)
-    coarse = _fill_holes(coarse, (coarse_weight * 4).clamp(max=1))
-    smooth = functional.interpolate(
-        coarse, picture.shape[-2:], mode="bilinear", align_corners=False
-    )
-    return torch.lerp(smooth, picture, weight)
+    if renderer not in RENDERERS:
+        raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
+    if renderer == "neural":
+        load_renderer()
+
+
+def mean_motion(volume: SpectralVolume) -> Float[Tensor, "1 rows columns"]:
+    """Return W, the mean over time of |F_t|, in px at 256 px wide: what decides collisions."""
+    times = torch.arange(_METRIC_TIMES, dtype=torch.float64) * (volume.num_frames / _METRIC_TIMES)
+    total = torch.zeros(volume.spectral.shape[-2:])
+    for time in times:
+        motion = spectral_to_motion(
+            volume.spectral, num_frames=volume.num_frames, times=time[None]
+        )[0]
+        total += motion.square().sum(0).sqrt()
+    return total[None] * (256 / (_METRIC_TIMES * total.shape[-1]))
 
 
 def render_frame(
@@ -96,19 +104,26 @@ def render_frame(
     Args:
         image: Photo in [0, 1].
         motion: Displacement of every pixel, px of the photo.
-        metric: Larger wins where pixels collide.
-        renderer: "softmax" or "average".
+        metric: W, see ``mean_motion``: larger wins where pixels collide.
+        renderer: One of ``RENDERERS``.
 
     Raises:
-        GidliteError: If the renderer is unknown.
+        GidliteError: If the renderer is unknown, or "neural" and not trained.
     """
-    if renderer not in RENDERERS:
-        raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
-    warped, coverage = splat(
-        image[None], motion[None], metric=metric[None] if renderer == "softmax" else None,
-        mode=renderer, return_coverage=True,
-    )  # fmt: skip
-    return _fill_holes(warped, coverage)[0].clamp(0, 1)
+    check_renderer(renderer)
+    return _make_renderer(image, renderer)(motion, metric)
+
+
+def _make_renderer(image: Tensor, renderer: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function of (motion, metric) that renders a frame of the photo."""
+    if renderer == "neural":
+        return NeuralRenderer(image)
+
+    def warp(motion: Tensor, metric: Tensor) -> Tensor:
+        decides = metric[None] if renderer == "softmax" else None
+        return splat_photo(image[None], motion[None], decides)[0][0].clamp(0, 1)
+
+    return warp
 
 
 def render_frames(
@@ -126,21 +141,19 @@ def render_frames(
         volume: Spectral volume at any resolution of the same picture.
         times: From ``frame_times``.
         amplify: Factor on every displacement, 0–5.
-        renderer: "softmax" or "average".
+        renderer: One of ``RENDERERS``.
 
     Raises:
-        GidliteError: If ``amplify`` is not within 0–5.
+        GidliteError: If ``amplify`` is not within 0–5, or as ``render_frame``.
     """
     if not (math.isfinite(amplify) and 0 <= amplify <= 5):
         raise GidliteError(f"amplify is {amplify}; it must lie between 0 and 5")
-    height, width = image.shape[-2:]
-    magnitude = motion_amplitude(volume.spectral) * (256 / volume.spectral.shape[-1])
-    metric = functional.interpolate(
-        _METRIC_SCALE * magnitude[None, None], (height, width), mode="bilinear", align_corners=False
-    )[0]
+    check_renderer(renderer)
+    render = _make_renderer(image, renderer)
+    upsample = GuidedUpsampling(image, *volume.spectral.shape[-2:])
+    metric = amplify * upsample(mean_motion(volume))
     for time in times:
         motion = spectral_to_motion(
             volume.spectral, num_frames=volume.num_frames, times=time[None]
         )[0]
-        moved = resize_motion(amplify * motion, height=height, width=width)
-        yield render_frame(image, moved, metric, renderer=renderer)
+        yield render(upsample.motion(amplify * motion), metric)

@@ -1,0 +1,34 @@
+"""Photo + motion → frames.
+
+``warp`` splats the photo and fills holes; ``neural`` corrects that with a trained network, in
+tiles if the photo is large; ``upsample`` brings motion to the photo's resolution along its edges;
+``frames`` plays a spectral volume.
+
+Source: Li et al. 2024, section 5.
+"""
+
+from gidlite.render.frames import (
+    RENDERERS,
+    check_renderer,
+    frame_times,
+    mean_motion,
+    render_frame,
+    render_frames,
+)
+from gidlite.render.neural import NeuralRenderer, load_renderer
+from gidlite.render.upsample import GuidedUpsampling
+from gidlite.render.warp import fill_holes, splat_photo
+
+__all__ = [
+    "RENDERERS",
+    "GuidedUpsampling",
+    "NeuralRenderer",
+    "check_renderer",
+    "fill_holes",
+    "frame_times",
+    "load_renderer",
+    "mean_motion",
+    "render_frame",
+    "render_frames",
+    "splat_photo",
+]

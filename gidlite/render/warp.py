@@ -1,0 +1,59 @@
+"""Softmax splatting of the photo, holes filled from their surroundings."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from gidlite.splat import splat
+
+__all__ = ["fill_holes", "splat_photo"]
+
+# How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
+_METRIC_SCALE = 20.0
+# The compiled splat needs metrics that span less than 600.
+_LARGEST_METRIC = 500.0
+
+
+def splat_photo(
+    image: Float[Tensor, "batch 3 height width"],
+    motion: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"] | None,
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 1 height width"]]:
+    """Return photos moved by a displacement field, holes filled, and the coverage, 0 in holes.
+
+    Args:
+        image: Photos in [0, 1].
+        motion: Displacement of every pixel, px.
+        metric: W, the mean over time of |F_t| in px at 256 px wide; where pixels collide, the one
+            that moves more wins. None averages them.
+    """
+    mode = "average" if metric is None else "softmax"
+    scaled = None if metric is None else (_METRIC_SCALE * metric).clamp(max=_LARGEST_METRIC)
+    moved, coverage = splat(image, motion, metric=scaled, mode=mode, return_coverage=True)
+    return fill_holes(moved, coverage), coverage
+
+
+def fill_holes(
+    picture: Float[Tensor, "batch channels height width"],
+    coverage: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Fill pixels that nothing landed on by averages over the smallest covered neighbourhood.
+
+    Halve the covered colours until no hole is left, then come back, using the coarser level only
+    where the finer one has a hole.
+    """
+    weight = coverage.clamp(max=1)
+    # Elsewhere than on the CPU, looking for holes costs more than filling none.
+    if min(picture.shape[-2:]) < 2 or (weight.is_cpu and (weight > 0.999).all()):
+        return picture
+    coarse_weight = functional.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+    coarse = functional.avg_pool2d(picture * weight, 2, ceil_mode=True, count_include_pad=False)
+    coarse = coarse / coarse_weight.clamp(min=1e-6)
+    coarse = fill_holes(coarse, (coarse_weight * 4).clamp(max=1))
+    smooth = functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    # Cells keep their place whatever the size, so that tiles of a photo are filled alike.
+    smooth = smooth[..., : picture.shape[-2], : picture.shape[-1]]
+    return torch.lerp(smooth, picture, weight)

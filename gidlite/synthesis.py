@@ -1,0 +1,209 @@
+"""The renderer's network: features of the photo, splatted on three levels, become a frame.
+
+Features of the photo are extracted once. For every frame each level is splatted along the motion,
+and a decoder, coarse to fine, corrects the splatted photo: it undoes the blur of bilinear
+splatting and paints what motion uncovers. Where nothing moves, the photo is returned as it is.
+
+Source: Li et al. 2024, section 5 (feature pyramid, softmax splatting of every level with the mean
+motion magnitude as metric, synthesis network). Departures: a small network of our own instead of
+ResNet-34; the metric has a learned scale per level; the decoder corrects a splatted photo, and
+may blend in the photo sampled backwards along the splatted motion, which is sharp but ghosts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gidlite.splat import SplatPlan
+
+__all__ = ["REACH", "PhotoPyramid", "SynthesisNet", "motion_gate"]
+
+# How many px of the photo, before it is moved, can influence a pixel of the frame.
+REACH = 96
+# Displacements up to the first count as none, from the second on the network has full say; px.
+_STILL, _MOVING = 0.02, 0.1
+# The same for how far coverage is from 1.
+_COVERED, _UNCOVERED = 0.05, 0.25
+_STRIDE = 4
+# The compiled splat needs metrics that span less than 600.
+_LARGEST_METRIC = 500.0
+_INITIAL_SCALE = 20.0
+
+
+@dataclass(frozen=True)
+class PhotoPyramid:
+    """What is computed once per photo.
+
+    Attributes:
+        photo: ``(B, 3, H, W)`` in [0, 1].
+        levels: Features ``(B, C, h, w)`` at full, half and quarter resolution of the photo, padded
+            to multiples of 4.
+    """
+
+    photo: Tensor
+    levels: tuple[Tensor, ...]
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions around an identity, without normalization: tiles must not differ."""
+
+    def __init__(self, channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(functional.relu_(self.first(functional.relu(x))))
+
+
+class SynthesisNet(ModelMixin, ConfigMixin):
+    """Photo features and motion → frame.
+
+    Args:
+        channels: At full, half and quarter resolution.
+    """
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, int, int] = (16, 32, 48)) -> None:
+        super().__init__()
+        fine, middle, coarse = channels
+        self.encoder = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(3, fine, 3, padding=1), _Block(fine)),
+                nn.Sequential(nn.Conv2d(fine, middle, 3, 2, 1), _Block(middle)),
+                nn.Sequential(nn.Conv2d(middle, coarse, 3, 2, 1), _Block(coarse), _Block(coarse)),
+            ]
+        )
+        # Base, sharp photo (3 each), coverage and phase (2) come beside the finest features.
+        self.enter = nn.ModuleList(
+            nn.Conv2d(c + extra, c, 3, padding=1)
+            for c, extra in zip(channels, (9, 1, 1), strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            [
+                nn.Sequential(_Block(fine), _Block(fine)),
+                nn.Sequential(_Block(middle), _Block(middle)),
+                nn.Sequential(_Block(coarse, 2), _Block(coarse, 4), _Block(coarse)),
+            ]
+        )
+        self.rise = nn.ModuleList([nn.Conv2d(middle, fine, 1), nn.Conv2d(coarse, middle, 1)])
+        self.out = nn.Conv2d(fine, 4, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.log_scale = nn.Parameter(torch.full((3,), math.log(_INITIAL_SCALE)))
+
+    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> PhotoPyramid:
+        """Return the features of photos in [0, 1]; once per photo."""
+        levels, x = [], _pad(image) - 0.5
+        for stage in self.encoder:
+            x = stage(x if not levels else functional.relu(x))
+            levels.append(x)
+        return PhotoPyramid(image, tuple(levels))
+
+    def forward(
+        self,
+        pyramid: PhotoPyramid,
+        base: Float[Tensor, "batch 3 height width"],
+        coverage: Float[Tensor, "batch 1 height width"],
+        motion: Float[Tensor, "batch 2 height width"],
+        metric: Float[Tensor, "batch 1 height width"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Return the frame, not clamped.
+
+        Args:
+            pyramid: From ``encode``.
+            base: The photo splatted along the motion, holes filled.
+            coverage: Of the splat of the base, 0 in a hole.
+            motion: Displacement of every pixel of the photo, px.
+            metric: W, the mean over time of |F_t|, in px at 256 px wide.
+        """
+        height, width = base.shape[-2:]
+        photo, base, coverage, motion, metric = map(
+            _pad, (pyramid.photo, base, coverage, motion, metric)
+        )
+        plans = self._plans(motion, metric)
+        arrived = plans[0](motion)
+        sharp = _sample_at(photo, -arrived)
+        phase = arrived - arrived.floor()
+        beside = torch.cat([base - 0.5, sharp - 0.5, coverage, 4 * phase * (1 - phase)], dim=1)
+        x = None
+        for level in (2, 1, 0):
+            extra = plans[level].coverage() if level else beside
+            moved = plans[level](pyramid.levels[level])
+            entered = self.enter[level](torch.cat([moved, extra], dim=1))
+            if x is not None:
+                risen = self.rise[level](x)
+                entered = entered + functional.interpolate(risen, scale_factor=2, mode="bilinear")
+            x = self.decoder[level](entered)
+        change = self.out(functional.relu(x))
+        blend = torch.sigmoid(change[:, 3:]) * coverage.clamp(max=1)
+        frame = torch.lerp(base, sharp, blend) + change[:, :3]
+        gate = motion_gate(motion, arrived.detach(), coverage)
+        return torch.lerp(photo, frame, gate)[..., :height, :width]
+
+    def _plans(self, motion: Tensor, metric: Tensor) -> list[SplatPlan]:
+        plans = []
+        for level, scale in enumerate(self.log_scale.exp()):
+            if level:
+                motion = functional.avg_pool2d(motion, 2) / 2
+                metric = functional.avg_pool2d(metric, 2)
+            plans.append(SplatPlan(motion, metric=(scale * metric).clamp(max=_LARGEST_METRIC)))
+        return plans
+
+
+def motion_gate(
+    motion: Float[Tensor, "batch 2 height width"],
+    arrived: Float[Tensor, "batch 2 height width"],
+    coverage: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, "batch 1 height width"]:
+    """Return how much say the network has: 0 to 1, and 0 exactly where nothing near moves.
+
+    Args:
+        motion: Displacement of every pixel of the photo, px.
+        arrived: Displacement of what is at each pixel of the frame, px.
+        coverage: Of the frame, 0 in a hole.
+    """
+    moving = torch.maximum(*(m.square().sum(1, keepdim=True).sqrt() for m in (motion, arrived)))
+    near = torch.maximum(
+        _ramp(moving, _STILL, _MOVING), _ramp((coverage - 1).abs(), _COVERED, _UNCOVERED)
+    )
+    near = functional.pad(near, (4, 4, 4, 4), mode="replicate")
+    for axis in (-1, -2):
+        for step in (1, 2, 3):  # windows of 2, 4 and 7 px
+            length = near.shape[axis] - step
+            near = torch.maximum(near.narrow(axis, 0, length), near.narrow(axis, step, length))
+    return functional.avg_pool2d(near, 3, 1)
+
+
+def _ramp(x: Tensor, low: float, high: float) -> Tensor:
+    x = ((x - low) / (high - low)).clamp(0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _pad(x: Tensor) -> Tensor:
+    """Repeat the last row and column up to a multiple of the coarsest level's stride."""
+    height, width = x.shape[-2:]
+    if not (height % _STRIDE or width % _STRIDE):
+        return x
+    return functional.pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+
+
+def _sample_at(image: Tensor, offset: Tensor) -> Tensor:
+    """Return ``image(q + offset(q))``, bicubic."""
+    height, width = image.shape[-2:]
+    x = torch.arange(width, device=image.device) + offset[:, 0]
+    y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return functional.grid_sample(
+        image, grid, mode="bicubic", padding_mode="border", align_corners=False
+    )

@@ -1,0 +1,168 @@
+"""The renderer: what must hold whatever the network has learned."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from gidlite._checks import GidliteError
+from gidlite.pairs import Pair, PairFolder, _write_shard
+from gidlite.render import GuidedUpsampling, NeuralRenderer, load_renderer, render_frame
+from gidlite.render.warp import splat_photo
+from gidlite.synthesis import REACH, SynthesisNet, motion_gate
+
+
+def untrained(seed=0):
+    """A network whose last layer is not 0, as it is before training."""
+    torch.manual_seed(seed)
+    net = SynthesisNet((8, 8, 8)).eval().requires_grad_(False)
+    torch.nn.init.normal_(net.out.weight, std=0.05)
+    return net
+
+
+def smooth(generator, channels, height, width, cell=16):
+    """Random maps without detail."""
+    coarse = torch.randn(1, channels, height // cell + 2, width // cell + 2, generator=generator)
+    return functional.interpolate(coarse, (height, width), mode="bicubic")[0]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (37, 51), (5, 3)])
+def test_a_photo_that_does_not_move_is_returned_bit_for_bit(size):
+    image = torch.rand(3, *size, generator=generator())
+    metric = torch.rand(1, *size, generator=generator(1))
+    frame = NeuralRenderer(image, untrained())(torch.zeros(2, *size), metric)
+    assert torch.equal(frame, image)
+
+
+def test_static_pixels_are_bit_stable_and_moving_ones_change():
+    image, metric = torch.rand(3, 64, 96, generator=generator()), torch.zeros(1, 64, 96)
+    render = NeuralRenderer(image, untrained())
+    frames = []
+    for shift in (0.7, 1.3):
+        tremble = torch.rand(2, 64, 96, generator=generator(int(10 * shift)))
+        motion = 0.02 * (tremble - 0.5)
+        motion[0, 20:40, 20:40] = shift
+        frames.append(render(motion, metric))
+    moved = (frames[0] != frames[1]).any(0)
+    assert moved[20:40, 20:40].float().mean() > 0.95
+    assert not moved[:, 52:].any() and not moved[:12].any() and not moved[48:].any()
+
+
+def test_gate_is_zero_where_nothing_near_moves_one_where_something_does_and_smooth_between():
+    motion, coverage = torch.zeros(1, 2, 40, 60), torch.ones(1, 1, 40, 60)
+    motion[..., :20] = 0.5
+    gate = motion_gate(motion, motion, coverage)[0, 0]
+    assert (gate[:, 25:] == 0).all() and (gate[:, :22] == 1).all()
+    assert gate.diff(dim=1).abs().max() < 0.5
+    still = motion_gate(0.01 * motion, 0.01 * motion, coverage)
+    assert (still == 0).all()
+    coverage[..., 30, 30] = 0
+    hole = motion_gate(0 * motion, 0 * motion, coverage)[0, 0]
+    assert hole[30, 30] == 1 and hole[30, 36] == 0 and hole[0, 0] == 0
+
+
+def test_tiles_equal_the_whole():
+    size = (2 * REACH + 150, 3 * REACH + 170)
+    image = smooth(generator(), 3, *size).sigmoid()
+    motion = 3 * smooth(generator(1), 2, *size, cell=64)
+    metric = smooth(generator(2), 1, *size, cell=64).sigmoid()
+    net = untrained()
+    whole = NeuralRenderer(image, net)(motion, metric)
+    tiled = NeuralRenderer(image, net, tile=128)(motion, metric)
+    assert (whole - image).abs().max() > 0.05
+    assert (whole - tiled).abs().max() < 1e-4
+
+
+def test_influence_ends_within_reach():
+    """Oracle of ``REACH``: a changed pixel of the photo changes nothing farther away."""
+    side = 2 * REACH + 65
+    image = torch.rand(3, side, side, generator=generator())
+    motion, metric = torch.full((2, side, side), 0.5), torch.ones(1, side, side)
+    other = image.clone()
+    other[:, side // 2, side // 2] += 0.5
+    net = untrained()
+    one, two = (NeuralRenderer(x, net)(motion, metric) for x in (image, other))
+    rows, columns = (one != two).any(0).nonzero(as_tuple=True)
+    assert len(rows) > 50
+    for places in (rows, columns):
+        assert (places - side // 2).abs().max() <= REACH
+
+
+def test_gradients_reach_the_scale_of_the_metric_on_every_level():
+    net = untrained().requires_grad_(True)
+    image = torch.rand(1, 3, 32, 32, generator=generator())
+    motion = torch.zeros(1, 2, 32, 32)
+    motion[:, 0, :, :16] = 4.0  # the left half runs over the right one
+    metric = motion[:, :1] / 40
+    base, coverage = splat_photo(image, motion, metric)
+    net(net.encode(image), base, coverage, motion, metric).square().mean().backward()
+    assert net.log_scale.grad.isfinite().all() and (net.log_scale.grad != 0).all()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_without_weights_the_message_says_what_to_do(tmp_path):
+    with pytest.raises(GidliteError, match="use --renderer softmax, or train one"):
+        load_renderer(tmp_path)
+    with pytest.raises(GidliteError, match="'splat' is unknown; use one of softmax"):
+        render_frame(
+            torch.rand(3, 8, 8), torch.zeros(2, 8, 8), torch.zeros(1, 8, 8), renderer="splat"
+        )
+    untrained().half().save_pretrained(tmp_path / "net")
+    net = load_renderer(tmp_path / "net")
+    assert net.log_scale.dtype == torch.float32 and net.config.channels == [8, 8, 8]
+
+
+def test_guided_upsampling_is_exact_at_equal_resolution_and_for_constants():
+    image = torch.rand(3, 24, 40, generator=generator())
+    motion = torch.randn(2, 24, 40, generator=generator(1))
+    assert torch.equal(GuidedUpsampling(image, 24, 40).motion(motion), motion)
+    constant = torch.tensor([1.0, -2.0])[:, None, None].expand(2, 6, 10)
+    grown = GuidedUpsampling(image, 6, 10).motion(constant)
+    assert torch.allclose(grown, 4 * constant[:, :1, :1].expand(2, 24, 40), atol=1e-5)
+    plain = functional.interpolate(constant[None], (3, 5), mode="bilinear", antialias=True)[0]
+    assert torch.allclose(GuidedUpsampling(image[:, :3, :5], 6, 10)(constant), plain)
+
+
+def test_guided_upsampling_follows_the_edge_of_the_photo():
+    """A bright disc moves, the dark rest does not: coarse motion is blurred, fine is not."""
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(160.0), indexing="ij")
+    disc = ((y - 47) ** 2 + (x - 81) ** 2).sqrt() < 30
+    image = (0.2 + 0.6 * disc).expand(3, -1, -1)
+    motion = torch.stack([disc.float(), torch.zeros(96, 160)])
+    coarse = functional.interpolate(motion[None], (24, 40), mode="bilinear", antialias=True)[0]
+    guided = GuidedUpsampling(image, 24, 40)(coarse)
+    plain = functional.interpolate(coarse[None], (96, 160), mode="bilinear")[0]
+    errors = [(m - motion).square().mean().sqrt().item() for m in (guided, plain)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_pairs_survive_their_shard(tmp_path):
+    image = smooth(generator(), 3, 64, 96).sigmoid()
+    frames = [(frame * 255).byte() for frame in (image, image.flip(-1), image.flip(-2))]
+    motion = 3 * smooth(generator(1), 2, 64, 96, cell=32).clamp(-2, 2)
+    metric = motion.norm(dim=0, keepdim=True)
+    reliable = torch.rand(1, 64, 96, generator=generator(2)) > 0.3
+    nothing = torch.zeros_like(reliable)
+    pairs = [Pair(frames[0], second, motion, metric, reliable, nothing) for second in frames[1:]]
+    path = tmp_path / "pairs_00000.safetensors"
+    _write_shard(path, [({"source": f"{n}.mp4"}, pair) for n, pair in enumerate(pairs)])
+    folder = PairFolder(tmp_path)
+    assert folder.sources == ["0.mp4", "1.mp4"] and len(folder) == 2
+    for before, after in zip(pairs, (folder[0], folder[1]), strict=True):
+        for name in ("first", "second"):
+            gap = getattr(before, name).float() - getattr(after, name).float()
+            assert gap.square().mean().sqrt() < 4
+        assert (before.motion - after.motion).abs().mean() < 0.05
+        assert (before.metric - after.metric).abs().mean() < 0.05
+        assert (before.reliable != after.reliable).float().mean() < 0.02
+        assert not (after.reliable & ~before.reliable).any()
+    assert sum(name.endswith("first") for name in load_file(path)) == 1  # kept once
+    with pytest.raises(GidliteError, match="holds no pairs"):
+        PairFolder(tmp_path / "other")
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(GidliteError, match="no shard of pairs"):
+        PairFolder(tmp_path)
