@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gidlite._checks import GidliteError, require_file
 from gidlite.networks.i3d import I3D
 from gidlite.networks.inception import Inception
+from gidlite.networks.lpips import Lpips
 
 __all__ = [
     "NETWORKS",
@@ -22,6 +23,7 @@ __all__ = [
     "find_weights",
     "load_inception",
     "load_kinetics_i3d",
+    "load_lpips",
     "load_user_i3d",
     "verify",
     "weights_folder",
@@ -214,6 +216,17 @@ def load_kinetics_i3d(folder: str | Path | None = None) -> I3D:
     network = NETWORKS["i3d"]
     tensors, precision = _read_verified(network, find_weights(network, folder))
     return _build(I3D, tensors, f"{network.title}, {precision}")
+
+
+def load_lpips(folder: str | Path | None = None) -> Lpips:
+    """Return LPIPS with verified weights; ``.label`` names network and precision.
+
+    Raises:
+        GidliteError: If the weights are missing or not the right ones.
+    """
+    network = NETWORKS["lpips"]
+    tensors, precision = _read_verified(network, find_weights(network, folder))
+    return _build(Lpips, tensors, f"{network.title}, {precision}")
 
 
 def load_user_i3d(path: str | Path) -> I3D:

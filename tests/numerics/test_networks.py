@@ -16,9 +16,11 @@ from gidlite.networks import (
     I3D,
     NETWORKS,
     Inception,
+    Lpips,
     import_weights,
     load_inception,
     load_kinetics_i3d,
+    load_lpips,
     load_user_i3d,
     verify,
 )
@@ -107,6 +109,55 @@ def test_kid_of_the_doctest_of_torchmetrics(inception):
     assert deviation.item() == pytest.approx(0.0023, abs=1e-4)
 
 
+@pytest.fixture(scope="module")
+def lpips(metric_weights):
+    return load_lpips(metric_weights)
+
+
+def _lpips_of_torchmetrics(trunk, monkeypatch):
+    """Return its implementation with the heads it ships; it would download the trunk."""
+    from torchmetrics.functional.image import lpips as theirs
+
+    relu, pool = torch.nn.ReLU, lambda: torch.nn.MaxPool2d(3, 2)
+    sizes = {0: (64, 4, 2), 3: (192, 1, 2), 6: (384, 1, 1), 8: (256, 1, 1), 10: (256, 1, 1)}
+    layers = [relu(), relu(), pool(), relu(), relu(), pool(), *(relu() for _ in range(6)), pool()]
+    for place, (out, stride, pad) in sizes.items():
+        weight, bias = trunk[f"features.{place}.weight"], trunk[f"features.{place}.bias"]
+        layers[place] = torch.nn.Conv2d(weight.shape[1], out, weight.shape[-1], stride, pad)
+        layers[place].load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    monkeypatch.setattr(theirs, "_get_tv_model_features", lambda *a, **k: layers)
+    network = theirs._LPIPS(net="alex", use_dropout=True, eval_mode=True)
+    return lambda a, b: network(a, b, normalize=True).flatten()
+
+
+def test_lpips_is_that_of_torchmetrics(lpips, metric_weights, generator, monkeypatch):
+    trunk = load_file(metric_weights / NETWORKS["lpips"].file)
+    theirs = _lpips_of_torchmetrics(trunk, monkeypatch)
+    pictures = torch.rand(4, 3, 96, 130, generator=generator)
+    smooth = torch.nn.functional.avg_pool2d(pictures, 9, 1, 4)
+    for others in (smooth, pictures.flip(0), (pictures * 0.8 + 0.1)):
+        with torch.no_grad():
+            ours, expected = lpips(pictures, others), theirs(pictures, others)
+        # Our heads are rounded to float16, theirs are not: 2e-4 relative.
+        assert (ours - expected).abs().max() < 1e-3 * expected.max()
+        assert expected.min() > 0.005
+
+
+def test_lpips_is_a_distance_whose_gradient_reaches_the_picture(lpips, generator):
+    picture = torch.rand(1, 3, 64, 64, generator=generator)
+    noise = torch.randn(picture.shape, generator=generator)
+    steps = [lpips(picture, (picture + s * noise).clamp(0, 1)).item() for s in (0, 0.05, 0.2)]
+    assert steps[0] == 0 and 0 < steps[1] < steps[2]
+    other = picture.flip(-1)
+    assert torch.allclose(lpips(picture, other), lpips(other, picture))
+    moved = torch.full_like(picture, 0.5).requires_grad_()  # flat: some features are all 0
+    before = lpips(moved, picture)
+    (slope,) = torch.autograd.grad(before.sum(), moved)
+    assert slope.isfinite().all() and slope.abs().max() > 0
+    assert lpips(moved - 0.01 * slope.sign(), picture) < before
+    assert not any(p.requires_grad for p in lpips.parameters())
+
+
 def test_resizing_samples_as_tensorflow_1_did():
     picture = torch.tensor([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]])
     # Row i of the result lies at i · 2/4, column j at j · 4/2: corners stay, pixels are skipped.
@@ -128,11 +179,14 @@ def test_networks_refuse_what_they_cannot_see():
         I3D().pooled(torch.zeros(1, 3, 16, 112, 112))
     with pytest.raises(GidliteError, match="not 100"):
         Inception(100)
+    with pytest.raises(ShapeError, match="31 pixels"):
+        Lpips()(torch.zeros(1, 3, 30, 64), torch.zeros(1, 3, 30, 64))
 
 
 def test_networks_stay_in_evaluation_mode():
     assert not any(part.training for part in I3D().train().modules())
     assert not any(part.training for part in Inception(64).train().modules())
+    assert not any(part.training for part in Lpips().train().modules())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
