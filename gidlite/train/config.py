@@ -34,7 +34,9 @@ class TrainConfig:
         condition_dropout: Share of slices trained without the photo, for guidance.
         guided: Whether the autoencoder's decoder sees the photo.
         coordination: How the denoiser's bins hear of each other, one of
-            ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate".
+            ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate" unless ``joint``.
+        joint: Part "prior" trains every layer, frequency attention included, on all bins of a
+            scene, instead of ``slices_per_scene`` of them.
         prediction_type: What the denoiser predicts, "v_prediction" or "epsilon".
         mixed_precision: bfloat16 where it is safe.
     """
@@ -66,6 +68,7 @@ class TrainConfig:
     denoiser_channels: tuple[int, ...] = (64, 128, 192)
     denoiser_layers: int = 1
     coordination: str = "attention"
+    joint: bool = False
     prediction_type: str = "v_prediction"
 
     def __post_init__(self) -> None:

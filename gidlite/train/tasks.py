@@ -123,8 +123,8 @@ class PriorTask(_LatentTask):
     """Denoising of latents; stage 1 with single bins, stage 2 with all bins of a volume.
 
     Args:
-        config: Part "prior" is stage 1; "coordinate" is stage 2, which trains frequency attention
-            alone.
+        config: Part "prior" is stage 1, or everything at once if ``joint``; "coordinate" is stage
+            2, which trains frequency attention alone.
         dataset: Of examples.
         stats: Frequency statistics.
         device: Where to train.
@@ -139,7 +139,7 @@ class PriorTask(_LatentTask):
         super().__init__(config, dataset, stats, device, autoencoder)
         self.amplitude = amplitude.to(device).eval().requires_grad_(False)
         stage2 = config.part == "coordinate"
-        single = config.coordination == "attention" and not stage2
+        single = config.coordination == "attention" and not (stage2 or config.joint)
         model = Denoiser(
             config.num_frequencies,
             config.denoiser_channels,
@@ -153,6 +153,7 @@ class PriorTask(_LatentTask):
             model.load_state_dict(denoiser.state_dict(), strict=False)
             model.requires_grad_(False)
             model.frequency.requires_grad_(True)
+        self.bins = config.num_frequencies if config.joint else config.slices_per_scene
         self.scheduler = make_scheduler("ddpm", config.prediction_type)
         self.model: nn.Module = model.to(device)
 
@@ -171,9 +172,7 @@ class PriorTask(_LatentTask):
         batch = self._to_device(batch)
         with torch.no_grad():
             scale = self.amplitude.scale(batch["features"])
-            latents, freq_index = _bins(
-                whiten(batch["latents"], scale), self.config.slices_per_scene, generator
-            )
+            latents, freq_index = _bins(whiten(batch["latents"], scale), self.bins, generator)
         condition = self.model.embed_photo(batch["features"], scale)
         kept = torch.rand(len(condition), 1, 1, 1, generator=generator)
         kept = (kept >= self.config.condition_dropout).to(self.device)
