@@ -17,6 +17,7 @@ LAYERS = [
     {"dataset", "extract", "pipeline", "viz", "reanimate", "ringdown"},
     {"synthesize", "pairs", "widget"},
     {"train", "evaluate"},
+    {"ablate"},
     {"cli"},
     {"__main__"},
 ]

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from gidlite._checks import GidliteError
-from gidlite.cli import judge, learn, photo
+from gidlite.cli import ablation, judge, learn, photo
 from gidlite.cli.shared import errors
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app.add_typer(photo.app)
 app.add_typer(learn.app)
 app.add_typer(judge.app)
 app.add_typer(judge.evaluate, name="evaluate", no_args_is_help=True)
+app.add_typer(ablation.app, name="ablate", no_args_is_help=True)
 app.add_typer(judge.weights, name="weights", no_args_is_help=True)
 
 

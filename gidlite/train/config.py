@@ -34,8 +34,9 @@ class TrainConfig:
         condition_dropout: Share of slices trained without the photo, for guidance.
         guided: Whether the autoencoder's decoder sees the photo.
         coordination: How the denoiser's bins hear of each other, one of
-            ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate", unless joint.
-        joint: Whether part "prior" trains frequency attention with all the rest, in one stage.
+            ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate" unless ``joint``.
+        joint: Part "prior" trains every layer, frequency attention included, on all bins of a
+            scene, instead of ``slices_per_scene`` of them.
         prediction_type: What the denoiser predicts, "v_prediction" or "epsilon".
         mixed_precision: bfloat16 where it is safe.
         renderer_channels: Of the synthesis network at full, half and quarter resolution.

@@ -24,7 +24,7 @@ from gidlite.train.loop import check_finished, train
 from gidlite.train.prefetch import Prefetched
 from gidlite.train.processes import is_main_process, local_device
 
-__all__ = ["load_parts", "run_training"]
+__all__ = ["keep_model", "load_parts", "run_training"]
 
 _NAME_OF_CLASS = {kind.__name__: name for name, kind in PARTS.items()}
 _STATS = "frequency_stats.safetensors"
@@ -101,16 +101,28 @@ def run_training(
             model.half().save_pretrained(export)
         return
     stats = stats or checkpoint_stats(*load_checkpoint(out))
-    if config.part == "vae":
-        _fit_scaling(model, dataset, stats)
-    model.save_pretrained(Path(out) / "model")
-    save_stats(Path(out) / "model" / _STATS, stats)
+    keep_model(config, model, out, dataset=dataset, stats=stats)
     if export is not None and config.part in ("prior", "coordinate"):
         pipeline = GidPipeline(
             finished["autoencoder"], finished["amplitude"], model, stats,
             num_frames=config.num_frames, fps=config.fps, name=Path(out).name,
         )  # fmt: skip
         pipeline.save_pretrained(export)
+
+
+def keep_model(
+    config: TrainConfig,
+    model: nn.Module,
+    out: str | Path,
+    *,
+    dataset: MotionDataset,
+    stats: FrequencyStats,
+) -> None:
+    """Write a trained part, on the CPU, to ``out/model``; ``load_parts`` reads it."""
+    if config.part == "vae":
+        _fit_scaling(model, dataset, stats)
+    model.save_pretrained(Path(out) / "model")
+    save_stats(Path(out) / "model" / _STATS, stats)
 
 
 @torch.no_grad()

@@ -153,6 +153,7 @@ class PriorTask(_LatentTask):
             model.load_state_dict(denoiser.state_dict(), strict=False)
             model.requires_grad_(False)
             model.frequency.requires_grad_(True)
+        self.bins = config.num_frequencies if config.joint else config.slices_per_scene
         self.scheduler = make_scheduler("ddpm", config.prediction_type)
         self.model: nn.Module = model.to(device)
 
@@ -171,9 +172,7 @@ class PriorTask(_LatentTask):
         batch = self._to_device(batch)
         with torch.no_grad():
             scale = self.amplitude.scale(batch["features"])
-            latents, freq_index = _bins(
-                whiten(batch["latents"], scale), self.config.slices_per_scene, generator
-            )
+            latents, freq_index = _bins(whiten(batch["latents"], scale), self.bins, generator)
         condition = self.model.embed_photo(batch["features"], scale)
         kept = torch.rand(len(condition), 1, 1, 1, generator=generator)
         kept = (kept >= self.config.condition_dropout).to(self.device)

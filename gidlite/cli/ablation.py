@@ -1,0 +1,88 @@
+"""Commands of the ablation table: make scenes, train the rows, pack them, measure them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gidlite._checks import GidliteError
+from gidlite.cli.shared import Seed, Steps, console, progress_bar
+
+app = typer.Typer(help="The ablation table: rows that differ in one thing, trained alike.")
+
+Presets = Annotated[str, typer.Option(help="laptop, gpu, or tiny to try it.")]
+Out = Annotated[Path, typer.Option(help="Folder of the ablation.")]
+Configs = Annotated[Path, typer.Option(help="Folder of the rows, one JSON each.")]
+Names = Annotated[list[str] | None, typer.Option("--row", help="Only this row; may be repeated.")]
+Sprites = Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+
+_OUT, _CONFIGS = Path("runs/ablation"), Path("configs/ablations")
+
+
+def _preset(name: str):
+    from gidlite.ablate import PRESETS
+
+    if name not in PRESETS:
+        raise GidliteError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+@app.command()
+def scenes(
+    preset: Presets = "laptop",
+    out: Out = _OUT,
+    sprites: Sprites = None,
+    device: Device = "cpu",
+) -> None:
+    """Make the scenes that all rows learn from: `gidlite ablate scenes`. `train` does it, too."""
+    from gidlite.ablate import store_scenes
+    from gidlite.ablate.training import scenes_path
+
+    chosen, path = _preset(preset), scenes_path(out)
+    with progress_bar("Making scenes") as progress:
+        store_scenes(path, chosen, sprites=sprites, device=device, progress=progress)
+    console.print(f"{path}  {chosen.scenes} scenes to learn from, {chosen.held_out} held out")
+
+
+@app.command()
+def train(
+    preset: Presets = "laptop",
+    out: Out = _OUT,
+    row: Names = None,
+    configs: Configs = _CONFIGS,
+    sprites: Sprites = None,
+    device: Device = "cpu",
+    minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
+) -> None:
+    """Train every row that is not finished: `gidlite ablate train --preset laptop`.
+
+    Run again, it goes on where it was. Several processes may train different rows at once, if
+    they share no part: full, independent and volume belong together.
+    """
+    from diffusers.utils import logging
+
+    from gidlite.ablate import read_rows, train_rows
+    from gidlite.train.processes import finish
+
+    logging.set_verbosity_error()
+    rows = read_rows(configs, row or ())
+    finished = train_rows(
+        rows, _preset(preset), out, device=device, sprites=sprites, minutes=minutes,
+        say=console.print,
+    )  # fmt: skip
+    console.print(f"{out}  finished rows: {', '.join(finished) or 'none'}")
+    finish()
+
+
+@app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")], out: Out = _OUT
+) -> None:
+    """Finished rows as archives under 16 MB: `gidlite ablate pack DIR`; unpack with tar -xf."""
+    from gidlite.ablate import pack_models
+
+    for path in pack_models(out, folder):
+        console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
