@@ -26,6 +26,8 @@ class TrainConfig:
         pool_size: Scenes kept; the oldest leave.
         learning_rate: Peak of a linear warm-up over ``warmup_steps`` and a cosine decay.
         steps: Length of the cosine decay and of the run.
+        decay_minutes: Ends the decay after this long, should that be earlier; such a run cannot be
+            repeated step by step.
         clip_norm: Gradients longer than this are shortened to it.
         ema_decay: Of the averaged weights, which are the ones to use.
         real_share: Share of examples from real shards, where there are any.
@@ -59,6 +61,7 @@ class TrainConfig:
     learning_rate: float = 4e-4
     warmup_steps: int = 100
     steps: int = 20_000
+    decay_minutes: float | None = None
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     condition_dropout: float = 0.1

@@ -144,6 +144,7 @@ class _Loop:
         if not math.isfinite(norm):
             self._roll_back(f"the {'gradient' if math.isfinite(mean) else 'loss'} was not finite")
             return stop
+        state.seconds = self._seconds()
         rate = state.learning_rate
         state.update(mean)
         if state.step % self.pace.log_every == 0:

@@ -14,10 +14,11 @@ from gidlite.train.config import TrainConfig
 __all__ = ["TrainState", "learning_rate"]
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
+def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
     """Return the rate of a step: a linear warm-up, then a cosine down to 2 % of the peak.
 
-    A function of the step alone, so that there is no schedule to save.
+    A function of the step alone, so that there is no schedule to save; or of the time trained,
+    too, if the config says after how many minutes the decay ends.
 
     Example:
         >>> config = TrainConfig(learning_rate=1.0, warmup_steps=10, steps=100)
@@ -25,7 +26,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         [0.1, 0.98, 0.43, 0.02]
     """
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    cosine = 0.5 * (1 + math.cos(math.pi * min(step / config.steps, 1.0)))
+    done = step / config.steps
+    if config.decay_minutes is not None:
+        done = max(done, seconds / (60 * config.decay_minutes))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return config.learning_rate * warm * (0.02 + 0.98 * cosine)
 
 
@@ -42,7 +46,7 @@ class TrainState:
         step: Optimizer steps taken.
         smoothed_loss: Running mean of the loss; NaN before the first step.
         rollbacks: How often the loss was not finite; each time the learning rate was halved.
-        seconds: Time trained before this process began.
+        seconds: Time trained, as of the last checkpoint or step.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class TrainState:
     @property
     def learning_rate(self) -> float:
         """Rate of the next step."""
-        return learning_rate(self.config, self.step) * 0.5**self.rollbacks
+        return learning_rate(self.config, self.step, self.seconds) * 0.5**self.rollbacks
 
     def update(self, loss: float) -> None:
         """Take the optimizer step of the gradients that are there."""
