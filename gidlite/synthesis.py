@@ -35,7 +35,7 @@ _COVERED, _UNCOVERED = 0.05, 0.25
 _STRIDE = 4
 # The compiled splat needs metrics that span less than 600.
 _LARGEST_METRIC = 500.0
-_INITIAL_SCALE = 20.0
+_INITIAL_SCALE = 3.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         self.rise = nn.ModuleList([nn.Conv2d(middle, fine, 1), nn.Conv2d(coarse, middle, 1)])
         self.out = nn.Conv2d(fine, 4, 3, padding=1)
         nn.init.zeros_(self.out.weight)
+        # Starts as the photo sampled backwards wherever something lands, which is not far off.
         nn.init.zeros_(self.out.bias)
+        nn.init.constant_(self.out.bias[3:], 2.0)
         self.log_scale = nn.Parameter(torch.full((3,), math.log(_INITIAL_SCALE)))
 
     def encode(self, image: Float[Tensor, "batch 3 height width"]) -> PhotoPyramid:
