@@ -35,7 +35,7 @@ _COVERED, _UNCOVERED = 0.05, 0.25
 _STRIDE = 4
 # The compiled splat needs metrics that span less than 600.
 _LARGEST_METRIC = 500.0
-_INITIAL_SCALE = 20.0
+_INITIAL_SCALE = 3.0
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,17 @@ class SynthesisNet(ModelMixin, ConfigMixin):
                 nn.Sequential(nn.Conv2d(middle, coarse, 3, 2, 1), _Block(coarse), _Block(coarse)),
             ]
         )
+        # The finest features are many pixels to move, so there are half as many of them.
+        self.tap = nn.Conv2d(fine, fine // 2, 1)
+        moved = (fine // 2, middle, coarse)
         # Base, sharp photo (3 each), coverage and phase (2) come beside the finest features.
         self.enter = nn.ModuleList(
-            nn.Conv2d(c + extra, c, 3, padding=1)
-            for c, extra in zip(channels, (9, 1, 1), strict=True)
+            nn.Conv2d(given + extra, c, 3, padding=1)
+            for given, extra, c in zip(moved, (9, 1, 1), channels, strict=True)
         )
         self.decoder = nn.ModuleList(
             [
-                nn.Sequential(_Block(fine), _Block(fine)),
+                nn.Sequential(_Block(fine)),
                 nn.Sequential(_Block(middle), _Block(middle)),
                 nn.Sequential(_Block(coarse, 2), _Block(coarse, 4), _Block(coarse)),
             ]
@@ -99,7 +102,9 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         self.rise = nn.ModuleList([nn.Conv2d(middle, fine, 1), nn.Conv2d(coarse, middle, 1)])
         self.out = nn.Conv2d(fine, 4, 3, padding=1)
         nn.init.zeros_(self.out.weight)
+        # Starts as the photo sampled backwards wherever something lands, which is not far off.
         nn.init.zeros_(self.out.bias)
+        nn.init.constant_(self.out.bias[3:], 2.0)
         self.log_scale = nn.Parameter(torch.full((3,), math.log(_INITIAL_SCALE)))
 
     def encode(self, image: Float[Tensor, "batch 3 height width"]) -> PhotoPyramid:
@@ -107,7 +112,8 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         levels, x = [], _pad(image) - 0.5
         for stage in self.encoder:
             x = stage(x if not levels else functional.relu(x))
-            levels.append(x)
+            # In the layout that the splat reads, once and not for every frame.
+            levels.append((x if levels else self.tap(x)).contiguous())
         return PhotoPyramid(image, tuple(levels))
 
     def forward(

@@ -18,7 +18,8 @@ from gidlite.synthesis import REACH, SynthesisNet
 __all__ = ["WEIGHTS", "NeuralRenderer", "load_renderer"]
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer"
-_TILE = 1024
+# Photos up to the first are rendered as a whole, larger ones in tiles of the second; px a side.
+_WHOLE, _TILE = 1024, 512
 # Tiles begin at multiples of this, so that every level of a pyramid sees the same cells.
 _ALIGN = 64
 
@@ -52,7 +53,8 @@ class NeuralRenderer:
     Args:
         image: Photo in [0, 1].
         net: The trained network; the one of the package if not given.
-        tile: Largest side of what is rendered at once, overlap excluded.
+        tile: Largest side of what is rendered at once, overlap excluded; if not given, photos up
+            to 1024 px are rendered as a whole and larger ones in tiles of 512.
     """
 
     def __init__(
@@ -60,11 +62,11 @@ class NeuralRenderer:
         image: Float[Tensor, "3 height width"],
         net: SynthesisNet | None = None,
         *,
-        tile: int = _TILE,
+        tile: int | None = None,
     ) -> None:
         self.image, self.net = image[None], net or load_renderer()
-        self._tile = max(_ALIGN, tile // _ALIGN * _ALIGN)
-        whole = max(image.shape[-2:]) <= tile
+        whole = max(image.shape[-2:]) <= (tile or _WHOLE)
+        self._tile = max(_ALIGN, (tile or _TILE) // _ALIGN * _ALIGN)
         with torch.inference_mode():
             self._pyramid = self.net.encode(self.image) if whole else None
 

@@ -12,7 +12,7 @@ from gidlite.splat import splat
 __all__ = ["fill_holes", "splat_photo"]
 
 # How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
-_METRIC_SCALE = 20.0
+_METRIC_SCALE = 3.0
 # The compiled splat needs metrics that span less than 600.
 _LARGEST_METRIC = 500.0
 

@@ -78,7 +78,7 @@ class TrainConfig:
     joint: bool = False
     prediction_type: str = "v_prediction"
     renderer_channels: tuple[int, int, int] = (16, 32, 48)
-    perceptual_weight: float = 0.1
+    perceptual_weight: float = 0.03
     coarse_share: float = 0.25
 
     def __post_init__(self) -> None:
