@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -188,7 +188,8 @@ def _measurable(
 def _nearest(out: Path, device: str) -> NearestScene:
     path = scenes_path(out)
     if not path.is_file():  # trained elsewhere: scenes of the same kind
-        store_scenes(path, PRESETS["laptop"])
+        path = out / "library.safetensors"
+        store_scenes(path, replace(PRESETS["laptop"], scenes=256, held_out=1))
     return NearestScene(StoredScenes(path))
 
 

@@ -59,13 +59,19 @@ class Still(_StandIn):
 
 
 class RandomSinusoid(_StandIn):
-    """The whole picture is warped by a few plane waves in random directions and bins."""
+    """The whole picture is warped by a few plane waves in random directions and bins.
+
+    They depend on the seed and on the photo, so that one seed is not one wave for all photos.
+    """
 
     name = "sinusoid"
 
     def _volume(self, image, height, width, generator) -> Tensor:
+        seed = generator.initial_seed() + int(1000 * image.double().sum())
+        own = torch.Generator().manual_seed(seed)
+
         def draw(low: float, high: float) -> float:
-            return low + (high - low) * torch.rand(1, generator=generator).item()
+            return low + (high - low) * torch.rand(1, generator=own).item()
 
         y = torch.linspace(0, height / width, height)[:, None]
         x = torch.linspace(0, 1, width)

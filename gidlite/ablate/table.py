@@ -37,7 +37,7 @@ def ordering(published: dict[str, float], full: dict[str, float], difference: di
         return "-"
     same = (published["fvd"] > full["fvd"]) == (difference["value"] > 0)
     if difference["low"] <= 0 <= difference["high"]:
-        return "undecided, same sign" if same else "undecided, other sign"
+        return "undecided, same" if same else "undecided, other"
     return "holds" if same else "reversed"
 
 
@@ -108,12 +108,20 @@ def rich_table(rows: Sequence[Row], table: dict[str, Any]) -> list[Table]:
     for name, one in table["sets"].items():
         headings, lines = _cells(rows, one["rows"], intervals=False)
         title = f"{name}, n = {one['photos']} photos, {_frames(table)} frames each"
-        shown = Table(title=title, title_justify="left", box=None, pad_edge=False, caption=CAPTION)
-        for number, heading in enumerate(headings):
-            shown.add_column(heading, justify="right" if number else "left", no_wrap=number == 0)
-        for line in lines:
-            shown.add_row(*(cell.replace("[", "\\[") for cell in line))
-        tables.append(shown)
+        # Two, because one does not fit a terminal: the scores, and the order of the rows.
+        parts = (title, slice(1, -4)), ("Against full", slice(-4, None))
+        for head, columns in parts:
+            shown = Table(title=head, title_justify="left", box=None, pad_edge=False)
+            shown.add_column("", no_wrap=True)
+            for heading in headings[columns]:
+                shown.add_column(heading, justify="right", no_wrap=True)
+            names = [
+                row.title if head == title else row.name for row in rows if row.name in one["rows"]
+            ]
+            for name_of_row, line in zip(names, lines, strict=True):
+                shown.add_row(name_of_row, *(cell.replace("[", "\\[") for cell in line[columns]))
+            tables.append(shown)
+    tables[-1].caption = CAPTION
     return tables
 
 

@@ -20,9 +20,9 @@ from gidlite.ablate import (
     read_rows,
     store_scenes,
     train_rows,
+    training,
 )
 from gidlite.ablate import measure as measuring
-from gidlite.ablate import training
 from gidlite.ablate.paired import difference_interval
 from gidlite.ablate.rows import part_config
 from gidlite.ablate.stand_ins import NearestScene, RandomSinusoid, Still
@@ -178,8 +178,8 @@ def test_verdicts():
     sure, doubtful = ({"value": 5.0, "low": low, "high": 9.0} for low in (1.0, -1.0))
     assert ordering(worse, full, sure) == "holds"
     assert ordering(better, full, sure) == "reversed"
-    assert ordering(worse, full, doubtful) == "undecided, same sign"
-    assert ordering(better, full, doubtful) == "undecided, other sign"
+    assert ordering(worse, full, doubtful) == "undecided, same"
+    assert ordering(better, full, doubtful) == "undecided, other"
     assert ordering({}, full, sure) == "-" and ordering(worse, full, None) == "-"
 
 
