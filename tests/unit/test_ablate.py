@@ -141,7 +141,7 @@ def test_training_stops_goes_on_and_does_nothing_twice(out, tmp_path, monkeypatc
     assert models[0].stats.scale.shape == (4,)
 
 
-def test_stand_ins_move_as_they_say(out):
+def test_stand_ins_move_as_they_say():
     image = torch.rand(3, 160, 256, generator=torch.Generator().manual_seed(3))
     assert not Still()(image).spectral.any()
     waves = [RandomSinusoid()(image, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
