@@ -107,9 +107,9 @@ PRESETS = {
     # The same networks, an order of magnitude more examples: under a minute a row on a GPU.
     "gpu": Preset(
         scenes=1024, held_out=96, width=256, height=160,
-        vae=_part(400, 8, learning_rate=2e-3, ema_decay=0.98),
-        amplitude=_part(500, 16, learning_rate=1.5e-3, ema_decay=0.99),
-        prior=_part(900, 16, learning_rate=1.5e-3, ema_decay=0.99),
+        vae=_part(300, 8, learning_rate=2e-3, ema_decay=0.98),
+        amplitude=_part(400, 16, learning_rate=1.5e-3, ema_decay=0.99),
+        prior=_part(700, 16, learning_rate=1.5e-3, ema_decay=0.99),
     ),
 }  # fmt: skip
 

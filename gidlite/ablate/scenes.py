@@ -103,13 +103,13 @@ class StoredScenes:
     def __init__(self, path: str | Path, *, num_frequencies: int = 16, device="cpu") -> None:
         if not Path(path).is_file():
             raise GidliteError(f"{path} does not exist; make it with: gidlite ablate scenes")
-        with safe_open(path, "pt", device=str(device)) as file:
+        with safe_open(path, "pt") as file:
             settings = json.loads(file.metadata()["settings"])
-            self._images = file.get_tensor("image")
+            self._images = file.get_tensor("image").to(device)
             packed = file.get_slice("packed")
             if packed.get_shape()[1] < num_frequencies:
                 raise GidliteError(f"{path} has fewer than {num_frequencies} frequencies")
-            self._packed = packed[:, :num_frequencies]
+            self._packed = packed[:, :num_frequencies].to(device)
         self.count, self.held_out = settings["scenes"], settings["held_out"]
 
     def example(self, number: int, seed: int = 0) -> Example:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gidlite._checks import GidliteError
-from gidlite.cli.shared import Seed, Steps, console, progress_bar
+from gidlite.cli.shared import Steps, console, progress_bar
 
 app = typer.Typer(help="The ablation table: rows that differ in one thing, trained alike.")
 
@@ -86,3 +86,55 @@ def pack(
 
     for path in pack_models(out, folder):
         console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def measure(
+    out: Out = _OUT,
+    row: Names = None,
+    configs: Configs = _CONFIGS,
+    scenes: Annotated[int, typer.Option(help="Held-out synthetic scenes; 0 for none.")] = 16,
+    clips: Annotated[
+        list[Path] | None, typer.Option(help="Real clip, or a folder of them; may be repeated.")
+    ] = None,
+    sprites: Sprites = None,
+    frames: Annotated[int, typer.Option(help="Length of the videos.")] = 64,
+    samples: Annotated[int, typer.Option(help="Predictions per photo.")] = 2,
+    steps: Steps = 12,
+    draws: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 200,
+    metrics: Annotated[str, typer.Option(help="Some of fid,kid,fvd,fvd32.")] = "fid,kid,fvd,fvd32",
+    renderer: Annotated[str, typer.Option(help="Of rows that do not name one.")] = "softmax",
+    weights: Annotated[Path | None, typer.Option(help="Folder of the feature networks.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Sample, render and score the rows: `gidlite ablate measure --clips clips/`.
+
+    Writes rows/NAME.json, table.json and table.md. Goes on where it was; run again, it only
+    prints the table.
+    """
+    from diffusers.utils import logging
+
+    from gidlite.ablate import (
+        MeasureSettings,
+        markdown_table,
+        measure_rows,
+        read_rows,
+        rich_table,
+    )
+    from gidlite.evaluate.features import find_videos
+
+    logging.set_verbosity_error()
+    rows = read_rows(configs, row or ())
+    paths = [p for clip in clips or () for p in (find_videos(clip) if clip.is_dir() else [clip])]
+    names = tuple(name.strip() for name in metrics.lower().split(","))
+    settings = MeasureSettings(
+        frames=frames, samples=samples, steps=steps, draws=draws, metrics=names, renderer=renderer
+    )
+    table = measure_rows(
+        rows, out, scenes=scenes, clips=paths, sprites=sprites, settings=settings,
+        weights=weights, device=device, say=console.print,
+    )  # fmt: skip
+    for shown in rich_table(rows, table):
+        console.print(shown)
+    (out / "table.md").write_text(markdown_table(rows, table))
+    console.print(f"{out / 'table.md'}")
