@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional
 
 from gidlite._checks import GidliteError
+from gidlite.loops import close_loop, whole_periods
 from gidlite.spectral import motion_amplitude, resize_motion, spectral_to_motion
 from gidlite.splat import splat
 from gidlite.volume import SpectralVolume
 
-__all__ = ["RENDERERS", "frame_times", "render_frame", "render_frames"]
+__all__ = [
+    "RENDERERS",
+    "close_for",
+    "collision_metric",
+    "frame_times",
+    "render_frame",
+    "render_frames",
+]
 
 RENDERERS = ("softmax", "average")
-# How decisively the pixel that moves more wins a collision, per px of RMS motion at 256 wide.
-_METRIC_SCALE = 20.0
+# How decisively the pixel that moves more wins a collision, per px of RMS motion at 256 wide. Much
+# more, and a neighbour wins at the slightest motion: loops jerk as they pass the still photo.
+_METRIC_SCALE = 5.0
 
 
 def frame_times(
@@ -36,8 +46,9 @@ def frame_times(
 ) -> Tensor:
     """Return the volume times (in frames, fractional) at which a video samples the motion.
 
-    The motion has a period of T frames, so any length is possible. A loop must hold a whole
-    number of periods: the speed is adjusted by the smallest factor that makes it so.
+    The motion repeats after T frames. A loop within 10 % of a whole number of periods plays that
+    number of them, a little faster or slower. Any other plays at natural speed: close the volume
+    with ``close_for``, or it jumps.
 
     Args:
         volume: What is played.
@@ -59,10 +70,17 @@ def frame_times(
         raise GidliteError(
             f"{seconds} s at {fps} frames per second makes {count} frames; ask for 2 to 100000"
         )
-    if loop:
-        periods = max(1, round(count / (fps * slow * volume.period_seconds)))
-        return torch.arange(count, dtype=torch.float64) * (periods * volume.num_frames / count)
-    return torch.arange(count, dtype=torch.float64) * (volume.fps / (fps * slow))
+    step = volume.fps / (fps * slow)
+    periods = whole_periods(count * step, num_frames=volume.num_frames) if loop else 0
+    step = periods * volume.num_frames / count if periods else step
+    return torch.arange(count, dtype=torch.float64) * step
+
+
+def close_for(volume: SpectralVolume, times: Float[Tensor, " time"]) -> SpectralVolume:
+    """Return the volume with its motion closed to a loop of these evenly spaced times."""
+    length = len(times) * float(times[1] - times[0])
+    spectral = close_loop(volume.spectral, num_frames=volume.num_frames, loop_frames=length)
+    return replace(volume, spectral=spectral)
 
 
 def _fill_holes(picture: Tensor, coverage: Tensor) -> Tensor:
@@ -82,6 +100,33 @@ def _fill_holes(picture: Tensor, coverage: Tensor) -> Tensor:
         coarse, picture.shape[-2:], mode="bilinear", align_corners=False
     )
     return torch.lerp(smooth, picture, weight)
+
+
+def collision_metric(
+    spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int, width: int
+) -> Float[Tensor, "1 height width"]:
+    """Return for every pixel of a photo how much it wins by where pixels collide: what moves more.
+
+    Source: Li et al. 2024, section 5 (the mean motion magnitude as metric of softmax splatting).
+    """
+    magnitude = _METRIC_SCALE * motion_amplitude(spectral) * (256 / spectral.shape[-1])
+    return functional.interpolate(
+        magnitude[None, None], (height, width), mode="bilinear", align_corners=False
+    )[0]
+
+
+def _keep_sharp(image: Tensor, motion: Tensor) -> Tensor:
+    """Return the photo sharpened by what bilinear weights are about to blur.
+
+    A shift by a fraction f of a pixel adds ``f (1 − f) / 2`` second differences; they are taken
+    off beforehand. Otherwise a loop flashes sharp whenever it comes back to the photo.
+    """
+    fraction = motion - motion.floor()
+    blur = fraction * (1 - fraction) / 2
+    padded = functional.pad(image[None], (1, 1, 1, 1), mode="replicate")[0]
+    across = padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2] - 2 * image
+    down = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] - 2 * image
+    return image - blur[:1] * across - blur[1:] * down
 
 
 def render_frame(
@@ -104,8 +149,9 @@ def render_frame(
     """
     if renderer not in RENDERERS:
         raise GidliteError(f"renderer {renderer!r} is unknown; use one of {', '.join(RENDERERS)}")
+    metric = metric[None] if renderer == "softmax" else None
     warped, coverage = splat(
-        image[None], motion[None], metric=metric[None] if renderer == "softmax" else None,
+        _keep_sharp(image, motion)[None], motion[None], metric=metric,
         mode=renderer, return_coverage=True,
     )  # fmt: skip
     return _fill_holes(warped, coverage)[0].clamp(0, 1)
@@ -134,10 +180,7 @@ def render_frames(
     if not (math.isfinite(amplify) and 0 <= amplify <= 5):
         raise GidliteError(f"amplify is {amplify}; it must lie between 0 and 5")
     height, width = image.shape[-2:]
-    magnitude = motion_amplitude(volume.spectral) * (256 / volume.spectral.shape[-1])
-    metric = functional.interpolate(
-        _METRIC_SCALE * magnitude[None, None], (height, width), mode="bilinear", align_corners=False
-    )[0]
+    metric = collision_metric(volume.spectral, height=height, width=width)
     for time in times:
         motion = spectral_to_motion(
             volume.spectral, num_frames=volume.num_frames, times=time[None]
