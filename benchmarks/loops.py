@@ -5,7 +5,8 @@
 Amplitude is the RMS about the mean of the loop, over what a free sample shows on average in as
 many frames. The spectrum is the power in four bands between 0.1 and 3.1 Hz of the loop played for
 ever, against the free sample; the distance is the mean of |dB| over bands and photos. Both count
-everything that moves. Pixel seams are of frames 256 px wide.
+everything that moves. Pixel seams are of
+frames 256 px wide, by some of the methods for some of the photos.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from gidlite.spectral import anchor, resize_motion, spectral_to_motion
 from gidlite.volume import SpectralVolume
 
 BANDS_HZ = (0.1, 0.5, 0.9, 1.7, 3.1)
+PIXEL_WAYS = ("none", "taper", "cross-fade", "snapping", "projection")
 MEASURES = ("position", "velocity", "amplitude", "spectrum_db", "pixel_position", "pixel_velocity")
 
 
@@ -73,10 +75,11 @@ def motions(free: Tensor, guided: dict[str, Tensor], *, period: int, count: int)
     longer = play(free, torch.arange(2 * count))
     snapped = snap_frequencies(free, num_frames=period, loop_frames=count)
     close = {"num_frames": period, "loop_frames": count}
-    loops = {
-        "none": longer[:count],
+    loops = {"none": longer[:count], "taper": taper(longer[:count])}
+    if count % period == 0:  # a loop already
+        return loops
+    loops |= {
         "retiming": play(free, times * (max(1, round(count / period)) * period / count)),
-        "taper": taper(longer[:count]),
         "cross-fade": cross_fade(longer, count),
         "snapping": spectral_to_motion(snapped, num_frames=count),
         "projection, plain": play(close_loop(free, **close, exponent=0), times),
@@ -187,11 +190,13 @@ def run(options: argparse.Namespace, pipeline: GidPipeline) -> dict[int, dict[st
                 seconds[name].append(took)
             ways = motions(free.spectral, guided, period=free.num_frames, count=count)
             for name, motion in ways.items():
-                found = measure(motion, small, free, pixels=place < options.pixels)
-                rows[count][name].append(found)
+                shown = place < options.pixels and name in PIXEL_WAYS
+                rows[count][name].append(measure(motion, small, free, pixels=shown))
+        report = {c: {name: summary(r) for name, r in ways.items()} for c, ways in rows.items()}
+        report["seconds"] = {name: sum(took) / len(took) for name, took in seconds.items()}
+        if options.output is not None:  # after every photo, in case the rest is not waited for
+            options.output.write_text(json.dumps(report, indent=1) + "\n")
         print(path.stem, {k: f"{v[-1]:.1f} s" for k, v in seconds.items()}, flush=True)
-    report = {c: {name: summary(r) for name, r in ways.items()} for c, ways in rows.items()}
-    report["seconds"] = {name: sum(took) / len(took) for name, took in seconds.items()}
     return report
 
 
@@ -210,8 +215,6 @@ def main() -> None:
     logging.set_verbosity_error()
     pipeline = GidPipeline.from_pretrained(options.model)
     report = run(options, pipeline)
-    if options.output is not None:
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
     console = Console(width=110)
     seconds = report.pop("seconds")
     for count, ways in report.items():

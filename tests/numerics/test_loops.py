@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gidlite._checks import GidliteError
-from gidlite.diffusion import signal_levels
+from gidlite.diffusion import make_scheduler, sample, signal_levels
 from gidlite.guidance import loop_guidance, loop_loss
 from gidlite.loops import close_loop, derivative_basis, loop_gap, whole_periods
 from gidlite.motion_metrics import bin_agreement, loop_seam
@@ -183,6 +183,28 @@ def fixed_loss(reference, *, num_frames, loop_frames):
         )
         sizes.append(math.sqrt(2) * course.std(dim=0, correction=0).square().mean().sqrt())
     return lambda s: sum(loop_gap(s, **options)[:, d].abs().mean() / sizes[d] for d in (0, 1))
+
+
+def test_guided_sampling_comes_closer_to_a_loop():
+    """White latents, whose best prediction of v is 0, and a linear way to volumes."""
+    settings = {"loop_frames": 70, **PERIOD}
+    falling = 1 / torch.arange(1, 7).view(-1, 1, 1, 1)
+
+    def to_spectral(latents):
+        return falling * torch.complex(latents[:, :, 0::2], latents[:, :, 1::2])
+
+    losses = []
+    for weight in (0.0, 0.01, 0.05):
+        predict = loop_guidance(
+            lambda z, step: torch.zeros_like(z), to_spectral, weight=weight,
+            prediction_type="v_prediction", **settings,
+        )  # fmt: skip
+        latents = sample(
+            predict, (1, 6, 4, 8, 8), scheduler=make_scheduler("dpm"), num_steps=12,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        losses.append(loop_loss(to_spectral(latents), **settings).item())
+    assert losses[2] < 0.8 * losses[1] and losses[1] < 0.95 * losses[0], losses
 
 
 def test_no_weight_is_no_guidance():
