@@ -4,7 +4,8 @@
 
 Amplitude is the RMS about the mean of the loop, over what a free sample shows on average in as
 many frames. The spectrum is the power in four bands between 0.1 and 3.1 Hz of the loop played for
-ever, against the free sample; the distance is the mean of |dB| over bands and photos. Both count
+ever, against the free sample; the distance is the mean of |dB| over bands, photos pooled. Change is
+the RMS difference from the free motion in the same frames, over the same expected RMS. All count
 everything that moves. Pixel seams are of
 frames 256 px wide, by some of the methods for some of the photos.
 """
@@ -33,7 +34,9 @@ from gidlite.volume import SpectralVolume
 
 BANDS_HZ = (0.1, 0.5, 0.9, 1.7, 3.1)
 PIXEL_WAYS = ("none", "taper", "cross-fade", "snapping", "projection")
-MEASURES = ("position", "velocity", "amplitude", "spectrum_db", "pixel_position", "pixel_velocity")
+MEASURES = (
+    "position", "velocity", "amplitude", "spectrum_db", "change", "pixel_position", "pixel_velocity"
+)  # fmt: skip
 
 
 def smooth_ramp(count: int) -> Tensor:
@@ -134,15 +137,20 @@ def timed(
 def measure(motion: Tensor, image: Tensor, free: SpectralVolume, *, pixels: bool) -> dict:
     """Return everything that is said about one loop; the band powers in a list of their own."""
     options = {"period": free.num_frames, "count": len(motion)}
-    amplitude = (motion - motion.mean(0)).square().sum(1).mean().sqrt().item()
+    period = torch.arange(free.num_frames)
+    course = spectral_to_motion(free.spectral, num_frames=free.num_frames, times=period)
+    wanted = course[torch.arange(len(motion)) % free.num_frames]
+    moved, wanted = motion - motion.mean(0), wanted - wanted.mean(0)
+    amplitude = moved.square().sum(1).mean().sqrt().item()
+    change = (moved - wanted).square().sum(1).mean().sqrt().item()
+    expected = expected_amplitude(free.spectral, **options)
     both = pixel_seams(image, free.spectral, motion) if pixels else (math.nan, math.nan)
     return {
         "position": loop_seam(motion), "velocity": loop_seam(motion, order=2),
-        "amplitude": amplitude / expected_amplitude(free.spectral, **options),
+        "amplitude": amplitude / expected, "change": change / expected,
         "pixel_position": both[0], "pixel_velocity": both[1],
         "bands": band_powers(motion, fps=free.fps),
-        "free_bands": band_powers(spectral_to_motion(
-            free.spectral, num_frames=free.num_frames), fps=free.fps),
+        "free_bands": band_powers(course, fps=free.fps),
     }  # fmt: skip
 
 

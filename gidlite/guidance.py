@@ -47,8 +47,8 @@ def loop_loss(
 
     That is √2 times the RMS of position, or of velocity, over all pixels and times, so that the
     loss is about 0.5 to 0.8 an order for any motion that knows nothing of the loop, calm or
-    lively, and 0 for a loop. The paper's loss is in pixels: its weight u = 200 there is
-    ``200 × entries`` here times that RMS, per entry of the latents.
+    lively, and 0 for a loop. Were the paper's u = 200 the factor of a mean in pixels, it would be
+    200 × that RMS / n as the weight of ``loop_guidance``, n the number of latents: about 0.001.
     The divisors are constants to the gradient, or stillness would be rewarded less than it is.
 
     Args:
@@ -85,13 +85,14 @@ def loop_guidance(
     Args:
         predict: Prediction as a function of (latents, step).
         to_spectral: Clean latents → spectral volume in px, differentiable.
-        weight: u; about 1.
+        weight: u; 0.001 nudges, 0.01 closes most of the gap and costs a third of the motion.
         prediction_type: What ``predict`` returns: "v_prediction" or "epsilon".
         num_frames: T.
         loop_frames: N.
         through_network: Whether the gradient passes the network. If not, the network counts as
             the best denoiser of white latents, whose estimate moves by the signal level α per
-            unit of z: three times cheaper, and no worse (notebook 07).
+            unit of z: half the time, the same trade of amplitude for gap (notebook 07). Through
+            the network, u must be about 100 times smaller, or sampling diverges.
     """
     if weight == 0:
         return predict
