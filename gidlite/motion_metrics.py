@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Complex, Float, UInt8
+from jaxtyping import Bool, Complex, Float, Shaped
 from torch import Tensor
 
 from gidlite._checks import GidliteError, ShapeError, check_shape
@@ -205,23 +205,30 @@ def relative_difference(
     return (2 * power[0] / (power[1] + power[2])).sqrt().item()
 
 
-def loop_seam(frames: UInt8[Tensor, "time 3 height width"]) -> float:
-    """Return the step from the last frame back to the first, over the median ordinary step.
+def loop_seam(frames: Shaped[Tensor, "time channels height width"], *, order: int = 1) -> float:
+    """Return the change across the seam of a loop, played again, over the median ordinary change.
 
-    A step is the mean absolute difference of pixels. A seamless loop has about 1: its seam is one
-    more ordinary step. A still video has NaN.
+    A change is the mean absolute difference of neighbouring frames, or of displacements. A
+    seamless loop has about 1: its seam is one more ordinary step. A still video has NaN.
+
+    Args:
+        frames: Pixels of a video or a motion texture.
+        order: 1 for steps: the seam in position. 2 for how steps change, 3 for how those do: the
+            seam in velocity and in acceleration; the largest of those that span it counts.
 
     Raises:
-        GidliteError: If there are fewer than three frames.
+        GidliteError: If there are fewer than 2 + order frames.
     """
-    check_shape("frames", frames, "time 3 height width")
-    if len(frames) < 3:
-        raise GidliteError(f"a loop needs three frames at least, got {len(frames)}")
-    steps = [
-        (frames[i].float() - frames[i - 1].float()).abs().mean().item() for i in range(len(frames))
-    ]
-    usual = torch.tensor(steps[1:]).median().item()
-    return steps[0] / usual if usual > 0 else math.nan
+    check_shape("frames", frames, "time channels height width")
+    if len(frames) < 2 + order:
+        raise GidliteError(f"a loop needs {2 + order} frames at least, got {len(frames)}")
+    signs = [(-1) ** i * math.comb(order, i) for i in range(order + 1)]
+    changes = torch.tensor([
+        sum(sign * frames[t - i].float() for i, sign in enumerate(signs)).abs().mean().item()
+        for t in range(len(frames))
+    ])  # fmt: skip
+    usual = changes[order:].median().item()
+    return changes[:order].max().item() / usual if usual > 0 else math.nan
 
 
 def slice_spectral_distance(

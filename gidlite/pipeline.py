@@ -17,11 +17,12 @@ from gidlite.amplitude import AmplitudeNet
 from gidlite.autoencoder import SliceAutoencoder
 from gidlite.denoiser import PATCH, Denoiser
 from gidlite.diffusion import make_scheduler, sample
-from gidlite.guidance import classifier_free_guidance
+from gidlite.guidance import classifier_free_guidance, loop_guidance
+from gidlite.loops import close_loop
 from gidlite.media import resize
 from gidlite.normalize import FrequencyStats, denormalize, load_stats, save_stats
 from gidlite.photo import PHOTO_STRIDE, photo_features
-from gidlite.render import frame_times, render_frames
+from gidlite.render import render_frames
 from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.volume import SpectralVolume
 
@@ -45,10 +46,12 @@ class GidOutput:
     Attributes:
         image: The photo as given, ``(3, H, W)`` in [0, 1].
         volume: The sampled spectral volume, anchored so that F_0 = 0, in px of the working size.
+        loop_frames: Frames after which the motion returns to its beginning, if not T.
     """
 
     image: Tensor
     volume: SpectralVolume = field(repr=False)
+    loop_frames: int | None = None
 
     @property
     def spectral(self) -> Complex[Tensor, "freq 2 height width"]:
@@ -56,14 +59,15 @@ class GidOutput:
         return self.volume.spectral
 
     def motion(self, *, num_frames: int | None = None) -> Float[Tensor, "time 2 height width"]:
-        """Return the motion texture of the first ``num_frames`` frames (one period by default)."""
-        times = torch.arange(num_frames or self.volume.num_frames)
+        """Return the motion texture of the first ``num_frames`` frames (one loop by default)."""
+        times = torch.arange(num_frames or self.loop_frames or self.volume.num_frames)
         return spectral_to_motion(self.spectral, num_frames=self.volume.num_frames, times=times)
 
     @property
     def frames(self) -> Tensor:
-        """One period of video at the resolution of the photo, ``(T, 3, H, W)`` uint8."""
-        frames = render_frames(self.image, self.volume, frame_times(self.volume))
+        """One loop of video at the resolution of the photo, ``(T, 3, H, W)`` uint8."""
+        times = torch.arange(self.loop_frames or self.volume.num_frames)
+        frames = render_frames(self.image, self.volume, times)
         return torch.stack([(frame * 255).round().byte() for frame in frames])
 
 
@@ -173,6 +177,9 @@ class GidPipeline:
         num_inference_steps: int = 12,
         guidance_scale: float = 1.75,
         loop: bool = True,
+        loop_frames: int | None = None,
+        loop_weight: float = 0.0,
+        close: bool = True,
         solver: str = "dpm",
         generator: torch.Generator | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -183,14 +190,18 @@ class GidPipeline:
             image: Photo in [0, 1], any size and aspect ratio.
             num_inference_steps: Solver steps.
             guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none.
-            loop: Part of the interface; a truncated volume loops by construction, so this
-                first prior returns the same volume for both values.
+            loop: Whether the motion must return after ``loop_frames``.
+            loop_frames: N; T if not given, after which every volume repeats by construction.
+                Otherwise the sample is changed as little as closes the loop (``close_loop``).
+            loop_weight: u of self-guidance towards the loop while sampling; what it does not
+                reach, closing the loop does. 0 does without: cheaper and closer to free samples.
+            close: False leaves the seam as guidance left it.
             solver: "dpm" or "ddim".
             generator: On the CPU; equal seeds give equal volumes.
             progress: Called with (steps done, steps in all).
 
         Returns:
-            The photo with its volume, a loop of ``num_frames`` frames by construction.
+            The photo with its volume: a loop of ``loop_frames`` frames, and of T in any case.
 
         Raises:
             ShapeError: If ``image`` is not one RGB picture.
@@ -199,24 +210,45 @@ class GidPipeline:
         check_shape("image", image, "3 height width")
         if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
             raise GidliteError(f"guidance is {guidance_scale}; it must be 0 or a positive number")
+        if not (math.isfinite(loop_weight) and loop_weight >= 0):
+            raise GidliteError(f"loop weight is {loop_weight}; it must be 0 or a positive number")
+        if loop_frames is not None and loop_frames < 2:
+            raise GidliteError(f"loop is {loop_frames} frames long; ask for 2 at least")
+        loop_frames = loop_frames if loop else None
         height, width = working_size(*image.shape[-2:])
         photo = resize(image, height=height, width=width)[None].to(self.device)
         features = photo_features(photo)
         scale = self.amplitude.scale(features)
         condition = self.denoiser.embed_photo(features, scale)
+        predict = self._guided(condition, guidance_scale)
+        if loop_frames is not None:
+            predict = loop_guidance(
+                predict, lambda whitened: self._coarse_volume(whitened * scale),
+                weight=loop_weight, prediction_type=self.denoiser.config.prediction_type,
+                num_frames=self.num_frames, loop_frames=loop_frames,
+            )  # fmt: skip
         whitened = sample(
-            self._guided(condition, guidance_scale), tuple(scale.shape),
+            predict, tuple(scale.shape),
             scheduler=make_scheduler(solver, self.denoiser.config.prediction_type),
             num_steps=num_inference_steps, shape_noise=self._shape_noise,
             generator=generator, device=self.device, progress=progress,
         )  # fmt: skip
         packed = self.autoencoder.decode(whitened * scale, photo)[0]
-        spectral = denormalize(packed.cpu(), self.stats)
-        spectral = resize_spectral(anchor(spectral), height=height, width=width)
+        spectral = anchor(denormalize(packed.cpu(), self.stats))
+        if loop_frames is not None and close:
+            spectral = close_loop(spectral, num_frames=self.num_frames, loop_frames=loop_frames)
+        spectral = resize_spectral(spectral, height=height, width=width)
         seed = generator.initial_seed() if generator is not None else -1
-        return GidOutput(
-            image, SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
-        )
+        volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
+        return GidOutput(image, volume, loop_frames)
+
+    def _coarse_volume(self, latents: Tensor) -> Tensor:
+        """Return a volume without its finest detail: latents are means over 2×2 pixels.
+
+        A loop asks the same of every pixel, so guidance needs no decoder: its gradient costs next
+        to nothing this way, and two thirds of a solver step through the decoder.
+        """
+        return denormalize(latents / self.autoencoder.config.scaling_factor, self.stats)
 
     @property
     def _freq_index(self) -> Tensor:

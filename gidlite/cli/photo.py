@@ -88,14 +88,14 @@ def _check_target(output: Path) -> None:
     VideoWriter(output, fps=30)
 
 
-def _say_speed(times, volume, *, fps: float, slow: float) -> None:
+def _close(volume, times, *, fps: float, slow: float):
+    """Return the volume closed to a loop, and say what that takes."""
+    from gidlite.render import close_for
+
     speed = float(times[1] - times[0]) * fps / volume.fps
     if not math.isclose(speed, 1 / slow, rel_tol=0.01):
-        period = volume.period_seconds * slow
-        console.print(
-            f"To loop seamlessly the motion plays at {speed:.2f}x; "
-            f"lengths that are multiples of {period:g} s need no adjustment."
-        )
+        console.print(f"To loop seamlessly the motion plays at {speed:.2f}x.")
+    return close_for(volume, times)
 
 
 @app.command()
@@ -133,7 +133,8 @@ def animate(
     _check_amplify(amplify, renderer)
     volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
     times = frame_times(volume, **options)
-    _say_speed(times, volume, fps=fps or volume.fps, slow=slow)
+    if loop:
+        volume = _close(volume, times, fps=fps or volume.fps, slow=slow)
     _render(
         image, volume, output, xt, times=times, fps=fps or volume.fps, amplify=amplify,
         renderer=renderer,
@@ -192,7 +193,8 @@ def render(
     _check_target(output)
     _check_amplify(amplify, renderer)
     times = frame_times(volume, seconds=seconds, fps=fps, slow=slow, loop=loop)
-    _say_speed(times, volume, fps=fps or volume.fps, slow=slow)
+    if loop:
+        volume = _close(volume, times, fps=fps or volume.fps, slow=slow)
     _render(
         image, volume, output, xt, times=times, fps=fps or volume.fps, amplify=amplify,
         renderer=renderer,

@@ -22,7 +22,7 @@ from gidlite.flow import consistent, follow, grey, optical_flow_engine
 from gidlite.media import probe_video, read_video
 from gidlite.metrics import psnr, ssim
 from gidlite.pairs import Pair, scene_pairs
-from gidlite.render import NeuralRenderer, splat_photo
+from gidlite.render import NeuralRenderer, keep_sharp, splat_photo
 from gidlite.splat import splat
 from gidlite.synthesis import SynthesisNet
 from gidlite.synthesize import collect_pieces
@@ -38,7 +38,7 @@ __all__ = [
     "scene_cases",
 ]
 
-METHODS = ("ours", "softmax", "average", "backward", "still")
+METHODS = ("ours", "sharpened", "softmax", "average", "backward", "still")
 _COLUMNS = {
     "psnr": "PSNR", "psnr_moving": "moving", "psnr_hidden": "uncovered", "ssim": "SSIM",
     "lpips": "LPIPS",
@@ -180,6 +180,9 @@ def _render_all(pair: Pair, first: Picture, ours: NeuralRenderer) -> dict[str, P
     motion, metric = pair.motion.float(), pair.metric.float()
     return {
         "ours": ours(motion, metric),
+        "sharpened": splat_photo(keep_sharp(first[None], motion[None]), motion[None], metric[None])[
+            0
+        ][0].clamp(0, 1),
         "softmax": splat_photo(first[None], motion[None], metric[None])[0][0].clamp(0, 1),
         "average": splat_photo(first[None], motion[None], None)[0][0].clamp(0, 1),
         "backward": backward_warp(first, motion),

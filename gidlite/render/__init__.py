@@ -10,6 +10,7 @@ Source: Li et al. 2024, section 5.
 from gidlite.render.frames import (
     RENDERERS,
     check_renderer,
+    close_for,
     frame_times,
     mean_motion,
     render_frame,
@@ -17,15 +18,17 @@ from gidlite.render.frames import (
 )
 from gidlite.render.neural import NeuralRenderer, load_renderer
 from gidlite.render.upsample import GuidedUpsampling
-from gidlite.render.warp import fill_holes, splat_photo
+from gidlite.render.warp import fill_holes, keep_sharp, splat_photo
 
 __all__ = [
     "RENDERERS",
     "GuidedUpsampling",
     "NeuralRenderer",
     "check_renderer",
+    "close_for",
     "fill_holes",
     "frame_times",
+    "keep_sharp",
     "load_renderer",
     "mean_motion",
     "render_frame",

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gidlite._checks import GidliteError
+from gidlite.loops import close_loop, whole_periods
 from gidlite.render.neural import NeuralRenderer, load_renderer
 from gidlite.render.upsample import GuidedUpsampling
-from gidlite.render.warp import splat_photo
+from gidlite.render.warp import keep_sharp, splat_photo
 from gidlite.spectral import spectral_to_motion
 from gidlite.volume import SpectralVolume
 
 __all__ = [
     "RENDERERS",
     "check_renderer",
+    "close_for",
     "frame_times",
     "mean_motion",
     "render_frame",
@@ -39,8 +42,9 @@ def frame_times(
 ) -> Tensor:
     """Return the volume times (in frames, fractional) at which a video samples the motion.
 
-    The motion has a period of T frames, so any length is possible. A loop must hold a whole
-    number of periods: the speed is adjusted by the smallest factor that makes it so.
+    The motion repeats after T frames. A loop within 10 % of a whole number of periods plays that
+    number of them, a little faster or slower. Any other plays at natural speed: close the volume
+    with ``close_for``, or it jumps.
 
     Args:
         volume: What is played.
@@ -62,10 +66,17 @@ def frame_times(
         raise GidliteError(
             f"{seconds} s at {fps} frames per second makes {count} frames; ask for 2 to 100000"
         )
-    if loop:
-        periods = max(1, round(count / (fps * slow * volume.period_seconds)))
-        return torch.arange(count, dtype=torch.float64) * (periods * volume.num_frames / count)
-    return torch.arange(count, dtype=torch.float64) * (volume.fps / (fps * slow))
+    step = volume.fps / (fps * slow)
+    periods = whole_periods(count * step, num_frames=volume.num_frames) if loop else 0
+    step = periods * volume.num_frames / count if periods else step
+    return torch.arange(count, dtype=torch.float64) * step
+
+
+def close_for(volume: SpectralVolume, times: Float[Tensor, " time"]) -> SpectralVolume:
+    """Return the volume with its motion closed to a loop of these evenly spaced times."""
+    length = len(times) * float(times[1] - times[0])
+    spectral = close_loop(volume.spectral, num_frames=volume.num_frames, loop_frames=length)
+    return replace(volume, spectral=spectral)
 
 
 def check_renderer(renderer: str) -> None:
@@ -121,7 +132,8 @@ def _make_renderer(image: Tensor, renderer: str) -> Callable[[Tensor, Tensor], T
 
     def warp(motion: Tensor, metric: Tensor) -> Tensor:
         decides = metric[None] if renderer == "softmax" else None
-        return splat_photo(image[None], motion[None], decides)[0][0].clamp(0, 1)
+        sharp = keep_sharp(image[None], motion[None])
+        return splat_photo(sharp, motion[None], decides)[0][0].clamp(0, 1)
 
     return warp
 

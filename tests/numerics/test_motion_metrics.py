@@ -196,7 +196,7 @@ def test_a_loop_has_a_seam_of_one_ordinary_step():
     cut = loop_seam(steady[:40])
     assert cut == pytest.approx(64 / math.pi * math.sin(math.pi * 24 / 64) / 1, rel=0.1)
     assert math.isnan(loop_seam(steady[:1].expand(5, -1, -1, -1)))
-    with pytest.raises(GidliteError, match="three frames"):
+    with pytest.raises(GidliteError, match="3 frames"):
         loop_seam(steady[:2])
 
 

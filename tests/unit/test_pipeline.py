@@ -10,6 +10,7 @@ from gidlite._checks import GidliteError
 from gidlite.amplitude import AmplitudeNet
 from gidlite.autoencoder import SliceAutoencoder
 from gidlite.denoiser import Denoiser
+from gidlite.loops import loop_gap
 from gidlite.media import write_image
 from gidlite.normalize import FrequencyStats
 from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline, working_size
@@ -43,6 +44,22 @@ def test_seed_decides_and_motion_starts_at_the_photo(pipeline):
     assert not torch.allclose(first.spectral, other.spectral)
     assert first.motion(num_frames=3)[0].abs().max() < 1e-3
     assert first.spectral.shape[-2:] == working_size(40, 60)
+
+
+def test_loops_of_any_length(pipeline):
+    free = run(pipeline)
+    for options in ({"loop_frames": 60, "close": False}, {"loop_frames": 150}, {"loop": False}):
+        assert torch.equal(run(pipeline, **options).spectral, free.spectral)
+    assert torch.equal(run(pipeline, loop_frames=60, loop=False).spectral, free.spectral)
+    closed, guided = (run(pipeline, loop_frames=60, loop_weight=u) for u in (0.0, 0.003))
+    assert not torch.allclose(closed.spectral, guided.spectral)
+    for output in (closed, guided):
+        gap = loop_gap(output.spectral, num_frames=150, loop_frames=60)
+        assert gap.abs().max() < 1e-4 * output.motion().abs().max()
+        assert len(output.motion()) == 60 and output.motion()[0].abs().max() < 1e-3
+    for options in ({"loop_weight": -1.0}, {"loop_frames": 1}):
+        with pytest.raises(GidliteError, match="loop"):
+            run(pipeline, **options)
 
 
 def test_save_and_load_agree(pipeline, tmp_path):

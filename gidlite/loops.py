@@ -1,0 +1,177 @@
+"""Loops of any length at natural speed: when a Fourier series comes back early, and how to make it.
+
+A volume of T frames repeats after T by construction. A loop of N frames that is no whole number
+of periods also needs ``F_N = F_0`` in position and in velocity: two linear equations for each
+coordinate of each pixel, with the same coefficients everywhere.
+
+Source: the loss of Li et al. 2024, section 4 (looping). Departure: what the equations demand can
+be had exactly, without sampling anew; which of the two is better is measured in notebook 07.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from gidlite._checks import GidliteError, check_shape
+from gidlite.spectral import power_spectrum
+
+__all__ = ["close_loop", "derivative_basis", "loop_gap", "whole_periods"]
+
+# Lengths within this share of a whole number of periods are reached by a change of speed.
+_SPEED_TOLERANCE = 0.1
+# Relative error of phases after many periods, and of small matrices.
+_ROUNDING = 1e-9
+
+
+def derivative_basis(
+    times: Float[Tensor, " time"], *, num_frequencies: int, num_frames: int, order: int = 0
+) -> Float[Tensor, "time coefficients"]:
+    """Return the matrix from real, then imaginary parts of all bins to a derivative of motion.
+
+    Args:
+        times: In frames, fractional allowed.
+        num_frequencies: K.
+        num_frames: T.
+        order: 0 for position (px), 1 for velocity (px per frame), 2 for acceleration.
+    """
+    bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
+    speed = 2 * math.pi / num_frames * bins
+    angles = times.double()[:, None] * speed + order * math.pi / 2
+    weight = torch.where((bins > 0) & (2 * bins != num_frames), 2.0, 1.0) * speed**order
+    return torch.cat([angles.cos() * weight, -angles.sin() * weight], dim=1)
+
+
+def _equations(
+    loop_frames: float, orders: tuple[int, ...], num_frequencies: int, num_frames: int
+) -> Float[Tensor, "orders coefficients"]:
+    """Return one row per order: its product with the coefficients is the gap at the seam."""
+    if not (math.isfinite(loop_frames) and loop_frames > 0):
+        raise GidliteError(f"loop length is {loop_frames} frames; it must be a positive number")
+    ends = torch.tensor([0.0, loop_frames], dtype=torch.float64)
+    rows = []
+    for order in orders:
+        start, end = derivative_basis(
+            ends, num_frequencies=num_frequencies, num_frames=num_frames, order=order
+        )
+        # A whole period leaves only rounding errors, which are no equation.
+        certain = (end - start).abs() > _ROUNDING * start.abs().max().clamp(min=1e-300)
+        rows.append(torch.where(certain, end - start, 0))
+    return torch.stack(rows)
+
+
+def loop_gap(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+    *,
+    num_frames: int,
+    loop_frames: float,
+    orders: tuple[int, ...] = (0, 1),
+) -> Float[Tensor, "*batch orders 2 height width"]:
+    """Return what is missing for a seamless loop: ``F_N − F_0``, ``v_N − v_0``, ….
+
+    Args:
+        spectral: Spectral volume in px.
+        num_frames: T.
+        loop_frames: N, fractional allowed.
+        orders: Derivatives to compare: 0 position (px), 1 velocity (px per frame), ….
+
+    Raises:
+        GidliteError: If N is not finite and positive.
+    """
+    check_shape("spectral", spectral, "... freq 2 height width")
+    rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames)
+    parts = _parts(spectral)
+    return torch.einsum("dk,...kchw->...dchw", rows.to(parts), parts)
+
+
+def close_loop(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+    *,
+    num_frames: int,
+    loop_frames: float,
+    orders: tuple[int, ...] = (0, 1),
+    exponent: float = 0.5,
+    keep_amplitude: bool = True,
+) -> Complex[Tensor, "*batch freq 2 height width"]:
+    """Return the nearest volume whose motion comes back to itself after ``loop_frames``.
+
+    The change is least in the norm ``Σ_k |ΔS_k|² / P_k^exponent``, with P_k the power of bin k.
+    Exponent 0 is the plain nearest volume, which gives fast bins motion they never had. With 1,
+    each bin gives in proportion to what it has: for independent Gaussian coefficients the exact
+    way to make a draw from all motions a draw from the loops among them (Matheron's rule), which
+    move less. One half keeps the spectrum best. One small matrix serves all pixels and both
+    coordinates, so that shapes and directions of motion stay what they were.
+
+    Args:
+        spectral: Spectral volume in px.
+        num_frames: T.
+        loop_frames: N, fractional allowed; nothing changes if it is a multiple of T.
+        orders: Derivatives that must agree at the seam.
+        exponent: 0 to 1, see above.
+        keep_amplitude: Multiply by the one factor that restores the RMS motion.
+
+    Returns:
+        The volume; F_0 stays what it was.
+
+    Raises:
+        GidliteError: If N is not finite and positive.
+    """
+    check_shape("spectral", spectral, "... freq 2 height width")
+    rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames).to(spectral.device)
+    if not rows.any():
+        return spectral
+    power = power_spectrum(spectral).double()
+    matrix = _projection(rows, torch.cat([power, power], dim=-1) ** exponent)
+    parts = _parts(spectral)
+    closed = _complex(torch.einsum("...jk,...kchw->...jchw", matrix.to(parts), parts))
+    if keep_amplitude:
+        left = power_spectrum(closed).double()[..., 1:].sum(-1)
+        factor = (power[..., 1:].sum(-1) / left.clamp(min=torch.finfo(left.dtype).tiny)).sqrt()
+        closed = closed * factor.to(parts)[..., None, None, None, None]
+    start = derivative_basis(
+        rows.new_zeros(1), num_frequencies=spectral.shape[-4], num_frames=num_frames
+    )
+    gone = torch.einsum("k,...kchw->...chw", start[0].to(parts), parts - _parts(closed))
+    closed[..., 0, :, :, :] += gone
+    return closed
+
+
+def _parts(spectral: Tensor) -> Tensor:
+    return torch.cat([spectral.real, spectral.imag], dim=-4)
+
+
+def _complex(parts: Tensor) -> Tensor:
+    return torch.complex(*parts.chunk(2, dim=-4))
+
+
+def _projection(
+    rows: Float[Tensor, "orders coefficients"], variance: Float[Tensor, "*batch coefficients"]
+) -> Float[Tensor, "*batch coefficients coefficients"]:
+    """Return ``1 − Σ Aᵀ (A Σ Aᵀ)⁺ A`` for equations A and a diagonal Σ."""
+    given = rows * variance[..., None, :]
+    gram = given @ rows.mT
+    size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    size = torch.where(size > 0, size, 1)
+    gram = gram / (size[..., :, None] * size[..., None, :])
+    inverse = torch.linalg.pinv(gram, rtol=_ROUNDING, hermitian=True)
+    inverse = inverse / (size[..., :, None] * size[..., None, :])
+    return (
+        torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device) - given.mT @ inverse @ rows
+    )
+
+
+def whole_periods(loop_frames: float, *, num_frames: int) -> int:
+    """Return how many periods a loop of about this many frames had better hold, or 0.
+
+    Within 10 % of a whole number of periods a change of speed is not seen, and costs nothing.
+
+    Example:
+        >>> whole_periods(145, num_frames=150), whole_periods(75, num_frames=150)
+        (1, 0)
+    """
+    periods = round(loop_frames / num_frames)
+    near = periods > 0 and abs(loop_frames / (periods * num_frames) - 1) <= _SPEED_TOLERANCE
+    return periods if near else 0
