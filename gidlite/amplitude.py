@@ -1,7 +1,7 @@
 """How far each place moves at each frequency, as far as the photo alone can tell.
 
 Most of a spectral volume's entries are zero because walls do not sway. A small network reads the
-standard deviation of every latent off the photo; dividing by it leaves the diffusion model with
+expected magnitude of every latent off the photo; dividing by it leaves the diffusion model with
 what a photo cannot tell: direction, phase, and how parts move together. The normalization that
 adapts to the frequency (Li et al. 2024, section 4) is so carried one step further: it adapts to
 the place, too. This is a departure from the paper.
@@ -18,18 +18,18 @@ from torch.nn import functional
 
 from gidlite.photo import FEATURE_CHANNELS
 
-__all__ = ["AmplitudeNet", "amplitude_loss", "latent_magnitude", "whiten"]
+__all__ = ["AmplitudeNet", "amplitude_loss", "latent_magnitude", "sharpen", "whiten"]
 
 # Latents are divided by at least this; their magnitude on moving things is about 1.
-_FLOOR = 0.05
-# Share of photo features that training hides, because real scenes are few.
-_FORGOTTEN = 0.1
+_FLOOR = 0.02
 # Whitened latents beyond this are mistakes of the scale, and would drown the rest.
 _LARGEST = 6.0
+# Standard deviation of a Gaussian over its mean magnitude (two components, RMS).
+_SPREAD = 1.13
 
 
 class AmplitudeNet(ModelMixin, ConfigMixin):
-    """Photo features → standard deviation of latents per bin and direction.
+    """Photo features → expected latent magnitude per bin and direction.
 
     Args:
         num_frequencies: K.
@@ -37,31 +37,30 @@ class AmplitudeNet(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, num_frequencies: int = 16, width: int = 128) -> None:
+    def __init__(self, num_frequencies: int = 16, width: int = 96) -> None:
         super().__init__()
-        self.forget = nn.Dropout2d(_FORGOTTEN)
         self.fine = nn.Conv2d(FEATURE_CHANNELS, width, 1)
-        self.context = nn.ModuleList(_block(width, dilation) for dilation in (1, 2, 4, 8, 1))
+        self.context = nn.ModuleList(_block(width, dilation) for dilation in (1, 2, 4, 1))
         self.mix = nn.Conv2d(2 * width, width, 1)
         self.out = nn.Conv2d(width, 2 * num_frequencies, 1)
 
     def forward(
         self, features: Float[Tensor, "batch channels rows columns"]
     ) -> Float[Tensor, "batch freq 2 rows columns"]:
-        """Return the RMS of real and imaginary part to expect along x and along y, never 0."""
-        fine = functional.silu(self.fine(self.forget(features)))
+        """Return the expected magnitude of latents along x and along y, at least 0."""
+        fine = functional.silu(self.fine(features))
         wide = functional.avg_pool2d(fine, 2, ceil_mode=True)
         for block in self.context:
             wide = wide + block(wide)
         wide = functional.interpolate(wide, fine.shape[-2:], mode="bilinear")
         mixed = functional.silu(self.mix(torch.cat([fine, wide], dim=1)))
-        return _FLOOR + functional.softplus(self.out(mixed) - 2).unflatten(1, (-1, 2))
+        return functional.softplus(self.out(mixed) - 2).unflatten(1, (-1, 2))
 
     def scale(
         self, features: Float[Tensor, "batch channels rows columns"]
     ) -> Float[Tensor, "batch freq 4 rows columns"]:
-        """Return what latents are divided by, for all four channels."""
-        return self(features).repeat_interleave(2, dim=2)
+        """Return what latents are divided by: their expected standard deviation, never 0."""
+        return (_FLOOR + _SPREAD * self(features)).repeat_interleave(2, dim=2)
 
 
 def _block(width: int, dilation: int) -> nn.Sequential:
@@ -81,6 +80,18 @@ def whiten(
     return (latents / scale).clamp(-_LARGEST, _LARGEST)
 
 
+def sharpen(
+    scale: Float[Tensor, "*batch rows columns"], contrast: float
+) -> Float[Tensor, "*batch rows columns"]:
+    """Return scales farther from their geometric mean over the photo; 0 leaves them as they are.
+
+    A network that is unsure predicts something in between for what moves and for what does not.
+    This is classifier-free guidance for the scale: ``(1 + contrast) log s − contrast log s̄``.
+    """
+    level = scale.log()
+    return torch.exp(level + contrast * (level - level.mean((-2, -1), keepdim=True)))
+
+
 def latent_magnitude(
     latents: Float[Tensor, "*batch freq 4 rows columns"],
 ) -> Float[Tensor, "*batch freq 2 rows columns"]:
@@ -98,12 +109,6 @@ def amplitude_loss(
     latents: Float[Tensor, "batch freq 4 rows columns"],
     reliable: Bool[Tensor, "batch rows columns"],
 ) -> Tensor:
-    """Return the negative log likelihood of latents as Gaussians of the predicted deviation.
-
-    Up to constants, where the motion can be trusted. Its minimum is the RMS given the photo, for
-    small motion as for large, so that whitened latents have unit variance everywhere; a squared
-    error would mind large motion alone.
-    """
-    variance = net(features).float().square()
-    surprise = (variance.log() + latent_magnitude(latents).square() / variance).mean((1, 2))
-    return (surprise * reliable).sum() / reliable.sum().clamp(min=1)
+    """Return the mean squared error of predicted magnitudes where the motion can be trusted."""
+    gap = (net(features) - latent_magnitude(latents)).square().mean((1, 2))
+    return (gap * reliable).sum() / reliable.sum().clamp(min=1)

@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from gidlite._checks import GidliteError, check_shape
-from gidlite.amplitude import AmplitudeNet
+from gidlite.amplitude import AmplitudeNet, sharpen
 from gidlite.autoencoder import SliceAutoencoder
 from gidlite.denoiser import PATCH, Denoiser
 from gidlite.diffusion import make_scheduler, sample
@@ -176,6 +176,7 @@ class GidPipeline:
         *,
         num_inference_steps: int = 12,
         guidance_scale: float = 1.75,
+        contrast: float = 0.5,
         loop: bool = True,
         loop_frames: int | None = None,
         loop_weight: float = 0.0,
@@ -190,6 +191,8 @@ class GidPipeline:
             image: Photo in [0, 1], any size and aspect ratio.
             num_inference_steps: Solver steps.
             guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none.
+            contrast: How much more what moves shall stand out from what does not than the amplitude
+                network says; 0 is none.
             loop: Whether the motion must return after ``loop_frames``.
             loop_frames: N; T if not given, after which every volume repeats by construction.
                 Otherwise the sample is changed as little as closes the loop (``close_loop``).
@@ -210,6 +213,8 @@ class GidPipeline:
         check_shape("image", image, "3 height width")
         if not (math.isfinite(guidance_scale) and guidance_scale >= 0):
             raise GidliteError(f"guidance is {guidance_scale}; it must be 0 or a positive number")
+        if not (math.isfinite(contrast) and contrast >= 0):
+            raise GidliteError(f"contrast is {contrast}; it must be 0 or a positive number")
         if not (math.isfinite(loop_weight) and loop_weight >= 0):
             raise GidliteError(f"loop weight is {loop_weight}; it must be 0 or a positive number")
         if loop_frames is not None and loop_frames < 2:
@@ -218,7 +223,7 @@ class GidPipeline:
         height, width = working_size(*image.shape[-2:])
         photo = resize(image, height=height, width=width)[None].to(self.device)
         features = photo_features(photo)
-        scale = self.amplitude.scale(features)
+        scale = sharpen(self.amplitude.scale(features), contrast)
         condition = self.denoiser.embed_photo(features, scale)
         predict = self._guided(condition, guidance_scale)
         if loop_frames is not None:
