@@ -26,6 +26,9 @@ def train(
     parts: Annotated[
         list[Path] | None, typer.Option(help="Run folder of a trained part; repeat for each.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Start from this part: a run, or a folder of a pipeline.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that make scenes ahead.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
@@ -49,7 +52,8 @@ def train(
         console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
     run_training(
-        settings, out, sprites=sprites, data=data or (), parts=parts or (), export=export,
+        settings, out, sprites=sprites, data=data or (), parts=parts or (), start=start,
+        export=export,
         device=device, workers=workers, minutes=minutes, resume=resume, report=report,
     )  # fmt: skip
     if is_main_process():

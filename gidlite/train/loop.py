@@ -82,6 +82,7 @@ def train(
     minutes: float | None = None,
     resume: bool = False,
     stats: FrequencyStats | None = None,
+    start: nn.Module | None = None,
     checkpoint_every_minutes: float = 5.0,
     log_every: int = 20,
     report: Report | None = None,
@@ -97,6 +98,7 @@ def train(
         minutes: Stop cleanly after this long; otherwise after ``config.steps``.
         resume: Continue from the checkpoint in ``out``.
         stats: Frequency statistics; if not given, those of the checkpoint or fitted first.
+        start: A network of the same kind and size whose weights to start from.
         checkpoint_every_minutes: Time between checkpoints.
         log_every: Steps between rows of the log.
         report: Called with (step, smoothed loss, steps per second) at every row of the log.
@@ -113,5 +115,17 @@ def train(
     with private_randomness(device):
         torch.manual_seed(config.seed)
         task = make_task(config, dataset, stats, device, **finished)
+    if start is not None:
+        _start_from(task.model, start)
     extras = {} if stats is None else {"stats.scale": stats.scale}
     return train_task(config, task, out, pace=pace, resume=resume, extras=extras, report=report)
+
+
+def _start_from(model: nn.Module, start: nn.Module) -> None:
+    try:
+        model.load_state_dict(start.state_dict())
+    except RuntimeError:
+        raise GidliteError(
+            f"the weights to start from are of a {type(start).__name__} of other sizes, "
+            f"not of the {type(model).__name__} of this config; change one of them"
+        ) from None

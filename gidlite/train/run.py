@@ -39,16 +39,24 @@ def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], Freque
     parts: dict[str, nn.Module] = {}
     stats = None
     for run in runs:
-        folder = Path(run) / "model"
-        try:
-            name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
-            parts[name] = PARTS[name].from_pretrained(folder, low_cpu_mem_usage=False)
-        except (OSError, ValueError, KeyError):
-            raise GidliteError(
-                f"{run} holds no trained part (no readable model/config.json); train it first"
-            ) from None
-        stats = load_stats(folder / _STATS)
+        name, part = _load_part(run)
+        parts[name] = part
+        stats = load_stats(Path(run) / "model" / _STATS)
     return parts, stats
+
+
+def _load_part(run: str | Path) -> tuple[str, nn.Module]:
+    """Return name and network of a run folder, or of a folder of a pipeline."""
+    folder = Path(run) / "model"
+    folder = folder if folder.exists() else Path(run)
+    options = {"low_cpu_mem_usage": False, "torch_dtype": torch.float32}
+    try:
+        name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
+        return name, PARTS[name].from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError):
+        raise GidliteError(
+            f"{run} holds no trained part (no readable model/config.json); train it first"
+        ) from None
 
 
 def run_training(
@@ -58,6 +66,7 @@ def run_training(
     sprites: str | Path | None = None,
     data: Sequence[str | Path] = (),
     parts: Sequence[str | Path] = (),
+    start: str | Path | None = None,
     export: str | Path | None = None,
     device: str = "cpu",
     workers: int = 0,
@@ -71,6 +80,7 @@ def run_training(
         sprites: Folder of photographic pieces.
         data: Folders of real shards; for the renderer, of real pairs.
         parts: Run folders of the parts it builds on.
+        start: Run folder, or part of a pipeline, whose weights to start from.
         export: Where to write a pipeline of all parts, after "prior" or "coordinate", or the
             network in half precision, after "renderer".
         device: Where to train.
@@ -90,8 +100,9 @@ def run_training(
         made_on = "cpu" if workers else device
         dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
         dataset = Prefetched(dataset, workers) if workers else dataset
+    start = None if start is None else _load_part(start)[1]
     model = train(
-        config, out, dataset=dataset, device=device, stats=stats, **finished, **options
+        config, out, dataset=dataset, device=device, stats=stats, start=start, **finished, **options
     ).cpu()
     if not is_main_process():
         return
