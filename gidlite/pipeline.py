@@ -175,7 +175,7 @@ class GidPipeline:
         image: Float[Tensor, "3 height width"],
         *,
         num_inference_steps: int = 12,
-        guidance_scale: float = 1.75,
+        guidance_scale: float = 0.0,
         contrast: float = 0.5,
         loop: bool = True,
         loop_frames: int | None = None,
@@ -190,7 +190,7 @@ class GidPipeline:
         Args:
             image: Photo in [0, 1], any size and aspect ratio.
             num_inference_steps: Solver steps.
-            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none.
+            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none, and half the time.
             contrast: How much more what moves shall stand out from what does not than the amplitude
                 network says; 0 is none.
             loop: Whether the motion must return after ``loop_frames``.

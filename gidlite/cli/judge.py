@@ -35,7 +35,7 @@ def evaluate_motion(
     samples: Samples = 8,
     seed: Seed = 0,
     steps: Steps = 12,
-    guidance: Guidance = 1.75,
+    guidance: Guidance = 0.0,
     model: Model = None,
 ) -> None:
     """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
@@ -55,7 +55,7 @@ def evaluate_scenes(
     samples: Samples = 8,
     seed: Seed = 0,
     steps: Steps = 12,
-    guidance: Guidance = 1.75,
+    guidance: Guidance = 0.0,
     model: Model = None,
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
 ) -> None:

@@ -110,7 +110,7 @@ def animate(
     slow: Slow = 1.0,
     seed: Seed = 0,
     steps: Steps = 12,
-    guidance: Guidance = 1.75,
+    guidance: Guidance = 0.0,
     renderer: Renderer = "softmax",
     xt: SlicePath = None,
     model: Model = None,
@@ -156,7 +156,7 @@ def predict(
     output: Output = None,
     seed: Seed = 0,
     steps: Steps = 12,
-    guidance: Guidance = 1.75,
+    guidance: Guidance = 0.0,
     model: Model = None,
 ) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
@@ -249,7 +249,7 @@ def poke(
     ] = None,
     seed: Seed = 0,
     steps: Steps = 12,
-    guidance: Guidance = 1.75,
+    guidance: Guidance = 0.0,
     model: Model = None,
 ) -> None:
     """One page to touch: `gidlite poke rose.jpg` writes rose_poke.html; drag it, let go.

@@ -68,7 +68,7 @@ class Sampling:
     samples: int = 8
     seed: int = 0
     steps: int = 12
-    guidance: float = 1.75
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         least = {"samples": 1, "seed": 0, "steps": 1, "guidance": 0}
@@ -84,7 +84,7 @@ def evaluate_motion(
     samples: int = 8,
     seed: int = 0,
     steps: int = 12,
-    guidance: float = 1.75,
+    guidance: float = 0.0,
     progress: Progress | None = None,
 ) -> MotionReport:
     """Compare what a prior imagines from first frames with what the clips then show.
@@ -121,7 +121,7 @@ def evaluate_scenes(
     samples: int = 8,
     seed: int = 0,
     steps: int = 12,
-    guidance: float = 1.75,
+    guidance: float = 0.0,
     progress: Progress | None = None,
 ) -> MotionReport:
     """Compare predictions with the exact motion of synthetic scenes, unseen in training.
