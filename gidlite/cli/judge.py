@@ -269,14 +269,21 @@ def info() -> None:
     import torch
 
     from gidlite.pipeline import DEFAULT_WEIGHTS
+    from gidlite.render import RENDERER_WEIGHTS
 
     console.print(
         f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     )
     console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
-    quality = DEFAULT_WEIGHTS / "quality.json"
-    if not (DEFAULT_WEIGHTS / "pipeline.json").is_file():
-        console.print("prior: no shipped weights found")
+    _print_quality("prior", DEFAULT_WEIGHTS, "pipeline.json")
+    _print_quality("renderer", RENDERER_WEIGHTS, "config.json")
+
+
+def _print_quality(part: str, folder: Path, needed: str) -> None:
+    """Say what was measured of shipped weights, or that there are none."""
+    quality = folder / "quality.json"
+    if not (folder / needed).is_file():
+        console.print(f"{part}: no shipped weights found")
     elif quality.is_file():
         for name, value in json.loads(quality.read_text()).items():
-            console.print(f"prior: {name}: {value}")
+            console.print(f"{part}: {name}: {value}")

@@ -16,12 +16,14 @@ from gidlite.render.frames import (
     render_frame,
     render_frames,
 )
+from gidlite.render.neural import WEIGHTS as RENDERER_WEIGHTS
 from gidlite.render.neural import NeuralRenderer, load_renderer
 from gidlite.render.upsample import GuidedUpsampling
 from gidlite.render.warp import fill_holes, keep_sharp, splat_photo
 
 __all__ = [
     "RENDERERS",
+    "RENDERER_WEIGHTS",
     "GuidedUpsampling",
     "NeuralRenderer",
     "check_renderer",
