@@ -32,9 +32,10 @@ def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]
     Raises:
         GidliteError: If the folder of photographic pieces cannot be used.
     """
-    painted = Pieces.painted(generator=torch.Generator().manual_seed(seed))
-    # Photographs matter most; the painted world fills in what the folder lacks.
-    return [painted] if sprites is None else [Pieces.from_folder(sprites)] * 3 + [painted]
+    # Photographs matter most; the painted world fills in what the folder lacks. A folder that
+    # cannot be used is refused before anything is painted.
+    photographic = [] if sprites is None else [Pieces.from_folder(sprites)] * 3
+    return [*photographic, Pieces.painted(generator=torch.Generator().manual_seed(seed))]
 
 
 def _batches(pieces: list[Pieces], count: int, seed: int, **options) -> Iterator[Scenes]:

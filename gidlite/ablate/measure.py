@@ -28,7 +28,9 @@ from gidlite.evaluate import (
     evaluate_videos,
 )
 from gidlite.evaluate.features import Reading
+from gidlite.evaluate.video import METRICS
 from gidlite.media import read_image, resize, write_image, write_video
+from gidlite.networks import NETWORKS, find_weights
 from gidlite.pipeline import GidPipeline
 from gidlite.render import RENDERERS, frame_times, render_frames
 from gidlite.spectral import motion_to_spectral
@@ -67,6 +69,9 @@ class MeasureSettings:
         draws: Resamples of every bootstrap.
         metrics: Of videos, see ``evaluate.video.METRICS``.
         renderer: Of rows that do not name one.
+
+    Raises:
+        GidliteError: If one is out of range or unknown.
     """
 
     frames: int = 64
@@ -78,6 +83,20 @@ class MeasureSettings:
     metrics: tuple[str, ...] = ("fid", "kid", "fvd", "fvd32")
     renderer: str = "softmax"
 
+    def __post_init__(self) -> None:
+        known = [name for name in METRICS if METRICS[name][0] in NETWORKS]
+        if unknown := [name for name in self.metrics if name not in known]:
+            raise GidliteError(f"metrics are some of {', '.join(known)}, not {', '.join(unknown)}")
+        if self.renderer not in RENDERERS:
+            raise GidliteError(
+                f"renderer {self.renderer!r} is unknown; use one of {', '.join(RENDERERS)}"
+            )
+        frames = max([1, *(METRICS[name][1] for name in self.metrics)])
+        least = {"frames": frames, "samples": 1, "steps": 1, "draws": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise GidliteError(f"{name} must be at least {value}, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -86,6 +105,7 @@ class _Place:
     out: Path
     name: str
     cases: CaseFolder
+    sprites: Path | None = None
 
     def videos(self, source: str, renderer: str) -> Path:
         return self.out / "videos" / self.name / f"{source}-{renderer}"
@@ -127,9 +147,12 @@ def measure_rows(
         GidliteError: If there is nothing to measure or on, or networks are missing.
     """
     out, settings = Path(out), settings or MeasureSettings()
+    pieces = None if sprites is None else Path(sprites)
     chosen, left_out = _measurable(rows, out, settings)
     if not chosen or not (scenes or clips):
         raise GidliteError("nothing to measure: give --scenes or --clips, and train a row first")
+    for network in {METRICS[metric][0] for metric in settings.metrics}:
+        find_weights(NETWORKS[network], weights)  # before minutes are spent on samples
     for name, reason in left_out.items():
         say(f"{name}: left out, {reason}")
     places = []
@@ -137,12 +160,13 @@ def measure_rows(
         cases = store_scene_cases(
             out / "cases" / "scenes", scenes, frames=settings.frames, sprites=sprites
         )
-        places.append(_Place(out, "scenes", cases))
+        places.append(_Place(out, "scenes", cases, pieces))
     if clips:
         paths = sorted(Path(clip) for clip in clips)
         cases = store_clips(out / "cases" / "clips", paths, frames=settings.frames)
-        places.append(_Place(out, "clips", cases))
-    table: dict[str, Any] = {"settings": asdict(settings), "left_out": left_out, "sets": {}}
+        places.append(_Place(out, "clips", cases, pieces))
+    table: dict[str, Any] = {"settings": asdict(settings), "left_out": left_out}
+    table |= {"rows": {row.name: _about(row, out) for row in chosen}, "sets": {}}
     for place in places:
         say(f"{place.name}: {len(place.cases)} photos")
         found = _measure_set(chosen, place, settings, weights=weights, device=device, say=say)
@@ -150,10 +174,22 @@ def measure_rows(
         _write_sheet(place, list(dict.fromkeys(row.source for row in chosen)))
     for row in chosen:
         result = {name: part["rows"][row.name] for name, part in table["sets"].items()}
-        about = {"title": row.title, "source": row.source, "published": row.published}
-        _write(out / "rows" / f"{row.name}.json", about | {"settings": asdict(settings)} | result)
+        about = table["rows"][row.name] | {"settings": asdict(settings)}
+        _write(out / "rows" / f"{row.name}.json", about | result)
     _write(out / "table.json", table)
     return table
+
+
+def _about(row: Row, out: Path) -> dict[str, Any]:
+    """Return what a row is, what the paper says of it, and how it was trained."""
+    about: dict[str, Any] = {
+        "title": row.title, "source": row.source, "published": row.published
+    }  # fmt: skip
+    note = out / "models" / row.source / "row.json"
+    if row.source not in _STAND_INS:
+        found = json.loads(note.read_text())
+        about["trained"] = {key: found[key] for key in ("steps", "seconds", "device")}
+    return about
 
 
 def _write_sheet(place: _Place, sources: Sequence[str]) -> None:
@@ -185,25 +221,25 @@ def _measurable(
     return chosen, left_out
 
 
-def _nearest(out: Path, device: str) -> NearestScene:
+def _nearest(out: Path, sprites: Path | None) -> NearestScene:
     path = scenes_path(out)
     if not path.is_file():  # trained elsewhere: scenes of the same kind
         path = out / "library.safetensors"
-        store_scenes(path, replace(PRESETS["laptop"], scenes=256, held_out=1))
+        store_scenes(path, replace(PRESETS["laptop"], scenes=256, held_out=1), sprites=sprites)
     return NearestScene(StoredScenes(path))
 
 
 _STAND_INS = {
-    "still": lambda out, device: Still(),
-    "sinusoid": lambda out, device: RandomSinusoid(),
+    "still": lambda out, sprites: Still(),
+    "sinusoid": lambda out, sprites: RandomSinusoid(),
     "copied": _nearest,
 }
 
 
-def _predictor(source: str, out: Path, device: str):
+def _predictor(source: str, place: _Place, device: str):
     if source in _STAND_INS:
-        return _STAND_INS[source](out, device)
-    return GidPipeline.from_pretrained(out / "models" / source).to(device)
+        return _STAND_INS[source](place.out, place.sprites)
+    return GidPipeline.from_pretrained(place.out / "models" / source).to(device)
 
 
 class _Recorder:
@@ -294,7 +330,7 @@ def _motion(source, renderers, place: _Place, settings: MeasureSettings, device:
     """Sample and render; return scores of motion with intervals."""
 
     def compute() -> dict:
-        predictor = _predictor(source, place.out, device)
+        predictor = _predictor(source, place, device)
         recorder = _Recorder(predictor, place, source, renderers, settings)
         sampling = Sampling(settings.samples, settings.seed, settings.steps, settings.guidance)
         report = evaluate_cases(
@@ -347,23 +383,34 @@ def _video(source, renderer, place: _Place, settings: MeasureSettings, weights, 
 def _add_differences(
     rows, found, place: _Place, settings: MeasureSettings, weights, device
 ) -> None:
-    """Add to every row how much larger its FVD is than that of "full", photo by photo."""
+    """Add to every row how much larger its FVD is than its reference's, photo by photo."""
     features = VideoFeatures(place.out / "features", settings.frames, weights, device)
-    reference = next(row for row in rows if row.name == "full")
+    by_name = {row.name: row for row in rows}
 
     def folder(row: Row) -> Path:
         return place.videos(row.source, row.renderer or settings.renderer)
 
     for row in rows:
+        reference = by_name[_reference(row, by_name)]
         if folder(row) == folder(reference) or len(place.cases) < 3:
             continue
 
-        def compute(row: Row = row) -> dict:
+        def compute(row: Row = row, reference: Row = reference) -> dict:
             sides = (place.cases.videos, folder(row), folder(reference))
             values = difference_interval(*map(features.of, sides), draws=settings.draws)
             return dict(zip(("value", "low", "high"), values, strict=True))
 
-        key = _key(row.source, place, settings, str(row.renderer), _key("full", place, settings))
-        found[row.name]["fvd_minus_full"] = _cached(
-            place.result(f"difference-{row.name}"), key, compute
-        )
+        other = _key(reference.source, place, settings, str(reference.renderer))
+        key = _key(row.source, place, settings, str(row.renderer), other)
+        difference = _cached(place.result(f"difference-{row.name}"), key, compute)
+        found[row.name]["fvd_difference"] = difference | {"against": reference.name}
+
+
+def _reference(row: Row, rows: dict[str, Row]) -> str:
+    """Return the row that a row differs from in one thing.
+
+    The paper's full model renders with a network, so a row that the paper has and that replaces
+    the renderer is compared with ours of that kind, if it is measured.
+    """
+    replaces = row.renderer is not None and row.published
+    return "neural" if replaces and "neural" in rows else "full"

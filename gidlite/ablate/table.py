@@ -18,7 +18,8 @@ CAPTION = (
     "Lower is better but for AUC. Brackets: 95 % bootstrap intervals over photos. AUC: where it "
     "moves; spectrum: distance of the shapes of power spectra in dB, over the bins the row has; "
     "axes, phase: how far the agreement of neighbouring bins is from the observed. Paper: FVD "
-    "and DT-FVD of Li et al. 2024, on their data; compare signs of differences, not numbers."
+    "and DT-FVD of Li et al. 2024, on their data; compare signs of differences, not numbers. Its "
+    "full model renders with a network: other renderers are compared with ours of that kind."
 )
 
 
@@ -28,7 +29,7 @@ def ordering(published: dict[str, float], full: dict[str, float], difference: di
     Args:
         published: Of the row; empty if the paper has none.
         full: Published, of "full".
-        difference: FVD minus that of "full", as "value", "low" and "high".
+        difference: FVD minus that of the row it is compared with, as "value", "low" and "high".
 
     Returns:
         "holds" or "reversed" if the interval excludes 0, otherwise "undecided" with the sign.
@@ -53,13 +54,13 @@ def _cells(
     lines = []
     for row in (row for row in rows if row.name in found):
         one = found[row.name]
-        difference = one.get("fvd_minus_full")
+        difference = one.get("fvd_difference")
         lines.append(
             [
                 row.title,
                 *(_number(one["video"][key], 3 if key == "kid" else 1, intervals) for key in video),
                 *(_number(one["motion"][key], 2, intervals) for key in _MOTION),
-                _number(difference, 1, sign=True),
+                _against(difference),
                 *(_plain(row.published.get(key)) for key in ("fvd", "dtfvd")),
                 ordering(row.published, full, difference),
             ]
@@ -74,6 +75,12 @@ def _number(entry: dict | None, digits: int, interval: bool = True, *, sign: boo
     if entry["low"] is None or not interval:
         return text
     return f"{text} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+
+
+def _against(difference: dict | None) -> str:
+    text = _number(difference, 1, sign=True)
+    other = (difference or {}).get("against", "full")
+    return text if other == "full" else f"{text} to {other}"
 
 
 def _plain(value: float | None) -> str:
@@ -96,8 +103,27 @@ def markdown_table(rows: Sequence[Row], table: dict[str, Any]) -> str:
             f"**{name}**, n = {one['photos']} photos, {_frames(table)} frames each\n\n{text}"
         )
     missing = [f"{name}: {reason}" for name, reason in table["left_out"].items()]
-    notes = [CAPTION, *(["Left out: " + "; ".join(missing) + "."] if missing else [])]
+    notes = [CAPTION, _training(table)]
+    notes += ["Left out: " + "; ".join(missing) + "."] if missing else []
+    notes = [note for note in notes if note]
     return "\n\n".join([*parts, *notes]) + "\n"
+
+
+def _training(table: dict[str, Any]) -> str:
+    """Return on what, and for how long, the rows were trained."""
+    found = [about["trained"] for about in table["rows"].values() if "trained" in about]
+    if not found:
+        return ""
+    seconds = [sum(one["seconds"].values()) for one in found]
+    steps = " + ".join(str(count) for count in found[0]["steps"].values())
+    devices = ", ".join(sorted({one["device"] for one in found}))
+    return (
+        f"Trained on {devices}: {steps} steps of {', '.join(found[0]['steps'])}, "
+        f"{min(seconds):.0f} to {max(seconds):.0f} s a row. "
+        f"Predictions: {table['settings']['samples']} per photo, seed {table['settings']['seed']}, "
+        f"{table['settings']['steps']} steps; videos rendered by {table['settings']['renderer']} "
+        "where a row does not say."
+    )
 
 
 def rich_table(rows: Sequence[Row], table: dict[str, Any]) -> list[Table]:

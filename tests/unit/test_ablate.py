@@ -1,6 +1,7 @@
 """The ablation table: rows alike but for one thing, nothing done twice, verdicts that can fail."""
 
 import json
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from gidlite.ablate.paired import difference_interval
 from gidlite.ablate.rows import part_config
 from gidlite.ablate.stand_ins import NearestScene, RandomSinusoid, Still
 from gidlite.ablate.table import ordering
+from gidlite.cli import main
 from gidlite.distances import frechet_distance, moments_of
 from gidlite.pipeline import GidPipeline
 from gidlite.spectral import motion_amplitude
@@ -173,6 +175,15 @@ def test_differences_of_distances_are_exact_and_paired(generator):
     assert value == pytest.approx(expected, abs=1e-3) and low < value < high
 
 
+def test_a_renderer_is_compared_with_the_network_the_paper_renders_with():
+    rows = {row.name: row for row in read_rows(CONFIGS)}
+    against = {name: measuring._reference(row, rows) for name, row in rows.items()}
+    assert {name for name, other in against.items() if other == "neural"} == {"average", "softmax"}
+    assert set(against.values()) == {"neural", "full"} and against["neural"] == "full"
+    del rows["neural"]
+    assert measuring._reference(rows["softmax"], rows) == "full"
+
+
 def test_verdicts():
     full, worse, better = {"fvd": 47.1}, {"fvd": 60.3}, {"fvd": 40.0}
     sure, doubtful = ({"value": 5.0, "low": low, "high": 9.0} for low in (1.0, -1.0))
@@ -201,10 +212,72 @@ def test_measuring_is_resumed_and_says_what_it_left_out(out, metric_weights, mon
     # Everything on the move is far from scenes in which most of the picture is at rest.
     assert found["sinusoid"]["video"]["fvd"]["value"] > found["still"]["video"]["fvd"]["value"]
     gap = found["still"]["video"]["fvd"]["value"] - found["full"]["video"]["fvd"]["value"]
-    assert found["still"]["fvd_minus_full"]["value"] == pytest.approx(gap, rel=1e-3)
+    assert found["still"]["fvd_difference"]["value"] == pytest.approx(gap, rel=1e-3)
     assert json.loads((out / "rows" / "still.json").read_text())["scenes"] == found["still"]
     text = markdown_table(rows, table)
     assert "n = 3 photos" in text and "no such" in text
     monkeypatch.setattr(measuring, "evaluate_cases", None)
     monkeypatch.setattr(measuring, "evaluate_videos", None)
     assert measure_rows(rows, out, **options) == table
+    assert table["rows"]["sinusoid"] == {"title": "waves", "source": "sinusoid", "published": {}}
+
+
+def run_command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["gidlite", "ablate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("scenes", "--preset", "huge"), "use one of tiny, laptop, gpu"),
+        (("train", "--preset", "tiny", "--row", "k5"), "there is no row k5"),
+        (("train", "--preset", "tiny", "--configs", "nowhere"), "nowhere holds no rows"),
+        (("train", "--preset", "tiny", "--sprites", "nowhere"), "nowhere"),
+        (("pack", "archives"), "holds no finished row"),
+        (("measure", "--row", "full"), "train a row first"),
+        (("measure", "--row", "still", "--scenes", 0), "give --scenes or --clips"),
+        (("measure", "--row", "still", "--metrics", "fvd,dtfvd"), "not dtfvd"),
+        (("measure", "--row", "still", "--frames", 20), "frames must be at least 32"),
+        (("measure", "--row", "still", "--samples", 0), "samples must be at least 1"),
+        (("measure", "--row", "still", "--renderer", "magic"), "'magic' is unknown"),
+        (("measure", "--row", "still", "--weights", "nowhere"), "gidlite weights import"),
+    ],
+)
+def test_commands_refuse_bad_input_in_one_sentence(
+    monkeypatch, capsys, tmp_path, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    if "--configs" not in arguments and arguments[0] in ("train", "measure"):
+        arguments = (*arguments, "--configs", CONFIGS)
+    assert run_command(monkeypatch, *arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said and "Traceback" not in said
+    assert said.startswith("Error:") and said.count("Error") == 1
+
+
+def test_a_clip_that_is_no_video_is_refused(monkeypatch, capsys, tmp_path, metric_weights):
+    (tmp_path / "a.mp4").write_text("no video")
+    options = ["--configs", CONFIGS, "--out", tmp_path / "out", "--weights", metric_weights]
+    options += ["--row", "still", "--scenes", 0, "--clips", tmp_path / "a.mp4"]
+    assert run_command(monkeypatch, "measure", *options) == 2
+    assert "a.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_commands_make_scenes_train_and_pack(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    configs, out = tmp_path / "rows", tmp_path / "out"
+    configs.mkdir()
+    (configs / "full.json").write_text('{"title": "4 bins", "train": {"num_frequencies": 4}}')
+    shared = ("--preset", "tiny", "--out", out)
+    assert run_command(monkeypatch, "scenes", *shared) == 0
+    assert "4 scenes to learn from, 2 held out" in capsys.readouterr().out
+    assert run_command(monkeypatch, "train", *shared, "--configs", configs) == 0
+    assert "finished rows: full" in " ".join(capsys.readouterr().out.split())
+    about = json.loads((out / "models" / "full" / "row.json").read_text())
+    assert about["steps"] == {"vae": 2, "amplitude": 2, "prior": 2}
+    assert run_command(monkeypatch, "pack", tmp_path / "archives", "--out", out) == 0
+    assert [path.name for path in (tmp_path / "archives").iterdir()] == ["rows_0.tar"]
