@@ -26,7 +26,7 @@ from gidlite.render import render_frames
 from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.volume import SpectralVolume
 
-__all__ = ["DEFAULT_WEIGHTS", "PARTS", "GidOutput", "GidPipeline", "working_size"]
+__all__ = ["DEFAULT_WEIGHTS", "PARTS", "GidOutput", "GidPipeline", "load_part", "working_size"]
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
 # The photo is shown to the network at about as many pixels as in training, any aspect ratio.
@@ -77,6 +77,22 @@ def working_size(height: int, width: int) -> tuple[int, int]:
     rounded = [max(1, round(side * scale / _SIZE_MULTIPLE)) for side in (height, width)]
     # An extreme panorama would otherwise grow without bound when its short side is rounded up.
     return tuple(min(side, 24) * _SIZE_MULTIPLE for side in rounded)
+
+
+def load_part(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:
+    """Return a network with all its weights from a folder, in single precision.
+
+    Raises:
+        OSError: If the folder cannot be read.
+        ValueError: If weights are missing; they would otherwise be random.
+    """
+    part, info = kind.from_pretrained(
+        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True,
+        output_loading_info=True,
+    )  # fmt: skip
+    if missing := info["missing_keys"]:
+        raise ValueError(f"{folder} lacks {len(missing)} weights, such as {min(missing)}")
+    return part
 
 
 class GidPipeline:
@@ -140,14 +156,9 @@ class GidPipeline:
             ) from None
         if config.get("format") != "gidlite-pipeline" or config.get("version") != _VERSION:
             raise GidliteError(f"{path} has an unknown format or version; train it again")
-        options = {
-            "torch_dtype": torch.float32,
-            "low_cpu_mem_usage": False,
-            "local_files_only": True,
-        }
         try:
             stats = load_stats(path / "frequency_stats.safetensors")
-            parts = [kind.from_pretrained(path / name, **options) for name, kind in PARTS.items()]
+            parts = [load_part(kind, path / name) for name, kind in PARTS.items()]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(
@@ -190,7 +201,7 @@ class GidPipeline:
         Args:
             image: Photo in [0, 1], any size and aspect ratio.
             num_inference_steps: Solver steps.
-            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none, and half the time.
+            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none, and faster.
             contrast: How much more what moves shall stand out from what does not than the amplitude
                 network says; 0 is none.
             loop: Whether the motion must return after ``loop_frames``.

@@ -16,7 +16,7 @@ from torch import nn
 from gidlite._checks import GidliteError
 from gidlite.dataset import MotionDataset
 from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
-from gidlite.pipeline import PARTS, GidPipeline
+from gidlite.pipeline import PARTS, GidPipeline, load_part
 from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset, make_pair_dataset
@@ -49,10 +49,9 @@ def _load_part(run: str | Path) -> tuple[str, nn.Module]:
     """Return name and network of a run folder, or of a folder of a pipeline."""
     folder = Path(run) / "model"
     folder = folder if folder.exists() else Path(run)
-    options = {"low_cpu_mem_usage": False, "torch_dtype": torch.float32}
     try:
         name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
-        return name, PARTS[name].from_pretrained(folder, **options)
+        return name, load_part(PARTS[name], folder)
     except (OSError, ValueError, KeyError):
         raise GidliteError(
             f"{run} holds no trained part (no readable model/config.json); train it first"

@@ -140,3 +140,15 @@ def test_the_flower_moves_and_its_background_does_not(tmp_path):
     # Soft leaves on the left move with it for now; the dark right side must not.
     flower, backdrop = rms[150:300, 240:380].mean(), rms[50:300, 480:620].mean()
     assert flower > 0.15 and backdrop < 0.35 * flower
+
+
+def test_missing_weights_are_refused_not_made_up(pipeline, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / "amplitude" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["mix.weight"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(GidliteError, match=r"incomplete.*lacks 1 weights, such as mix\.weight"):
+        GidPipeline.from_pretrained(tmp_path)
