@@ -77,8 +77,12 @@ def test_precision_follows_the_config_and_random_state_is_the_callers(mixed, tmp
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_tensorboard_shows_the_csv(tmp_path):
-    pytest.importorskip("tensorboard")
+def test_tensorboard_shows_the_csv(tmp_path, monkeypatch):
+    """Before and after a return to a checkpoint."""
+    files = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    # Files of one second are told apart by a counter of the process, and read as text is sorted:
+    # the tenth before the ninth.
+    monkeypatch.setattr(files, "_global_uid", files.AtomicCounter(100))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train_task(tiny_config(), TinyTask(broken_at=7), tmp_path, pace=EVERY)
