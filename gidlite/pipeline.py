@@ -18,6 +18,7 @@ from gidlite.autoencoder import SliceAutoencoder
 from gidlite.denoiser import PATCH, Denoiser
 from gidlite.diffusion import make_scheduler, sample
 from gidlite.guidance import classifier_free_guidance, loop_guidance
+from gidlite.loading import load_part
 from gidlite.loops import close_loop
 from gidlite.media import resize
 from gidlite.normalize import FrequencyStats, denormalize, load_stats, save_stats
@@ -26,7 +27,7 @@ from gidlite.render import render_frames
 from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.volume import SpectralVolume
 
-__all__ = ["DEFAULT_WEIGHTS", "PARTS", "GidOutput", "GidPipeline", "load_part", "working_size"]
+__all__ = ["DEFAULT_WEIGHTS", "PARTS", "GidOutput", "GidPipeline", "working_size"]
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
 # The photo is shown to the network at about as many pixels as in training, any aspect ratio.
@@ -77,22 +78,6 @@ def working_size(height: int, width: int) -> tuple[int, int]:
     rounded = [max(1, round(side * scale / _SIZE_MULTIPLE)) for side in (height, width)]
     # An extreme panorama would otherwise grow without bound when its short side is rounded up.
     return tuple(min(side, 24) * _SIZE_MULTIPLE for side in rounded)
-
-
-def load_part(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:
-    """Return a network with all its weights from a folder, in single precision.
-
-    Raises:
-        OSError: If the folder cannot be read.
-        ValueError: If weights are missing; they would otherwise be random.
-    """
-    part, info = kind.from_pretrained(
-        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True,
-        output_loading_info=True,
-    )  # fmt: skip
-    if missing := info["missing_keys"]:
-        raise ValueError(f"{folder} lacks {len(missing)} weights, such as {min(missing)}")
-    return part
 
 
 class GidPipeline:

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from gidlite.splat import SplatPlan
 
-__all__ = ["REACH", "PhotoPyramid", "SynthesisNet", "motion_gate"]
+__all__ = ["LARGEST_METRIC", "REACH", "PhotoPyramid", "SynthesisNet", "motion_gate"]
 
 # How many px of the photo, before it is moved, can influence a pixel of the frame.
 REACH = 96
@@ -33,8 +33,8 @@ _STILL, _MOVING = 0.02, 0.1
 # The same for how far coverage is from 1.
 _COVERED, _UNCOVERED = 0.05, 0.25
 _STRIDE = 4
-# The compiled splat needs metrics that span less than 600.
-_LARGEST_METRIC = 500.0
+# Larger metrics decide nothing more, and would leave the compiled splat.
+LARGEST_METRIC = 500.0
 _INITIAL_SCALE = 3.0
 
 
@@ -163,7 +163,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
             if level:
                 motion = functional.avg_pool2d(motion, 2) / 2
                 metric = functional.avg_pool2d(metric, 2)
-            plans.append(SplatPlan(motion, metric=(scale * metric).clamp(max=_LARGEST_METRIC)))
+            plans.append(SplatPlan(motion, metric=(scale * metric).clamp(max=LARGEST_METRIC)))
         return plans
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gidlite._checks import GidliteError
+from gidlite.loading import load_part
 from gidlite.render.warp import splat_photo
 from gidlite.synthesis import REACH, SynthesisNet
 
@@ -33,13 +34,15 @@ def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
     """
     folder = WEIGHTS if folder is None else Path(folder)
     try:
-        net = SynthesisNet.from_pretrained(folder, low_cpu_mem_usage=False)
-    except (OSError, ValueError):
+        net = load_part(SynthesisNet, folder)
+    except (OSError, ValueError) as error:
+        # Of files that are not there diffusers says more than one sentence.
+        why = f" ({error})" if isinstance(error, ValueError) else ""
         raise GidliteError(
-            f"no trained renderer in {folder}; use --renderer softmax, or train one with "
+            f"no trained renderer in {folder}{why}; use --renderer softmax, or train one with "
             "gidlite train renderer"
         ) from None
-    net = net.float().eval().requires_grad_(False)
+    net = net.eval().requires_grad_(False)
     return net.to(memory_format=torch.channels_last)
 
 

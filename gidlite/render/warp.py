@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite.splat import splat
+from gidlite.synthesis import LARGEST_METRIC
 
 __all__ = ["fill_holes", "keep_sharp", "splat_photo"]
 
 # How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
 _METRIC_SCALE = 3.0
-# The compiled splat needs metrics that span less than 600.
-_LARGEST_METRIC = 500.0
 
 
 def splat_photo(
@@ -31,7 +30,7 @@ def splat_photo(
             that moves more wins. None averages them.
     """
     mode = "average" if metric is None else "softmax"
-    scaled = None if metric is None else (_METRIC_SCALE * metric).clamp(max=_LARGEST_METRIC)
+    scaled = None if metric is None else (_METRIC_SCALE * metric).clamp(max=LARGEST_METRIC)
     moved, coverage = splat(image, motion, metric=scaled, mode=mode, return_coverage=True)
     return fill_holes(moved, coverage), coverage
 

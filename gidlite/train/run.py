@@ -15,8 +15,9 @@ from torch import nn
 
 from gidlite._checks import GidliteError
 from gidlite.dataset import MotionDataset
+from gidlite.loading import load_part
 from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
-from gidlite.pipeline import PARTS, GidPipeline, load_part
+from gidlite.pipeline import PARTS, GidPipeline
 from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset, make_pair_dataset
@@ -52,10 +53,12 @@ def _load_part(run: str | Path) -> tuple[str, nn.Module]:
     try:
         name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
         return name, load_part(PARTS[name], folder)
-    except (OSError, ValueError, KeyError):
+    except (OSError, KeyError):
         raise GidliteError(
-            f"{run} holds no trained part (no readable model/config.json); train it first"
+            f"{run} holds no trained part of a prior (no model/ of one); train it first"
         ) from None
+    except ValueError as error:
+        raise GidliteError(f"{run} holds a damaged part ({error}); train it again") from None
 
 
 def run_training(
@@ -93,13 +96,13 @@ def run_training(
     device = local_device(device)
     finished, stats = load_parts(parts)
     check_finished(config, finished)
+    start = None if start is None else _load_part(start)[1]
     if config.part == "renderer":  # frames of a scene are made together, best on the device
         dataset = make_pair_dataset(config, sprites=sprites, data=data, device=device)
     else:
         made_on = "cpu" if workers else device
         dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
         dataset = Prefetched(dataset, workers) if workers else dataset
-    start = None if start is None else _load_part(start)[1]
     model = train(
         config, out, dataset=dataset, device=device, stats=stats, start=start, **finished, **options
     ).cpu()

@@ -166,3 +166,21 @@ def test_pairs_survive_their_shard(tmp_path):
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(GidliteError, match="no shard of pairs"):
         PairFolder(tmp_path)
+
+
+def test_a_renderer_that_lacks_weights_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from gidlite._checks import GidliteError
+    from gidlite.render import load_renderer
+    from gidlite.synthesis import SynthesisNet
+
+    with pytest.raises(GidliteError, match="no trained renderer in"):
+        load_renderer(tmp_path / "nowhere")
+    SynthesisNet((8, 8, 8)).save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["out.bias"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(GidliteError, match=r"lacks 1 weights, such as out\.bias"):
+        load_renderer(tmp_path)
