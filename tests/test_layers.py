@@ -12,16 +12,8 @@ LAYERS = [
     {"__init__", "_checks"},
     {"media", "spectral", "splat", "modal"},
     {"synthetic", "flow", "normalize", "metrics", "motion_metrics", "photo", "volume"}
-    | {
-        "diffusion",
-        "gaussian",
-        "distances",
-        "networks",
-        "modal_fit",
-        "synthesis",
-        "loops",
-        "loading",
-    },
+    | {"diffusion", "gaussian", "distances", "networks", "modal_fit", "synthesis", "loops"}
+    | {"loading"},
     {"amplitude", "autoencoder", "denoiser", "guidance", "render", "shards"},
     {"dataset", "extract", "pipeline", "viz", "reanimate", "ringdown"},
     {"synthesize", "pairs", "widget"},
