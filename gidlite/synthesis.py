@@ -6,8 +6,9 @@ splatting and paints what motion uncovers. Where nothing moves, the photo is ret
 
 Source: Li et al. 2024, section 5 (feature pyramid, softmax splatting of every level with the mean
 motion magnitude as metric, synthesis network). Departures: a small network of our own instead of
-ResNet-34; the metric has a learned scale per level; the decoder corrects a splatted photo, and
-may blend in the photo sampled backwards along the splatted motion, which is sharp but ghosts.
+ResNet-34; the metric, which takes what moves more for what is nearer, has a learned scale per
+level and is corrected by what the photo shows; the decoder corrects a splatted photo, and may
+blend in the photo sampled backwards along the splatted motion, which is sharp but ghosts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.splat import SplatPlan
+from gidlite.splat import SplatPlan, fill_holes
 
 __all__ = ["LARGEST_METRIC", "REACH", "PhotoPyramid", "SynthesisNet", "motion_gate"]
 
@@ -46,10 +47,12 @@ class PhotoPyramid:
         photo: ``(B, 3, H, W)`` in [0, 1].
         levels: Features ``(B, C, h, w)`` at full, half and quarter resolution of the photo, padded
             to multiples of 4.
+        order: ``(B, 2, h, w)`` at quarter resolution: log factor of the metric, and what is added.
     """
 
     photo: Tensor
     levels: tuple[Tensor, ...]
+    order: Tensor
 
 
 class _Block(nn.Module):
@@ -84,6 +87,10 @@ class SynthesisNet(ModelMixin, ConfigMixin):
                 nn.Sequential(nn.Conv2d(middle, coarse, 3, 2, 1), _Block(coarse), _Block(coarse)),
             ]
         )
+        # Says of every pixel how far its motion tells that it is in front, and what else does.
+        self.order = nn.Sequential(_Block(coarse, 2), nn.ReLU(), nn.Conv2d(coarse, 2, 1))
+        nn.init.zeros_(self.order[-1].weight)
+        nn.init.zeros_(self.order[-1].bias)
         # The finest features are many pixels to move, so there are half as many of them.
         self.tap = nn.Conv2d(fine, fine // 2, 1)
         moved = (fine // 2, middle, coarse)
@@ -114,13 +121,11 @@ class SynthesisNet(ModelMixin, ConfigMixin):
             x = stage(x if not levels else functional.relu(x))
             # In the layout that the splat reads, once and not for every frame.
             levels.append((x if levels else self.tap(x)).contiguous())
-        return PhotoPyramid(image, tuple(levels))
+        return PhotoPyramid(image, tuple(levels), self.order(x))
 
     def forward(
         self,
         pyramid: PhotoPyramid,
-        base: Float[Tensor, "batch 3 height width"],
-        coverage: Float[Tensor, "batch 1 height width"],
         motion: Float[Tensor, "batch 2 height width"],
         metric: Float[Tensor, "batch 1 height width"],
     ) -> Float[Tensor, "batch 3 height width"]:
@@ -128,25 +133,25 @@ class SynthesisNet(ModelMixin, ConfigMixin):
 
         Args:
             pyramid: From ``encode``.
-            base: The photo splatted along the motion, holes filled.
-            coverage: Of the splat of the base, 0 in a hole.
             motion: Displacement of every pixel of the photo, px.
             metric: W, the mean over time of |F_t|, in px at 256 px wide.
         """
-        height, width = base.shape[-2:]
-        photo, base, coverage, motion, metric = map(
-            _pad, (pyramid.photo, base, coverage, motion, metric)
-        )
-        plans = self._plans(motion, metric)
-        arrived = plans[0](motion)
+        height, width = motion.shape[-2:]
+        photo, motion, metric = map(_pad, (pyramid.photo, motion, metric))
+        plans = self._plans(motion, metric, pyramid.order)
+        coverage = plans[0].coverage()
+        fine = torch.cat([photo, motion, pyramid.levels[0]], dim=1)
+        base, arrived, moved = plans[0](fine).split([3, 2, fine.shape[1] - 5], dim=1)
+        base = fill_holes(base, coverage)
         sharp = _sample_at(photo, -arrived)
         phase = arrived - arrived.floor()
         beside = torch.cat([base - 0.5, sharp - 0.5, coverage, 4 * phase * (1 - phase)], dim=1)
         x = None
         for level in (2, 1, 0):
-            extra = plans[level].coverage() if level else beside
-            moved = plans[level](pyramid.levels[level])
-            entered = self.enter[level](torch.cat([moved, extra], dim=1))
+            given = [moved, beside]
+            if level:
+                given = [plans[level](pyramid.levels[level]), plans[level].coverage()]
+            entered = self.enter[level](torch.cat(given, dim=1))
             if x is not None:
                 risen = self.rise[level](x)
                 entered = entered + functional.interpolate(risen, scale_factor=2, mode="bilinear")
@@ -157,13 +162,15 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         gate = motion_gate(motion, arrived.detach(), coverage)
         return torch.lerp(photo, frame, gate)[..., :height, :width]
 
-    def _plans(self, motion: Tensor, metric: Tensor) -> list[SplatPlan]:
+    def _plans(self, motion: Tensor, metric: Tensor, order: Tensor) -> list[SplatPlan]:
         plans = []
-        for level, scale in enumerate(self.log_scale.exp()):
+        for level, log_scale in enumerate(self.log_scale):
             if level:
                 motion = functional.avg_pool2d(motion, 2) / 2
                 metric = functional.avg_pool2d(metric, 2)
-            plans.append(SplatPlan(motion, metric=(scale * metric).clamp(max=LARGEST_METRIC)))
+            factor, offset = _enlarge(order, motion.shape[-2:]).split(1, dim=1)
+            ahead = metric * torch.exp(log_scale + factor) + offset
+            plans.append(SplatPlan(motion, metric=ahead.clamp(max=LARGEST_METRIC)))
         return plans
 
 
@@ -194,6 +201,12 @@ def motion_gate(
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:
     x = ((x - low) / (high - low)).clamp(0, 1)
     return x * x * (3 - 2 * x)
+
+
+def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def _pad(x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class MeasureSettings:
     frames: int = 64
     samples: int = 2
     steps: int = 12
-    guidance: float = 1.75
+    guidance: float = 0.0
     seed: int = 0
     draws: int = 200
     metrics: tuple[str, ...] = ("fid", "kid", "fvd", "fvd32")

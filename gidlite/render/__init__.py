@@ -19,7 +19,7 @@ from gidlite.render.frames import (
 from gidlite.render.neural import WEIGHTS as RENDERER_WEIGHTS
 from gidlite.render.neural import NeuralRenderer, load_renderer
 from gidlite.render.upsample import GuidedUpsampling
-from gidlite.render.warp import fill_holes, keep_sharp, splat_photo
+from gidlite.render.warp import keep_sharp, splat_photo
 
 __all__ = [
     "RENDERERS",
@@ -28,7 +28,6 @@ __all__ = [
     "NeuralRenderer",
     "check_renderer",
     "close_for",
-    "fill_holes",
     "frame_times",
     "keep_sharp",
     "load_renderer",

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gidlite._checks import GidliteError
 from gidlite.loading import load_part
-from gidlite.render.warp import splat_photo
 from gidlite.synthesis import REACH, SynthesisNet
 
 __all__ = ["WEIGHTS", "NeuralRenderer", "load_renderer"]
@@ -85,20 +84,16 @@ class NeuralRenderer:
         """
         motion, metric = motion[None], metric[None]
         if self._pyramid is not None:
-            return self._render(self.image, motion, metric, self._pyramid)[0].clamp(0, 1)
+            return self.net(self._pyramid, motion, metric)[0].clamp(0, 1)
         frame = torch.empty_like(self.image[0])
         farthest = math.ceil(float(motion.abs().max()))
         margin = math.ceil((REACH + farthest) / _ALIGN) * _ALIGN
         for rows in _spans(frame.shape[1], self._tile, margin):
             for columns in _spans(frame.shape[2], self._tile, margin):
                 part = [x[..., rows[1], columns[1]] for x in (self.image, motion, metric)]
-                made = self._render(*part, self.net.encode(part[0]))[0]
+                made = self.net(self.net.encode(part[0]), *part[1:])[0]
                 frame[:, rows[0], columns[0]] = made[:, rows[2], columns[2]]
         return frame.clamp_(0, 1)
-
-    def _render(self, image: Tensor, motion: Tensor, metric: Tensor, pyramid) -> Tensor:
-        base, coverage = splat_photo(image, motion, metric)
-        return self.net(pyramid, base, coverage, motion, metric)
 
 
 def _spans(length: int, tile: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from gidlite._checks import GidliteError, ShapeError, check_shape
 from gidlite.splat import compiled
+from gidlite.splat.holes import fill_holes
 from gidlite.splat.reference import ReferencePlan
 
-__all__ = ["MODES", "SplatPlan", "splat"]
+__all__ = ["MODES", "SplatPlan", "fill_holes", "splat"]
 
 MODES = ("softmax", "average", "linear", "sum")
 Mode = Literal["softmax", "average", "linear", "sum"]

@@ -35,6 +35,8 @@ class TrainConfig:
         percentile: Of coefficient magnitude, that the scales are read at.
         condition_dropout: Share of slices trained without the photo, for guidance.
         guided: Whether the autoencoder's decoder sees the photo.
+        decoder_only: Leave the encoder of the autoencoder as it starts, so that latents, and what was
+            trained on them, stay valid.
         coordination: How the denoiser's bins hear of each other, one of
             ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate" unless ``joint``.
         joint: Part "prior" trains every layer, frequency attention included, on all bins of a
@@ -72,6 +74,7 @@ class TrainConfig:
     percentile: float = 95.0
     autoencoder_channels: tuple[int, ...] = (16, 32)
     guided: bool = True
+    decoder_only: bool = False
     denoiser_channels: tuple[int, ...] = (64, 128, 192)
     denoiser_layers: int = 1
     coordination: str = "attention"

@@ -117,6 +117,8 @@ def train(
         task = make_task(config, dataset, stats, device, **finished)
     if start is not None:
         _start_from(task.model, start)
+    elif config.decoder_only:
+        raise GidliteError("decoder_only needs an autoencoder to start from; give --start")
     extras = {} if stats is None else {"stats.scale": stats.scale}
     return train_task(config, task, out, pace=pace, resume=resume, extras=extras, report=report)
 
@@ -129,3 +131,5 @@ def _start_from(model: nn.Module, start: nn.Module) -> None:
             f"the weights to start from are of a {type(start).__name__} of other sizes, "
             f"not of the {type(model).__name__} of this config; change one of them"
         ) from None
+    if (scaling := getattr(start.config, "scaling_factor", None)) is not None:
+        model.register_to_config(scaling_factor=scaling)

@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from gidlite.pairs import PairDataset
 from gidlite.photo import perceptual_distance
-from gidlite.render import fill_holes, splat_photo
+from gidlite.render import splat_photo
 from gidlite.spectral import resize_motion
-from gidlite.splat import splat
+from gidlite.splat import fill_holes, splat
 from gidlite.synthesis import SynthesisNet
 from gidlite.train.config import TrainConfig
 from gidlite.viz import contact_sheet
@@ -46,7 +46,7 @@ class RendererTask:
         batch = _mirrored(_as_floats(batch), generator)
         if torch.rand(1, generator=generator) < self.config.coarse_share:
             batch["motion"] = _coarsened(batch["motion"])
-        frame, _ = synthesize(self.model, batch)
+        frame = synthesize(self.model, batch)
         weight = _trusted_targets(batch)
         gap = (frame - batch["second"]).abs().mean(1, keepdim=True)
         total = (gap * weight).sum() / weight.sum().clamp(min=1)
@@ -56,18 +56,14 @@ class RendererTask:
     def sheet(self, model: nn.Module) -> Tensor:
         """Return photo, truth, splatted photo and the model's frame, of pairs not trained on."""
         batch = _as_floats(self.make(range(2 * 10**9, 2 * 10**9 + 4 * _SHEET_EXAMPLES, 4)))
-        frame, base = synthesize(model, batch)
-        rows = zip(batch["first"], batch["second"], base, frame, strict=True)
+        base, _ = splat_photo(batch["first"], batch["motion"], batch["metric"])
+        rows = zip(batch["first"], batch["second"], base, synthesize(model, batch), strict=True)
         return contact_sheet([tile.clamp(0, 1).cpu() for row in rows for tile in row], columns=4)
 
 
-def synthesize(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the model's frames of a batch, and the splatted photos they were made from."""
-    motion, metric = batch["motion"], batch["metric"]
-    with torch.no_grad():
-        base, coverage = splat_photo(batch["first"], motion, metric)
-    frame = model(model.encode(batch["first"]), base, coverage, motion, metric)
-    return frame, base
+def synthesize(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return the model's second frames of a batch."""
+    return model(model.encode(batch["first"]), batch["motion"], batch["metric"])
 
 
 def _as_floats(batch: dict[str, Tensor]) -> dict[str, Tensor]:

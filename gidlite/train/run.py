@@ -132,7 +132,7 @@ def keep_model(
     stats: FrequencyStats,
 ) -> None:
     """Write a trained part, on the CPU, to ``out/model``; ``load_parts`` reads it."""
-    if config.part == "vae":
+    if config.part == "vae" and not config.decoder_only:
         _fit_scaling(model, dataset, stats)
     model.save_pretrained(Path(out) / "model")
     save_stats(Path(out) / "model" / _STATS, stats)

@@ -61,7 +61,11 @@ class AutoencoderTask(_Task):
     def __init__(self, config, dataset, stats, device) -> None:
         super().__init__(config, dataset, stats, device)
         channels = config.autoencoder_channels
-        self.model: nn.Module = SliceAutoencoder(channels, guided=config.guided).to(device)
+        model = SliceAutoencoder(channels, guided=config.guided)
+        if config.decoder_only:
+            model.residual.encoder.requires_grad_(False)
+            model.residual.quant_conv.requires_grad_(False)
+        self.model: nn.Module = model.to(device)
 
     def make(self, numbers: range) -> dict[str, Tensor]:
         """Return normalized volumes and photos."""
