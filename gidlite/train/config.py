@@ -35,7 +35,7 @@ class TrainConfig:
         percentile: Of coefficient magnitude, that the scales are read at.
         condition_dropout: Share of slices trained without the photo, for guidance.
         guided: Whether the autoencoder's decoder sees the photo.
-        decoder_only: Leave the encoder of the autoencoder as it starts, so that latents, and what was
+        decoder_only: Leave the autoencoder's encoder as it starts, so that latents, and what was
             trained on them, stay valid.
         coordination: How the denoiser's bins hear of each other, one of
             ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate" unless ``joint``.

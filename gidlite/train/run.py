@@ -18,6 +18,7 @@ from gidlite.dataset import MotionDataset
 from gidlite.loading import load_part
 from gidlite.normalize import FrequencyStats, load_stats, normalize, save_stats
 from gidlite.pipeline import PARTS, GidPipeline
+from gidlite.synthesis import SynthesisNet
 from gidlite.train.checkpoint import checkpoint_stats, load_checkpoint
 from gidlite.train.config import TrainConfig
 from gidlite.train.data import make_dataset, make_pair_dataset
@@ -27,7 +28,8 @@ from gidlite.train.processes import is_main_process, local_device
 
 __all__ = ["keep_model", "load_parts", "run_training"]
 
-_NAME_OF_CLASS = {kind.__name__: name for name, kind in PARTS.items()}
+_KINDS = {**PARTS, "renderer": SynthesisNet}
+_NAME_OF_CLASS = {kind.__name__: name for name, kind in _KINDS.items()}
 _STATS = "frequency_stats.safetensors"
 
 
@@ -52,10 +54,10 @@ def _load_part(run: str | Path) -> tuple[str, nn.Module]:
     folder = folder if folder.exists() else Path(run)
     try:
         name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
-        return name, load_part(PARTS[name], folder)
+        return name, load_part(_KINDS[name], folder)
     except (OSError, KeyError):
         raise GidliteError(
-            f"{run} holds no trained part of a prior (no model/ of one); train it first"
+            f"{run} holds no trained part (no model/ of one); train it first"
         ) from None
     except ValueError as error:
         raise GidliteError(f"{run} holds a damaged part ({error}); train it again") from None
