@@ -249,6 +249,7 @@ def slice_spectral_distance(
         check_shape("slice", picture, "3 time length")
         changes = picture[:, :time].double()
         changes = changes - changes.mean(1, keepdim=True)
-        window = torch.hann_window(time, dtype=torch.float64)[:, None]
+        # Without its leading 0 it is symmetric: a slice played backwards is the same.
+        window = torch.hann_window(time + 1, dtype=torch.float64)[1:, None]
         powers.append(torch.fft.rfft(changes * window, dim=1).abs().square().mean((0, 2)))
     return log_spectral_distance(*powers)

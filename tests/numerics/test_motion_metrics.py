@@ -211,4 +211,5 @@ def test_slices_with_other_phase_are_alike_and_with_other_frequency_are_not():
     different = slice_spectral_distance(noise[0], noise[2])
     assert alike < 1.5 < 3 < different
     assert slice_spectral_distance(noise[0], noise[0]) == 0
+    assert slice_spectral_distance(noise[0], noise[0].flip(1)) < 1e-9
     assert slice_spectral_distance(noise[0], noise[1][:, :100]) < 3

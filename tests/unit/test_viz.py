@@ -8,6 +8,7 @@ from gidlite.viz import (
     compare_slices,
     explore_slices,
     liveliest_line,
+    liveliest_slice,
     show_slices,
     slice_view,
 )
@@ -27,6 +28,22 @@ def test_the_line_that_changes_most_is_found(clip):
     assert 16 <= liveliest_line(clip, columns=True) <= 26
     flicker = (clip.float() * torch.linspace(0.4, 1, 12)[:, None, None, None]).to(torch.uint8)
     assert liveliest_line(flicker) in (19, 20, 21)
+
+
+def test_the_slice_follows_the_direction_of_motion(clip):
+    assert liveliest_slice(clip) == {"row": liveliest_line(clip)}
+    turned = clip.transpose(2, 3).contiguous()
+    assert liveliest_slice(turned) == {"column": liveliest_line(clip)}
+
+
+@pytest.mark.parametrize("ways", [(1, 0), (0, 1)])
+def test_the_slice_follows_texture_that_sways(ways):
+    generator = torch.Generator().manual_seed(0)
+    noise = 255 * torch.rand(1, 3, 60, 80, generator=generator)
+    soft = torch.nn.functional.avg_pool2d(noise, 5, 1)[0]
+    swing = (6 * torch.sin(torch.arange(24) / 3)).round().int().tolist()
+    frames = torch.stack([soft.roll([ways[1] * s, ways[0] * s], (1, 2)) for s in swing])
+    assert list(liveliest_slice(frames.to(torch.uint8))) == ["row" if ways[0] else "column"]
 
 
 def test_slices_are_stacked_with_lines_between(clip):
@@ -60,6 +77,9 @@ def test_side_by_side_has_one_scale(clip):
     assert [axis.get_title() for axis in figure.axes] == ["real", "ours", "still"]
     assert "row y = " in figure.get_suptitle()
     pyplot.close(figure)
+    turned = show_slices({"real": clip.transpose(2, 3).contiguous()}, fps=4)
+    assert "column x = " in turned.get_suptitle()
+    pyplot.close(turned)
     with pytest.raises(ShapeError):
         show_slices({"a": clip, "b": clip[..., :20]}, fps=4)
 
@@ -79,3 +99,6 @@ def test_sliders_move_the_picture(clip):
     kind.value = "column"
     seen.add(bytes(picture.value))
     assert len(seen) == 4 and line.max == 39 and play.max == 11
+    turned = explore_slices({"real": clip.transpose(2, 3).contiguous()}, fps=10)
+    kind, line = turned.children[0].children
+    assert (kind.value, line.max) == ("column", 29) and line.value in (19, 20, 21)
