@@ -4,8 +4,10 @@ All move the same features with the same smooth motion and metric, and give grad
 The two other routes weigh with exp(Z − global maximum): less work, and wrong where Z varies widely.
 The number is the fastest of interleaved rounds, as other work on the machine only ever adds; where
 it keeps all cores busy, threads wait for each other: compare with OMP_NUM_THREADS=1.
+On a GPU (`--device cuda`) "ours" is the reference, a scatter.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -24,13 +26,20 @@ PLAN_BYTES = 20  # per pixel, read by every group of channels: base and four sha
 PLANNING_BYTES = 128  # per pixel, read or written to make a plan with a metric
 
 
+def landing(motion: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where every pixel lands, column and row."""
+    height, width = motion.shape[-2:]
+    columns = torch.arange(width, device=motion.device)
+    rows = torch.arange(height, device=motion.device)[:, None]
+    return motion[:, 0] + columns, motion[:, 1] + rows
+
+
 def scatter_in_place(features: Tensor, motion: Tensor, metric: Tensor) -> Tensor:
     """Splat weighted features and their weights as one tensor, one scatter_add_ per corner."""
     height, width = motion.shape[-2:]
     weights = (metric - metric.amax().detach()).exp()
     moved = torch.cat([features * weights, weights], 1).flatten(2)
-    x = motion[:, 0] + torch.arange(width)
-    y = motion[:, 1] + torch.arange(height)[:, None]
+    x, y = landing(motion)
     left, top = x.detach().floor(), y.detach().floor()
     out = torch.zeros_like(moved)
     for column, share_x in ((left, left + 1 - x), (left + 1, x - left)):
@@ -71,9 +80,10 @@ def grid_adjoint(features: Tensor, motion: Tensor, metric: Tensor) -> Tensor:
     moved = torch.cat([features * weights, weights], 1)
     channels, groups = moved.shape[1], torch.get_num_threads()
     moved = functional.pad(moved, (0, 0, 0, 0, 0, -channels % groups))
-    x = (motion[:, 0] + torch.arange(width)) * (2 / (width - 1)) - 1
-    y = (motion[:, 1] + torch.arange(height)[:, None]) * (2 / (height - 1)) - 1
-    grid = torch.stack([x, y], -1).expand(groups, -1, -1, -1)
+    x, y = landing(motion)
+    grid = torch.stack([x * 2 / (width - 1) - 1, y * 2 / (height - 1) - 1], -1).expand(
+        groups, -1, -1, -1
+    )
     out = GridAdjoint.apply(moved.reshape(groups, -1, height, width), grid)
     out = out.reshape(1, -1, height, width)[:, :channels]
     total = out[:, -1:]
@@ -98,19 +108,22 @@ ROUTES = {
 }
 
 
-def scene(width: int, height: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def scene(width: int, height: int, channels: int, device: str = "cpu") -> tuple[Tensor, ...]:
     """Return features, smooth motion of a few px, and a metric of 0 to 20."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 3, height // 16, width // 16, generator=generator)
     smooth = functional.interpolate(coarse, (height, width), mode="bicubic")
     features = torch.rand(1, channels, height, width, generator=generator)
-    return features, 3 * smooth[:, :2].contiguous(), 20 * smooth[:, 2:].sigmoid()
+    inputs = features, 3 * smooth[:, :2].contiguous(), 20 * smooth[:, 2:].sigmoid()
+    return tuple(tensor.to(device) for tensor in inputs)
 
 
 def seconds(function: Callable[[], object]) -> float:
     """Return how long one call takes."""
     started = time.perf_counter()
     function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
@@ -140,13 +153,13 @@ def backward_call(route: Callable, inputs: tuple[Tensor, ...]) -> Callable[[], o
     return lambda: torch.autograd.grad(route(*leaves), leaves, gradient)
 
 
-def compare(size: tuple[int, int, int]) -> Table:
+def compare(size: tuple[int, int, int], device: str) -> Table:
     """Return the table of all routes at one size (width, height, channels)."""
     table = Table(
         "route", "forward ms", "ratio", "forward + backward ms", "ratio", "largest error",
         title="×".join(map(str, size)),
     )  # fmt: skip
-    inputs = scene(*size)
+    inputs = scene(*size, device)
     exact = reference(*(tensor.double() for tensor in inputs))
     times = [
         fastest_ms({name: make(route, inputs) for name, route in ROUTES.items()})
@@ -189,12 +202,16 @@ def bound(size: tuple[int, int, int]) -> Table:
 
 
 def main() -> None:
-    """Print two tables for each size."""
+    """Print two tables for each size; on a GPU the first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    device = parser.parse_args().device
     console = Console()
     console.print(f"{torch.get_num_threads()} threads; ratio: fastest PyTorch route / this one")
     for size in SIZES:
-        console.print(compare(size))
-        console.print(bound(size))
+        console.print(compare(size, device))
+        if device == "cpu":
+            console.print(bound(size))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from gidlite.cli.shared import (
     Model,
     Output,
     Photo,
+    Quality,
     Renderer,
     Seconds,
     Seed,
@@ -30,6 +31,9 @@ from gidlite.cli.shared import (
 )
 
 app = typer.Typer()
+
+# Where a renderer begins to invent more than it moves, px at 256 wide.
+_FAR = 12.0
 
 
 def _read_photo(path: Path, max_width: int):
@@ -59,17 +63,28 @@ def _predict(image, *, seed: int, steps: int, guidance: float, model: Path | Non
         ).volume  # fmt: skip
 
 
-def _render(image, volume, output: Path, xt: Path | None, *, times, fps, amplify, renderer) -> None:
+def _render(
+    image, volume, output: Path, xt: Path | None, *, times, fps, quality, amplify, renderer
+) -> None:
     """Stream frames to one video and collect its X-t slice through the row that moves most."""
     import torch
 
     from gidlite.media import VideoWriter, write_image
-    from gidlite.render import render_frames
+    from gidlite.render import farthest_motion, render_frames
     from gidlite.viz import liveliest_row
 
+    farthest = amplify * farthest_motion(volume)
+    if farthest > _FAR:
+        console.print(
+            f"Something moves by {farthest:.0f} px of 256: shapes will stretch, and what they "
+            "uncover is guessed. A smaller --amplify looks better."
+        )
     row = liveliest_row(volume.spectral, height=image.shape[-2])
     lines = []
-    with VideoWriter(output, fps=fps) as writer, progress_bar("Rendering") as progress:
+    with (
+        VideoWriter(output, fps=fps, quality=quality) as writer,
+        progress_bar("Rendering") as progress,
+    ):
         frames = render_frames(image, volume, times, amplify=amplify, renderer=renderer)
         for done, frame in enumerate(frames, start=1):
             writer.write(frame)
@@ -81,11 +96,11 @@ def _render(image, volume, output: Path, xt: Path | None, *, times, fps, amplify
         console.print(f"{xt}  row {row} over time, downwards")
 
 
-def _check_target(output: Path) -> None:
-    """Refuse an unwritable target before minutes are spent on it."""
+def _check_target(output: Path, quality: float = 0.8) -> None:
+    """Refuse an unwritable target, or quality, before minutes are spent on it."""
     from gidlite.media import VideoWriter
 
-    VideoWriter(output, fps=30)
+    VideoWriter(output, fps=30, quality=quality)
 
 
 def _close(volume, times, *, fps: float, slow: float):
@@ -108,6 +123,7 @@ def animate(
     loop: Loop = True,
     amplify: Amplify = 1.0,
     slow: Slow = 1.0,
+    quality: Quality = 0.8,
     seed: Seed = 0,
     steps: Steps = 12,
     guidance: Guidance = 0.0,
@@ -124,7 +140,7 @@ def animate(
     ending = "loop" if loop else "video"
     output = output or photo.with_name(f"{photo.stem}_{ending}.mp4")
     xt = xt or output.with_name(f"{photo.stem}_xt.png")
-    _check_target(output)
+    _check_target(output, quality)
     import torch
 
     probe = SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64))
@@ -136,8 +152,8 @@ def animate(
     if loop:
         volume = _close(volume, times, fps=fps or volume.fps, slow=slow)
     _render(
-        image, volume, output, xt, times=times, fps=fps or volume.fps, amplify=amplify,
-        renderer=renderer,
+        image, volume, output, xt, times=times, fps=fps or volume.fps, quality=quality,
+        amplify=amplify, renderer=renderer,
     )  # fmt: skip
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
 
@@ -181,6 +197,7 @@ def render(
     loop: Loop = True,
     amplify: Amplify = 1.0,
     slow: Slow = 1.0,
+    quality: Quality = 0.8,
     renderer: Renderer = "softmax",
     xt: SlicePath = None,
 ) -> None:
@@ -190,14 +207,14 @@ def render(
 
     image, volume = _read_photo(photo, width), load_volume(volume_file)
     output = output or photo.with_name(f"{photo.stem}_loop.mp4")
-    _check_target(output)
+    _check_target(output, quality)
     _check_amplify(amplify, renderer)
     times = frame_times(volume, seconds=seconds, fps=fps, slow=slow, loop=loop)
     if loop:
         volume = _close(volume, times, fps=fps or volume.fps, slow=slow)
     _render(
-        image, volume, output, xt, times=times, fps=fps or volume.fps, amplify=amplify,
-        renderer=renderer,
+        image, volume, output, xt, times=times, fps=fps or volume.fps, quality=quality,
+        amplify=amplify, renderer=renderer,
     )  # fmt: skip
 
 

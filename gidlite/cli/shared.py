@@ -26,6 +26,7 @@ Width = Annotated[int, typer.Option(help="Largest width of the video in pixels."
 Fps = Annotated[float | None, typer.Option(help="Frames per second.")]
 Seconds = Annotated[float | None, typer.Option(help="Length; one period (5 s) if not given.")]
 Amplify = Annotated[float, typer.Option(help="Factor on the motion, 0 to 5.")]
+Quality = Annotated[float, typer.Option(help="Of MP4 and WebP, 0 to 1.")]
 Slow = Annotated[float, typer.Option(help="2 plays at half speed.")]
 Loop = Annotated[bool, typer.Option("--loop/--no-loop", help="End where it begins.")]
 SlicePath = Annotated[Path | None, typer.Option("--xt", help="Where to write the X-t slice.")]

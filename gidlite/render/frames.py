@@ -15,13 +15,14 @@ from gidlite.loops import close_loop, whole_periods
 from gidlite.render.neural import NeuralRenderer, load_renderer
 from gidlite.render.upsample import GuidedUpsampling
 from gidlite.render.warp import keep_sharp, splat_photo
-from gidlite.spectral import spectral_to_motion
+from gidlite.spectral import motion_amplitude, spectral_to_motion
 from gidlite.volume import SpectralVolume
 
 __all__ = [
     "RENDERERS",
     "check_renderer",
     "close_for",
+    "farthest_motion",
     "frame_times",
     "mean_motion",
     "render_frame",
@@ -101,6 +102,16 @@ def mean_motion(volume: SpectralVolume) -> Float[Tensor, "1 rows columns"]:
         )[0]
         total += motion.square().sum(0).sqrt()
     return total[None] * (256 / (_METRIC_TIMES * total.shape[-1]))
+
+
+def farthest_motion(volume: SpectralVolume) -> float:
+    """Return how far the pixels that move most swing to either side, px at 256 px wide.
+
+    The square root of twice the mean square of one in a thousand pixels: a sinusoid's amplitude.
+    """
+    swing = math.sqrt(2) * motion_amplitude(volume.spectral).flatten()
+    count = max(1, len(swing) // 1000)
+    return float(swing.topk(count).values[-1]) * 256 / volume.spectral.shape[-1]
 
 
 def render_frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -30,8 +31,10 @@ def splat_photo(
     """
     mode = "average" if metric is None else "softmax"
     scaled = None if metric is None else (_METRIC_SCALE * metric).clamp(max=LARGEST_METRIC)
-    moved, coverage = splat(image, motion, metric=scaled, mode=mode, return_coverage=True)
-    return fill_holes(moved, coverage), coverage
+    carried = image if scaled is None else torch.cat([image, scaled], dim=1)
+    moved, coverage = splat(carried, motion, metric=scaled, mode=mode, return_coverage=True)
+    ahead = None if scaled is None else moved[:, 3:]
+    return fill_holes(moved[:, :3], coverage, ahead), coverage
 
 
 def keep_sharp(

@@ -9,25 +9,47 @@ from torch.nn import functional
 
 __all__ = ["fill_holes"]
 
+# Farther ahead than this, a pixel counts for nothing where another one is behind it.
+_FARTHEST_AHEAD = 18.0
+
 
 def fill_holes(
     picture: Float[Tensor, "batch channels height width"],
     coverage: Float[Tensor, "batch 1 height width"],
+    ahead: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
     """Fill pixels that nothing landed on by averages over the smallest covered neighbourhood.
 
     Halve the covered colours until no hole is left, then come back, using the coarser level only
-    where the finer one has a hole.
+    where the finer one has a hole. What is uncovered lies behind what moved away, so neighbours
+    count by ``exp(-ahead)``.
+
+    Args:
+        picture: After a splat.
+        coverage: Of the splat, 0 in a hole.
+        ahead: The metric, splatted: larger is nearer. Neighbours count alike if not given.
     """
     weight = coverage.clamp(max=1)
     # Elsewhere than on the CPU, looking for holes costs more than filling none.
+    if weight.is_cpu and (weight > 0.999).all():
+        return picture
+    trust = weight if ahead is None else weight * torch.exp(-ahead.clamp(0, _FARTHEST_AHEAD))
+    return _fill(picture, weight, trust)
+
+
+def _fill(picture: Tensor, weight: Tensor, trust: Tensor) -> Tensor:
+    """Fill where ``weight`` is below 1, each neighbour counting as ``trust`` says."""
     if min(picture.shape[-2:]) < 2 or (weight.is_cpu and (weight > 0.999).all()):
         return picture
-    coarse_weight = functional.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
-    coarse = functional.avg_pool2d(picture * weight, 2, ceil_mode=True, count_include_pad=False)
-    coarse = coarse / coarse_weight.clamp(min=1e-6)
-    coarse = fill_holes(coarse, (coarse_weight * 4).clamp(max=1))
+    total = _halve(trust)
+    coarse = _halve(picture * trust) / total.clamp(min=1e-12)
+    known = _halve(weight)
+    coarse = _fill(coarse, (4 * known).clamp(max=1), 4 * total)
     smooth = functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
     # Cells keep their place whatever the size, so that tiles of a photo are filled alike.
     smooth = smooth[..., : picture.shape[-2], : picture.shape[-1]]
     return torch.lerp(smooth, picture, weight)
+
+
+def _halve(x: Tensor) -> Tensor:
+    return functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)

@@ -14,6 +14,7 @@ from gidlite.loops import loop_gap
 from gidlite.media import write_image
 from gidlite.normalize import FrequencyStats
 from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline, working_size
+from gidlite.render import farthest_motion
 from gidlite.volume import SpectralVolume, load_volume, save_volume
 
 shipped = pytest.mark.skipif(
@@ -101,6 +102,7 @@ def gidlite(*arguments):
         (("animate", "missing.jpg"), "does not exist"),
         (("animate", "{photo}", "--seconds", "nan"), "positive number"),
         (("animate", "{photo}", "--amplify", "9"), "between 0 and 5"),
+        (("animate", "{photo}", "--quality", "2"), "quality must lie in [0, 1]"),
         (("animate", "{photo}", "-o", "{photo}/x.mp4"), "x.mp4"),
         (("animate", "{photo}", "-o", "film.doc"), "film.doc"),
         (("animate", "{tiny}",), "tiny.png"),
@@ -126,6 +128,20 @@ def test_bad_input_is_one_sentence_and_exit_2(arguments, words, tmp_path):
     assert result.returncode == 2, result.stderr
     assert words in result.stderr and "Traceback" not in result.stderr
     assert set(tmp_path.iterdir()) == before
+
+
+def test_far_motion_is_said_to_be_far(tmp_path):
+    spectral = torch.zeros(4, 2, 16, 24, dtype=torch.complex64)
+    spectral[2, 0, :, 10:] = 1.0  # 2 px to either side of 24, which is 21.3 of 256
+    volume = SpectralVolume(spectral)
+    assert farthest_motion(volume) == pytest.approx(2 * 256 / 24)
+    save_volume(tmp_path / "v.safetensors", volume)
+    write_image(tmp_path / "photo.png", torch.rand(3, 32, 48))
+    arguments = ("render", tmp_path / "photo.png", tmp_path / "v.safetensors", "--seconds", "1")
+    far = gidlite(*arguments, "-o", tmp_path / "far.gif")
+    near = gidlite(*arguments, "-o", tmp_path / "near.gif", "--amplify", "0.2")
+    assert "moves by 21 px of 256" in " ".join(far.stdout.split())
+    assert near.returncode == 0 and "px of 256" not in near.stdout
 
 
 @shipped
