@@ -63,6 +63,43 @@ export class ModalSystem {
     this.force = this.leastNorm(shape, ax, ay, radius);
   }
 
+  /** Let what is near (x, y) lean there; mobility is the square of how far |q| = 1 moves anything. */
+  attract(fields, x, y, strength, radius, mobility) {
+    this.force.fill(0);
+    for (const field of fields) {
+      const [wide, high] = [field.width / field.columns, field.height / field.rows];
+      const size = field.rows * field.columns;
+      const unit = (strength * wide * high) / (Math.sqrt(2 * Math.PI) * radius ** 2 * mobility);
+      for (let cell = 0; cell < size; cell++) {
+        const u = (x + 0.5 - ((cell % field.columns) + 0.5) * wide) / radius;
+        const v = (y + 0.5 - (Math.floor(cell / field.columns) + 0.5) * high) / radius;
+        const share = unit * Math.exp(-(u * u + v * v) / 2) * (field.seen ? field.seen[cell] : 1);
+        if (Math.abs(share) < 1e-9 * unit) continue;
+        for (let k = 0; k < this.count; k++) {
+          const i = 4 * (k * size + cell);
+          this.force[2 * k] += share * (u * field.values[i] + v * field.values[i + 2]);
+          this.force[2 * k + 1] -= share * (u * field.values[i + 1] + v * field.values[i + 3]);
+        }
+      }
+    }
+  }
+
+  /** Come to rest where the force is balanced: without one, at the photo. */
+  settle() {
+    this.rate.fill(0);
+    this.q = this.force.map((value, i) => value / (this.omega[i >> 1] || Infinity) ** 2);
+  }
+
+  /** Return how far |q| is, or will swing, from the balance. */
+  unrest() {
+    let sum = 0;
+    for (let i = 0; i < this.q.length; i++) {
+      const omega = this.omega[i >> 1] || Infinity;
+      sum += (this.q[i] - this.force[i] / omega ** 2) ** 2 + (this.rate[i] / omega) ** 2;
+    }
+    return Math.sqrt(sum);
+  }
+
   /** Advance exactly by dt seconds; wind is the RMS of |q| it keeps up, normal() its noise. */
   step(dt, wind = 0, normal = gaussian) {
     for (let k = 0; k < this.count; k++) {
@@ -155,7 +192,7 @@ export function halfToFloat(half) {
 }
 
 /** Mode shapes of every pixel on a grid, values in px of the photo, layout (K, h, w, 4). */
-class ModeField {
+export class ModeField {
   constructor(halves, count, [rows, columns], width, height) {
     Object.assign(this, { halves, count, rows, columns, width, height });
     this.values = Float32Array.from(halves, halfToFloat);
@@ -215,12 +252,21 @@ async function decode(scene) {
   ]);
   const { width, height } = header;
   const count = header.frequencies.length;
-  return {
+  const data = {
     header, photo, back, alpha, width, height, count,
     front: new ModeField(front, count, header.front_size, width, height),
     behind: new ModeField(behind, count, header.back_size, width, height),
     opacity: pixels(alpha, width, height),
   };
+  data.front.seen = coarse(alpha, data.front);
+  data.behind.seen = coarse(alpha, data.behind).map((share) => 1 - share);
+  return data;
+}
+
+/** Return the opacity of the front at every grid point of a field, 0 to 1. */
+function coarse(alpha, { columns, rows }) {
+  const grey = pixels(alpha, columns, rows);
+  return Float32Array.from({ length: columns * rows }, (_, cell) => grey[4 * cell] / 255);
 }
 
 function pixels(bitmap, width, height) {
@@ -459,10 +505,12 @@ const SLIDERS = [
   ["damping", "Damping", 0.005, 0.5, 0.005, "ratio; 0.02 to 0.06 is usual for plants"],
   ["gain", "Gain", 0, 3, 0.05, "how far things go and how hard a poke is"],
   ["wind", "Wind", 0, 3, 0.05, "1 moves as far as the photo's own motion"],
+  ["attraction", "Attraction", 0, 3, 0.05, "how much things lean towards the pointer"],
 ];
-const DEFAULTS = { stiffness: 1, damping: 0.05, gain: 1, wind: 0 };
+const DEFAULTS = { stiffness: 1, damping: 0.05, gain: 1, wind: 0, attraction: 0 };
 const STILL = 0.02; // px: less than this is rest
 const REACH = 0.07; // of the photo's width: how far anything goes at gain 1
+const NEAR = 0.08; // of the photo's width: where the pointer attracts most
 
 let serial = 0;
 
@@ -485,6 +533,7 @@ class Explorer {
     this.largest = Math.max(sorted[sorted.length - 1], 1e-12);
     this.lively = Math.max(sorted[Math.floor(0.95 * sorted.length)], 1e-12);
     this.grip = this.liveliest(frontMobility);
+    this.lean = this.leaning();
     this.build();
     this.painter = this.makePainter();
     this.listen();
@@ -571,6 +620,7 @@ class Explorer {
       target.addEventListener(type, handler, { signal: this.abort.signal, ...options });
     on(this.canvas, "pointerdown", (event) => this.grab(event));
     on(this.canvas, "pointermove", (event) => this.follow(event));
+    on(this.canvas, "pointerleave", () => this.attract(null));
     for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
       on(this.canvas, type, () => this.letGo());
     }
@@ -615,6 +665,26 @@ class Explorer {
     }
     this.inputs.wind.input.disabled = calm;
     if (byHand) this.onChange?.(this.settings);
+    this.attract(this.pointer);
+  }
+
+  /** Return the acceleration that makes the liveliest pixel lean by half the reach. */
+  leaning() {
+    const shape = this.data.front.shape(this.grip.x, this.grip.y);
+    const able = gram(shape, this.system.omega);
+    const bent = gram(shape.map((value, i) => value / (this.system.omega[i >> 2] || 1)), this.system.omega);
+    return (0.5 * REACH * this.data.width * (able[0] + able[2])) / Math.max(bent[0] + bent[2], 1e-12);
+  }
+
+  /** Let things lean towards the pointer, or no longer: where it is held, and where it is gone. */
+  attract(pointer) {
+    this.pointer = pointer;
+    const { attraction, gain } = this.settings;
+    const strength = pointer && !this.held ? attraction * gain * this.lean : 0;
+    const { front, behind, width } = this.data;
+    if (strength > 0) {
+      this.system.attract([front, behind], ...pointer, strength, NEAR * width, this.lively);
+    } else this.system.force.fill(0);
     this.wake();
   }
 
@@ -666,12 +736,15 @@ class Explorer {
     const start = this.system.at(found.shape);
     this.held = { ...found, x, y, start, target: start, speed: [0, 0], last: performance.now() };
     this.canvas.classList.add("gidlite-held");
-    this.wake();
+    this.attract(null);
   }
 
   follow(event) {
-    if (!this.held) return;
     const [x, y] = this.position(event);
+    if (!this.held) {
+      if (event.pointerType !== "touch") this.attract([x, y]); // a finger does not hover
+      return;
+    }
     const { held } = this;
     const now = performance.now();
     const next = [held.start[0] + x - held.x, held.start[1] + y - held.y];
@@ -783,11 +856,7 @@ class Explorer {
 
   get busy() {
     if (this.held || this.wind > 0) return true;
-    let most = 0;
-    for (let i = 0; i < this.system.q.length; i++) {
-      most += this.system.q[i] ** 2 + (this.system.rate[i] / (this.system.omega[i >> 1] || 1)) ** 2;
-    }
-    return Math.sqrt(most * this.largest) > STILL;
+    return this.system.unrest() * Math.sqrt(this.largest) > STILL;
   }
 
   wake() {
@@ -803,7 +872,7 @@ class Explorer {
     this.clock = time;
     this.system.step(dt, 2 * this.wind * this.settings.gain);
     if (!this.busy) {
-      this.system.reset();
+      this.system.settle();
       this.clock = undefined;
     }
     this.painter.paint(this.coordinates());
@@ -855,7 +924,7 @@ export function mountAll(page = document) {
   });
 }
 
-const SYNCED = ["stiffness", "damping", "gain", "wind"];
+const SYNCED = Object.keys(DEFAULTS);
 
 async function render({ model, el }) {
   const bytes = (name) => {
