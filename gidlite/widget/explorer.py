@@ -32,7 +32,7 @@ class ModalExplorer(anywidget.AnyWidget):
         stiffness: Factor on every spring, 0.1–4.
         damping: Ratio ζ, 0.005–0.5.
         gain: Factor on how far things go, 0–3.
-        wind: 1 moves as far as the volume's own motion, 0–3.
+        wind: 1 moves as far as the volume's own motion, or just visibly if that is less, 0–3.
         attraction: How much things lean towards the hovering pointer, 0–3.
 
     Raises:
