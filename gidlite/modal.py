@@ -243,6 +243,41 @@ class ModalSystem:
         _check_finite(x=x, y=y, ax=ax, ay=ay)
         self._force = self._least_norm(x, y, (ax, ay), math.inf)
 
+    def attract(self, *, x: float, y: float, strength: float, radius: float) -> None:
+        """Let everything near (x, y) lean towards it, as towards a soft mass at the pointer.
+
+        A pixel at distance r is drawn in proportion to ``r exp(-r² / 2 radius²)``: not at all at
+        the pointer itself, most at ``radius``. The forces are projected on the modes, in such
+        units that the liveliest part of the picture, if it fills one side of the pointer and no
+        more, is accelerated by ``strength``.
+
+        They are those of the picture at rest, wherever it swings meanwhile, so that the step stays
+        exact and nothing can be trapped. They last until the next ``attract`` or ``pull``.
+
+        Args:
+            x: Column of the pointer in px, also outside the picture.
+            y: Row in px.
+            strength: px/s², ≥ 0; 0 ends it.
+            radius: Distance in px at which a pixel is drawn most, > 0.
+
+        Raises:
+            GidliteError: If a number is not finite or out of range.
+        """
+        _check_finite(x=x, y=y, strength=strength, radius=radius)
+        if strength < 0 or radius <= 0:
+            raise GidliteError(
+                f"strength is {strength} and radius {radius}; they must be at least 0 and positive"
+            )
+        height, width = self.spectral.shape[-2:]
+        dx = (x - torch.arange(width, dtype=torch.float64)).expand(height, -1) / radius
+        dy = (y - torch.arange(height, dtype=torch.float64))[:, None].expand(-1, width) / radius
+        towards = torch.stack([dx, dy]) * torch.exp(-(dx.square() + dy.square()) / 2)
+        shapes = self.spectral.to("cpu", torch.complex128).conj()
+        drawn = torch.einsum("kchw,chw->k", shapes, towards.to(shapes)) * self._swings
+        # Over one side of the pointer, r exp(-r² / 2) across it sums up to √(2π) radius².
+        unit = math.sqrt(2 * math.pi) * radius**2 * max(self.reach(), 1e-300) ** 2
+        self._force = drawn * (strength / unit)
+
     def step(
         self, dt: float, *, wind: float = 0.0, generator: torch.Generator | None = None
     ) -> None:

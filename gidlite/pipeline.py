@@ -176,6 +176,7 @@ class GidPipeline:
         loop: bool = True,
         loop_frames: int | None = None,
         loop_weight: float = 0.0,
+        recurrence: int = 1,
         close: bool = True,
         solver: str = "dpm",
         generator: torch.Generator | None = None,
@@ -194,6 +195,8 @@ class GidPipeline:
                 Otherwise the sample is changed as little as closes the loop (``close_loop``).
             loop_weight: u of self-guidance towards the loop while sampling; what it does not
                 reach, closing the loop does. 0 does without: cheaper and closer to free samples.
+            recurrence: How often every solver step is taken, renoised in between (see ``sample``);
+                the paper guides with 2. Costs so many times the evaluations.
             close: False leaves the seam as guidance left it.
             solver: "dpm" or "ddim".
             generator: On the CPU; equal seeds give equal volumes.
@@ -231,7 +234,7 @@ class GidPipeline:
         whitened = sample(
             predict, tuple(scale.shape),
             scheduler=make_scheduler(solver, self.denoiser.config.prediction_type),
-            num_steps=num_inference_steps, shape_noise=self._shape_noise,
+            num_steps=num_inference_steps, recurrence=recurrence, shape_noise=self._shape_noise,
             generator=generator, device=self.device, progress=progress,
         )  # fmt: skip
         packed = self.autoencoder.decode(whitened * scale, photo)[0]

@@ -63,6 +63,56 @@ export class ModalSystem {
     this.force = this.leastNorm(shape, ax, ay, radius);
   }
 
+  /** Let what is near (x, y) lean there; mobility: square of how far |q| = 1 moves anything. */
+  attract(fields, x, y, strength, radius, mobility) {
+    this.force.fill(0);
+    for (const field of fields) {
+      const [wide, high] = [field.width / field.columns, field.height / field.rows];
+      const size = field.rows * field.columns;
+      const unit = (strength * wide * high) / (Math.sqrt(2 * Math.PI) * radius ** 2 * mobility);
+      for (let cell = 0; cell < size; cell++) {
+        const u = (x + 0.5 - ((cell % field.columns) + 0.5) * wide) / radius;
+        const v = (y + 0.5 - (Math.floor(cell / field.columns) + 0.5) * high) / radius;
+        const share = unit * Math.exp(-(u * u + v * v) / 2) * (field.seen ? field.seen[cell] : 1);
+        if (Math.abs(share) < 1e-9 * unit) continue;
+        for (let k = 0; k < this.count; k++) {
+          const i = 4 * (k * size + cell);
+          this.force[2 * k] += share * (u * field.values[i] + v * field.values[i + 2]);
+          this.force[2 * k + 1] -= share * (u * field.values[i + 1] + v * field.values[i + 3]);
+        }
+      }
+    }
+  }
+
+  /** Return the q at which springs balance the force: without one, the photo. */
+  balance() {
+    return this.force.map((value, i) => value / (this.omega[i >> 1] || Infinity) ** 2);
+  }
+
+  /** Come to rest there. */
+  settle() {
+    this.rate.fill(0);
+    this.q = this.balance();
+  }
+
+  /** Return how far |q| is, or will swing, from the balance. */
+  unrest() {
+    const away = this.balance().map((value, i) => this.q[i] - value);
+    return Math.hypot(...away, ...this.swing());
+  }
+
+  /** Return how far |q| would swing by its rate alone. */
+  swing() {
+    return this.rate.map((value, i) => value / (this.omega[i >> 1] || Infinity));
+  }
+
+  /** Slow down so that |q| swings by no more than most. */
+  tame(most) {
+    const speed = Math.hypot(...this.swing());
+    const left = Math.sqrt(Math.max(0, most ** 2 - Math.hypot(...this.q) ** 2));
+    if (speed > left) this.rate = this.rate.map((value) => (value * left) / speed);
+  }
+
   /** Advance exactly by dt seconds; wind is the RMS of |q| it keeps up, normal() its noise. */
   step(dt, wind = 0, normal = gaussian) {
     for (let k = 0; k < this.count; k++) {
@@ -155,7 +205,7 @@ export function halfToFloat(half) {
 }
 
 /** Mode shapes of every pixel on a grid, values in px of the photo, layout (K, h, w, 4). */
-class ModeField {
+export class ModeField {
   constructor(halves, count, [rows, columns], width, height) {
     Object.assign(this, { halves, count, rows, columns, width, height });
     this.values = Float32Array.from(halves, halfToFloat);
@@ -215,12 +265,21 @@ async function decode(scene) {
   ]);
   const { width, height } = header;
   const count = header.frequencies.length;
-  return {
+  const data = {
     header, photo, back, alpha, width, height, count,
     front: new ModeField(front, count, header.front_size, width, height),
     behind: new ModeField(behind, count, header.back_size, width, height),
     opacity: pixels(alpha, width, height),
   };
+  data.front.seen = coarse(alpha, data.front);
+  data.behind.seen = coarse(alpha, data.behind).map((share) => 1 - share);
+  return data;
+}
+
+/** Return the opacity of the front at every grid point of a field, 0 to 1. */
+function coarse(alpha, { columns, rows }) {
+  const grey = pixels(alpha, columns, rows);
+  return Float32Array.from({ length: columns * rows }, (_, cell) => grey[4 * cell] / 255);
 }
 
 function pixels(bitmap, width, height) {
@@ -272,7 +331,7 @@ void main() {
 
 class GlPainter {
   constructor(canvas, data, largest) {
-    const options = { antialias: false, alpha: true, powerPreference: "low-power" };
+    const options = { antialias: false, alpha: false, powerPreference: "low-power" };
     const gl = canvas.getContext("webgl2", options);
     if (!gl) throw new Error("no WebGL2");
     Object.assign(this, { gl, data, canvas, name: "WebGL2" });
@@ -297,7 +356,6 @@ class GlPainter {
     gl.depthFunc(gl.LEQUAL);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     gl.enable(gl.DEPTH_TEST);
-    gl.enable(gl.BLEND);
   }
 
   paint(q) {
@@ -309,6 +367,7 @@ class GlPainter {
       gl.clear(gl.DEPTH_BUFFER_BIT);
       gl.uniform1i(at.modes, unit);
       gl.uniform1i(at.front, front);
+      front ? gl.enable(gl.BLEND) : gl.disable(gl.BLEND);
       gl.bindVertexArray(grid.array);
       gl.drawElements(gl.TRIANGLES, grid.size, gl.UNSIGNED_INT, 0);
     }
@@ -403,8 +462,29 @@ class CanvasPainter {
     this.output = new ImageData(this.width, this.height);
   }
 
-  /** Return the displacement of every grid point, in px of the buffer. */
+  /** Return the displacement of every pixel of the buffer, in its px. */
   motion(field, q) {
+    const coarse = this.coarseMotion(field, q);
+    const moved = new Float32Array(2 * this.width * this.height);
+    for (let y = 0, i = 0; y < this.height; y++) {
+      const row = between((y + 0.5) / this.height, field.rows);
+      for (let x = 0; x < this.width; x++, i += 2) {
+        const column = between((x + 0.5) / this.width, field.columns);
+        const above = 2 * (row.from * field.columns + column.from);
+        const below = 2 * (row.to * field.columns + column.from);
+        const right = 2 * (column.to - column.from);
+        for (let c = 0; c < 2; c++) {
+          const upper = mix(coarse[above + c], coarse[above + right + c], column.share);
+          const lower = mix(coarse[below + c], coarse[below + right + c], column.share);
+          moved[i + c] = mix(upper, lower, row.share);
+        }
+      }
+    }
+    return moved;
+  }
+
+  /** Return the displacement of every grid point. */
+  coarseMotion(field, q) {
     const size = field.rows * field.columns;
     const moved = new Float32Array(2 * size);
     for (let k = 0; k < field.count; k++) {
@@ -417,16 +497,20 @@ class CanvasPainter {
     return moved;
   }
 
-  source(field, moved, x, y) {
+  /** Return where the pixel drawn at (x, y) comes from; short steps, as motion may be steep. */
+  source(moved, x, y) {
+    const { width, height } = this;
     let [u, v] = [x, y];
-    for (let i = 0; i < 4; i++) {
-      const column = Math.min(Math.max((u * field.columns) / this.width, 0), field.columns - 1) | 0;
-      const row = Math.min(Math.max((v * field.rows) / this.height, 0), field.rows - 1) | 0;
-      const cell = 2 * (row * field.columns + column);
-      [u, v] = [x - moved[cell], y - moved[cell + 1]];
+    let column = x;
+    let row = y;
+    for (let i = 0; i < 7; i++) {
+      const cell = 2 * (row * width + column);
+      u += 0.7 * (x - moved[cell] - u);
+      v += 0.7 * (y - moved[cell + 1] - v);
+      column = Math.min(Math.max(Math.round(u), 0), width - 1);
+      row = Math.min(Math.max(Math.round(v), 0), height - 1);
     }
-    const column = Math.min(Math.max(Math.round(u), 0), this.width - 1);
-    return 4 * (Math.min(Math.max(Math.round(v), 0), this.height - 1) * this.width + column);
+    return 4 * (row * width + column);
   }
 
   paint(q) {
@@ -435,8 +519,8 @@ class CanvasPainter {
     const behind = this.motion(data.behind, q);
     for (let y = 0, i = 0; y < this.height; y++) {
       for (let x = 0; x < this.width; x++, i += 4) {
-        const f = this.source(data.front, front, x, y);
-        const b = this.source(data.behind, behind, x, y);
+        const f = this.source(front, x, y);
+        const b = this.source(behind, x, y);
         const rest = 1 - alpha[f] / 255;
         for (let c = 0; c < 3; c++) {
           output.data[i + c] = Math.max(0, photo[f + c] - rest * back[f + c]) + rest * back[b + c];
@@ -451,6 +535,17 @@ class CanvasPainter {
   destroy() {}
 }
 
+/** Return the two of count grid points around a place from 0 to 1, and the share of the second. */
+function between(place, count) {
+  const at = Math.min(Math.max(place * count - 0.5, 0), count - 1);
+  const from = Math.floor(at);
+  return { from, to: Math.min(from + 1, count - 1), share: at - from };
+}
+
+function mix(one, other, share) {
+  return one + share * (other - one);
+}
+
 // ---------------------------------------------------------------- the thing on the page
 
 const SLIDERS = [
@@ -458,11 +553,14 @@ const SLIDERS = [
   ["stiffness", "Stiffness", 0.1, 4, 0.05, "of every spring; 1 is the photo's own"],
   ["damping", "Damping", 0.005, 0.5, 0.005, "ratio; 0.02 to 0.06 is usual for plants"],
   ["gain", "Gain", 0, 3, 0.05, "how far things go and how hard a poke is"],
-  ["wind", "Wind", 0, 3, 0.05, "1 moves as far as the photo's own motion"],
+  ["wind", "Wind", 0, 3, 0.05, "1 moves as far as the photo's own motion, or just visibly"],
+  ["attraction", "Attraction", 0, 3, 0.05, "how much things lean towards the pointer"],
 ];
-const DEFAULTS = { stiffness: 1, damping: 0.05, gain: 1, wind: 0 };
+const DEFAULTS = { stiffness: 1, damping: 0.05, gain: 1, wind: 0, attraction: 0 };
+const SEEN = 0.1; // of the reach: what wind 1 moves the liveliest at least, where the photo is calmer
 const STILL = 0.02; // px: less than this is rest
 const REACH = 0.07; // of the photo's width: how far anything goes at gain 1
+const NEAR = 0.08; // of the photo's width: where the pointer attracts most
 
 let serial = 0;
 
@@ -484,7 +582,10 @@ class Explorer {
     const sorted = frontMobility.slice().sort();
     this.largest = Math.max(sorted[sorted.length - 1], 1e-12);
     this.lively = Math.max(sorted[Math.floor(0.95 * sorted.length)], 1e-12);
+    // |q| = 2 is the photo's own motion; the RMS along the way is |q| √(largest / 2) px.
+    this.breeze = Math.max(2, (SEEN * REACH * data.width) / Math.sqrt(this.largest / 2));
     this.grip = this.liveliest(frontMobility);
+    this.lean = this.leaning();
     this.build();
     this.painter = this.makePainter();
     this.listen();
@@ -558,46 +659,58 @@ class Explorer {
       if (this.settings.canvas) throw new Error("asked for the canvas");
       return new GlPainter(this.canvas, this.data, this.largest);
     } catch {
-      // A canvas that has had a WebGL context cannot have another kind.
-      const fresh = this.canvas.cloneNode();
-      this.canvas.replaceWith(fresh);
-      this.canvas = fresh;
-      return new CanvasPainter(fresh, this.data);
+      return this.makeCanvasPainter();
     }
   }
 
+  /** A canvas that has had a WebGL context cannot have another kind, so it is exchanged. */
+  makeCanvasPainter() {
+    const fresh = this.canvas.cloneNode();
+    const focused = document.activeElement === this.canvas;
+    this.canvas.replaceWith(fresh);
+    this.canvas = fresh;
+    if (focused) fresh.focus();
+    return new CanvasPainter(fresh, this.data);
+  }
+
+  on(target, type, handler) {
+    target.addEventListener(type, handler, { signal: this.abort.signal });
+  }
+
   listen() {
-    const on = (target, type, handler, options = {}) =>
-      target.addEventListener(type, handler, { signal: this.abort.signal, ...options });
-    on(this.canvas, "pointerdown", (event) => this.grab(event));
-    on(this.canvas, "pointermove", (event) => this.follow(event));
-    for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
-      on(this.canvas, type, () => this.letGo());
-    }
-    on(this.canvas, "keydown", (event) => this.key(event));
-    on(this.pokeButton, "click", () => this.poke());
-    on(this.resetButton, "click", () => this.reset());
-    on(this.choice, "change", () => this.arrows());
+    this.listenToCanvas();
+    this.on(this.pokeButton, "click", () => this.poke());
+    this.on(this.resetButton, "click", () => this.reset());
+    this.on(this.choice, "change", () => this.arrows());
     for (const [name, { input }] of Object.entries(this.inputs)) {
-      on(input, "input", () => this.apply({ [name]: Number(input.value) }, true));
+      this.on(input, "input", () => this.apply({ [name]: Number(input.value) }, true));
     }
-    on(this.calm, "change", () => this.apply({}));
-    on(document, "visibilitychange", () => this.wake());
-    on(this.canvas, "webglcontextlost", (event) => {
-      event.preventDefault();
-      this.lost = true;
-    });
-    on(this.canvas, "webglcontextrestored", () => {
-      this.lost = false;
-      this.painter = this.makePainter();
-      this.wake();
-    });
+    this.on(this.calm, "change", () => this.apply({}));
+    this.on(document, "visibilitychange", () => this.wake());
     this.visible = true;
     this.watcher = new IntersectionObserver(([entry]) => {
       this.visible = entry.isIntersecting;
       this.wake();
     });
     this.watcher.observe(this.stage);
+  }
+
+  listenToCanvas() {
+    const { canvas } = this;
+    this.on(canvas, "pointerdown", (event) => this.grab(event));
+    this.on(canvas, "pointermove", (event) => this.follow(event));
+    this.on(canvas, "pointerleave", () => this.attract(null));
+    for (const type of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      this.on(canvas, type, () => this.letGo());
+    }
+    this.on(canvas, "keydown", (event) => this.key(event));
+    // Browsers keep about 16 contexts and take the oldest away from a page with more photos.
+    this.on(canvas, "webglcontextlost", () => {
+      this.letGo();
+      this.painter = this.makeCanvasPainter();
+      this.listenToCanvas();
+      this.painter.paint(this.coordinates());
+    });
   }
 
   /** Take new settings; those who ask for reduced motion get no wind and a short ring. */
@@ -615,13 +728,39 @@ class Explorer {
     }
     this.inputs.wind.input.disabled = calm;
     if (byHand) this.onChange?.(this.settings);
+    this.attract(this.pointer);
+  }
+
+  /** Return the acceleration that makes the liveliest pixel lean by half the reach. */
+  leaning() {
+    const { omega } = this.system;
+    const shape = this.data.front.shape(this.grip.x, this.grip.y);
+    const able = gram(shape, omega);
+    const bent = gram(shape.map((value, i) => value / (omega[i >> 2] || 1)), omega);
+    return (0.5 * REACH * this.data.width * (able[0] + able[2])) / Math.max(bent[0] + bent[2], 1e-12);
+  }
+
+  /** Let things lean towards the pointer, or no longer: where it is held, and where it is gone. */
+  attract(pointer) {
+    this.pointer = pointer;
+    const { attraction, gain } = this.settings;
+    const strength = pointer && !this.held ? attraction * gain * this.lean : 0;
+    const { front, behind, width } = this.data;
+    if (strength > 0) {
+      this.system.attract([front, behind], ...pointer, strength, NEAR * width, this.largest);
+      // No further than the hand could drag it.
+      const leaning = Math.hypot(...this.system.balance()) * Math.sqrt(this.largest);
+      const most = Math.max(gain, 1) * REACH * width;
+      const { force } = this.system;
+      if (leaning > most) this.system.force = force.map((value) => (value * most) / leaning);
+    } else this.system.force.fill(0);
     this.wake();
   }
 
-  /** Largest |q| for a pixel: lively ones may go as far as the reach; what others do is bounded. */
+  /** Largest |q| for a pixel: it goes as far as the reach, a calm one less lest others fly off. */
   radius(shape) {
     const able = eigenvalues(...gram(shape, this.system.omega))[0];
-    const bounded = Math.min(Math.max(able, 0.2 * this.lively), this.lively);
+    const bounded = Math.max(able, 0.2 * this.lively);
     return (this.settings.gain * REACH * this.data.width) / Math.sqrt(bounded);
   }
 
@@ -666,12 +805,15 @@ class Explorer {
     const start = this.system.at(found.shape);
     this.held = { ...found, x, y, start, target: start, speed: [0, 0], last: performance.now() };
     this.canvas.classList.add("gidlite-held");
-    this.wake();
+    this.attract(null);
   }
 
   follow(event) {
-    if (!this.held) return;
     const [x, y] = this.position(event);
+    if (!this.held) {
+      if (event.pointerType !== "touch") this.attract([x, y]); // a finger does not hover
+      return;
+    }
     const { held } = this;
     const now = performance.now();
     const next = [held.start[0] + x - held.x, held.start[1] + y - held.y];
@@ -695,6 +837,7 @@ class Explorer {
     const most = this.radius(held.shape) * 2 * Math.PI * 1.5;
     this.unhold(system.rate, held.shape);
     system.impulse(held.shape, vx, vy, most);
+    system.tame(1.2 * this.radius(held.shape));
     this.held = null;
     this.canvas.classList.remove("gidlite-held");
     this.wake();
@@ -732,6 +875,7 @@ class Explorer {
     const radius = this.radius(shape) * 2 * Math.PI * Math.sqrt(this.settings.stiffness);
     const speed = 0.8 * strength * radius * able;
     this.system.impulse(shape, speed * x, speed * y, radius);
+    this.system.tame(this.radius(shape)); // however often it is pushed
     this.wake();
   }
 
@@ -783,16 +927,12 @@ class Explorer {
 
   get busy() {
     if (this.held || this.wind > 0) return true;
-    let most = 0;
-    for (let i = 0; i < this.system.q.length; i++) {
-      most += this.system.q[i] ** 2 + (this.system.rate[i] / (this.system.omega[i >> 1] || 1)) ** 2;
-    }
-    return Math.sqrt(most * this.largest) > STILL;
+    return this.system.unrest() * Math.sqrt(this.largest) > STILL;
   }
 
   wake() {
     const seen = this.visible && document.visibilityState !== "hidden";
-    if (this.dead || this.lost || this.pending || !seen) return;
+    if (this.dead || this.pending || !seen) return;
     this.pending = requestAnimationFrame((time) => this.frame(time));
   }
 
@@ -801,9 +941,9 @@ class Explorer {
     // After a pause the motion goes on where it was instead of leaping ahead.
     const dt = Math.min(Math.max((time - (this.clock ?? time)) / 1000, 0), 0.1);
     this.clock = time;
-    this.system.step(dt, 2 * this.wind * this.settings.gain);
+    this.system.step(dt, this.breeze * this.wind * this.settings.gain);
     if (!this.busy) {
-      this.system.reset();
+      this.system.settle();
       this.clock = undefined;
     }
     this.painter.paint(this.coordinates());
@@ -855,7 +995,7 @@ export function mountAll(page = document) {
   });
 }
 
-const SYNCED = ["stiffness", "damping", "gain", "wind"];
+const SYNCED = Object.keys(DEFAULTS);
 
 async function render({ model, el }) {
   const bytes = (name) => {

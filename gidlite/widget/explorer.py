@@ -32,7 +32,8 @@ class ModalExplorer(anywidget.AnyWidget):
         stiffness: Factor on every spring, 0.1–4.
         damping: Ratio ζ, 0.005–0.5.
         gain: Factor on how far things go, 0–3.
-        wind: 1 moves as far as the volume's own motion, 0–3.
+        wind: 1 moves as far as the volume's own motion, or just visibly if that is less, 0–3.
+        attraction: How much things lean towards the hovering pointer, 0–3.
 
     Raises:
         GidliteError: If the volume or an option does not fit.
@@ -53,9 +54,10 @@ class ModalExplorer(anywidget.AnyWidget):
     damping = traitlets.Float(0.05, min=0.005, max=0.5).tag(sync=True)
     gain = traitlets.Float(1.0, min=0.0, max=3.0).tag(sync=True)
     wind = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
+    attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
 
     def __init__(self, image: Float[Tensor, "3 height width"], volume: SpectralVolume, **options):
-        sliders = {name: options.pop(name) for name in ("stiffness", "gain", "wind")
+        sliders = {name: options.pop(name) for name in ("stiffness", "gain", "wind", "attraction")
                    if name in options}  # fmt: skip
         damping = options.pop("damping", 0.05)
         scene = make_scene(image, volume, damping=damping, **options)

@@ -29,7 +29,10 @@ _WORK_WIDTH = 256
 _LIKELY, _SURELY, _NEVER = 0.55, 0.85, 0.1
 # With this share of front there is no back worth the name.
 _ALL = 0.72
+_LIVELY = 0.1  # of the liveliest motion
+_DOUBTFUL, _CLOSED = 14, 4  # px of the grid
 _GUIDE_RADIUS, _GUIDE_SOFTNESS = 4, 1e-3
+_SHALLOW = (0.06, 0.14)  # of the width: how deep behind the front the back is mirrored, and faded
 _PINNED = 0.08  # of a side: where the border begins to hold
 _SMOOTH = 2.0  # px of the mode grid; a prior's finer detail would tear what is dragged far
 
@@ -121,7 +124,9 @@ def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
     share = (amplitude / _blur(nearby, 8.0).clamp(min=0.15 * top))[0].numpy()
     seeds = np.where(share > _LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     seeds[share > _SURELY] = cv2.GC_FGD
-    seeds[share < _NEVER] = cv2.GC_BGD
+    # A prior's motion may end before its flower does: near what is lively, colour decides.
+    lively = cv2.dilate((amplitude[0] > _LIVELY * top).numpy().astype(np.uint8), _disc(_DOUBTFUL))
+    seeds[(share < _NEVER) & (lively == 0)] = cv2.GC_BGD
     whole = torch.ones_like(amplitude)  # all of it moves: one sheet
     if not 0 < (share > _LIKELY).mean() < _ALL:
         return whole
@@ -130,8 +135,40 @@ def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
         to_bytes(guide), seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), 3,
         cv2.GC_INIT_WITH_MASK,
     )  # fmt: skip
-    front = (seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)
-    return torch.from_numpy(front.astype(np.float32))[None] if front.mean() < _ALL else whole
+    front = ((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)).astype(np.float32)
+    # What is shut in by a flower belongs to it, a shadow between its petals, say.
+    front = cv2.morphologyEx(front, cv2.MORPH_CLOSE, _disc(_CLOSED))
+    return torch.from_numpy(front)[None] if front.mean() < _ALL else whole
+
+
+def _disc(radius: int) -> np.ndarray:
+    import cv2
+
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def _reflect(image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what lies as far outside the nearest edge of the known, and how much to trust it."""
+    import cv2
+
+    hole = (known[0] < 0.5).numpy().astype(np.uint8)
+    depth, label = cv2.distanceTransformWithLabels(
+        hole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    rows, columns = np.nonzero(hole == 0)
+    place = np.zeros((label.max() + 1, 2), np.float32)
+    place[label[rows, columns]] = np.stack([rows, columns], 1)
+    here = np.stack(np.indices(hole.shape), -1).astype(np.float32)
+    there = torch.from_numpy(2 * place[label] - here)
+    # Edges are ragged; smooth, what is reflected is not torn.
+    there = _blur(there.permute(2, 0, 1), 4.0).permute(1, 2, 0)
+    size = torch.tensor(hole.shape)
+    grid = ((2 * there + 1) / size - 1).flip(-1)[None]
+    options = {"mode": "bilinear", "padding_mode": "reflection", "align_corners": False}
+    both = functional.grid_sample(torch.cat([image, known])[None], grid, **options)[0]
+    # Far inside, reflections from all sides meet; nothing is dragged far enough to show it sharp.
+    shallow = 1 - _ramp(torch.from_numpy(depth), *(share * hole.shape[1] for share in _SHALLOW))
+    return both[:3], _blur(both[3:], 2.0) * shallow
 
 
 def _back(image: Tensor, alpha: Tensor) -> Float[Tensor, "3 height width"]:
@@ -139,11 +176,28 @@ def _back(image: Tensor, alpha: Tensor) -> Float[Tensor, "3 height width"]:
     if float(alpha.min()) > 0.05:
         return image  # nothing to fill from, and nothing to uncover
     near = functional.max_pool2d(alpha[None], 7, stride=1, padding=3)[0]
-    filled = _fill(image, 1 - _ramp(near, 0.02, 0.1))
+    known = 1 - _ramp(near, 0.02, 0.1)
+    filled = torch.lerp(_fill(image, known), *_reflect(image, known))
     # A front of colour 0–1 that gives the photo exists for backs within these bounds only.
     clear = (1 - alpha).clamp(min=1e-3)
     bounded = torch.minimum(torch.maximum(filled, (image - alpha) / clear), image / clear)
     return torch.where(alpha > 0.9, filled, bounded).clamp(0, 1)
+
+
+def _continued(
+    packed: Float[Tensor, "channels height width"],
+    share: Float[Tensor, "1 height width"],
+    size: tuple[int, int],
+) -> Float[Tensor, "channels rows columns"]:
+    """Return the modes of one sheet at another size, spread smoothly beyond it.
+
+    Its rim is left out: motion there is that of both sheets, or of none.
+    """
+    inner = -functional.max_pool2d(-share[None], 3, stride=1, padding=1)
+    weight = functional.interpolate(inner, size, mode="area")[0]
+    mean = functional.interpolate(packed[None] * inner, size, mode="area")[0]
+    mean = mean / weight.clamp(min=1e-6)
+    return _blur(_fill(mean, _ramp(weight, 0.1, 0.6)), _SMOOTH)
 
 
 def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
@@ -172,18 +226,15 @@ def split_layers(
     guide = functional.interpolate(image[None], (rows, columns), mode="area")[0]
     fine = resize_spectral(spectral, height=rows, width=columns)
     amplitude = (2 * fine.abs().square().sum(dim=(0, 1))).sqrt()
-    alpha = _ramp(
-        guided_filter(guide, _front(guide, _blur(amplitude[None], 1.5)), fine_guide=image), 0.1, 0.9
-    )
+    front = _front(guide, _blur(amplitude[None], 1.5))
+    alpha = _ramp(guided_filter(guide, front, fine_guide=image), 0.05, 0.7)
     # Values in px of the photo, on a coarse grid: they are smooth.
     size = (max(2, rows // 4), max(2, columns // 4))
     packed = pack_complex(fine).flatten(0, 1) * (width / columns)
-    packed = functional.interpolate(packed[None], size, mode="area")[0]
-    share = functional.interpolate(alpha[None], size, mode="area")[0]
-    front = _blur(_fill(packed, _ramp(share, 0.4, 0.9)), _SMOOTH)
-    back = _blur(_fill(packed, _ramp(1 - share, 0.4, 0.9)), _SMOOTH)
+    coarse = functional.interpolate(alpha[None], (rows, columns), mode="area")[0]
+    back = _continued(packed, 1 - coarse, size)
     back = _pin(functional.avg_pool2d(back[None], 2, ceil_mode=True)[0])
-    front = _pin(front)
+    front = _pin(_continued(packed, coarse, size))
     return Layers(
         alpha,
         _back(image, alpha),

@@ -91,17 +91,19 @@ def make_scene(
     }  # fmt: skip
     return Scene(
         header,
-        _jpeg(to_bytes(image), 92),
-        b"" if layers.back is image else _jpeg(to_bytes(layers.back), 88),
+        _jpeg(to_bytes(image), 90),
+        b"" if layers.back is image else _jpeg(to_bytes(layers.back), 85, subsampling="4:2:0"),
         _jpeg(to_bytes(layers.alpha.expand(3, -1, -1))[..., 0], 90),
         _halves(layers.front_modes),
         _halves(layers.back_modes),
     )
 
 
-def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
+def _jpeg(pixels: np.ndarray, quality: int, *, subsampling: str = "4:4:4") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+    Image.fromarray(pixels).save(
+        file, "JPEG", quality=quality, subsampling=subsampling, optimize=True
+    )
     return file.getvalue()
 
 

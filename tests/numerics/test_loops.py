@@ -7,6 +7,7 @@ import torch
 
 from gidlite._checks import GidliteError
 from gidlite.diffusion import make_scheduler, sample, signal_levels
+from gidlite.gaussian import GaussianField
 from gidlite.guidance import loop_guidance, loop_loss
 from gidlite.loops import close_loop, derivative_basis, loop_gap, whole_periods
 from gidlite.motion_metrics import bin_agreement, loop_seam
@@ -205,6 +206,39 @@ def test_guided_sampling_comes_closer_to_a_loop():
         )  # fmt: skip
         losses.append(loop_loss(to_spectral(latents), **settings).item())
     assert losses[2] < 0.8 * losses[1] and losses[1] < 0.95 * losses[0], losses
+
+
+def test_recurrence_puts_right_what_strong_guidance_breaks():
+    """The exact denoiser of a field, guided through the square of a denormalization."""
+    settings = {"loop_frames": 70, **PERIOD}
+    falling = 1 / torch.arange(1, 7).view(-1, 1, 1, 1)
+    field = GaussianField(6)
+    field.log_power.copy_(
+        torch.linspace(3, -2, field.log_power.shape[-1]).expand_as(field.log_power)
+    )
+
+    def to_spectral(latents):
+        latents = latents * latents.abs()
+        return falling * torch.complex(latents[:, :, 0::2], latents[:, :, 1::2])
+
+    def predict(z, step):
+        signal = signal_levels()[step.long()]
+        index = torch.arange(6).expand(len(z), -1)
+        clean = field.denoise(z, index, signal.expand(len(z)))
+        return (signal * z - clean) / (1 - signal.square()).sqrt()
+
+    def loss(weight, recurrence):
+        guided = loop_guidance(
+            predict, to_spectral, weight=weight, prediction_type="v_prediction", **settings
+        )
+        latents = sample(
+            guided, (6, 6, 4, 8, 8), scheduler=make_scheduler("dpm"), num_steps=12,
+            recurrence=recurrence, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        return loop_loss(to_spectral(latents), **settings).item()
+
+    assert loss(0.5, 2) < 0.7 * loss(0.5, 1)
+    assert loss(0.01, 2) > loss(0.01, 1), "weak guidance is forgotten with the noise"
 
 
 def test_no_weight_is_no_guidance():

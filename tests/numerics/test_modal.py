@@ -190,6 +190,46 @@ def test_steady_pull_settles_at_its_static_displacement(system):
     torch.testing.assert_close(system.displacement_at(3, 2), expected, atol=1e-8, rtol=0)
 
 
+def test_one_side_of_the_pointer_is_attracted_as_stated():
+    """What fills the right half swings along (1, 0.5): its acceleration and place at rest."""
+    modes = torch.zeros(1, 2, 120, 160, dtype=torch.complex128)
+    modes[0, :, :, 80:] = 3 * torch.tensor([[[1.0]], [[0.5]]])
+    system = ModalSystem(modes, frequencies_hz=torch.tensor([0.7]), damping=0.2)
+    system.attract(x=79.5, y=60.0, strength=40.0, radius=9.0)
+    system.step(1e-4)
+    # Drawn along -x only, it moves along its line: 1 of the mobility 1 + 0.25 answers.
+    expected = -40 / 1.25 * torch.tensor([1.0, 0.5], dtype=torch.float64)
+    found = 2 * system.displacement_at(120, 30) / 1e-8
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
+    system.step(300.0)
+    still = expected / (2 * math.pi * 0.7) ** 2
+    torch.testing.assert_close(system.displacement_at(120, 30), still, rtol=2e-3, atol=0)
+    system.attract(x=79.5, y=60.0, strength=0.0, radius=9.0)
+    system.step(300.0)
+    assert system.displacement().abs().max() < 1e-9
+
+
+def test_attraction_is_the_sum_over_pixels_and_its_potential_only_falls(system):
+    x, y, strength, radius = 3.2, -1.5, 60.0, 2.5
+    force = torch.zeros(5, dtype=torch.complex128)
+    for row in range(6):
+        for column in range(8):
+            shape = system.mode_at(column, row)
+            away = torch.tensor([column - x, row - y], dtype=torch.float64) / radius
+            pull = -away * torch.exp(-away.square().sum() / 2)
+            force += (shape.conj() * pull).sum(1)
+    force *= strength / (math.sqrt(2 * math.pi) * radius**2 * system.reach() ** 2)
+    system.impulse(x=3, y=2, vx=20.0, vy=5.0)
+    system.attract(x=x, y=y, strength=strength, radius=radius)
+    torch.testing.assert_close(system._force, force, **EXACT)
+    held = lambda: system.energy() - float((force.conj() * system.modal_coords).real.sum())  # noqa: E731
+    before = held()
+    for _ in range(100):
+        system.step(0.07)
+        assert held() <= before + 1e-12
+        before = held()
+
+
 @pytest.mark.parametrize("dt", [0.05, 3.0])
 def test_wind_keeps_up_the_stated_amplitude_at_any_step(dt, generator):
     many = torch.ones(2000, 2, 1, 1, dtype=torch.complex64)
@@ -237,3 +277,6 @@ def test_refusals(modes, system):
         system.drag(x=1, y=0, dx=1, dy=0, limit=0)
     with pytest.raises(GidliteError, match="at least 0"):
         system.step(-0.1)
+    for strength, radius in ((-1, 5), (1, 0)):
+        with pytest.raises(GidliteError, match="at least 0 and positive"):
+            system.attract(x=1, y=1, strength=strength, radius=radius)

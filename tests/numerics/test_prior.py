@@ -243,8 +243,10 @@ def test_noise_levels_are_even_in_log_signal_to_noise():
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-@pytest.mark.parametrize("solver", ["dpm", "ddim"])
-def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(solver, prediction_type, generator):
+@pytest.mark.parametrize(("solver", "recurrence"), [("dpm", 1), ("ddim", 1), ("dpm", 3)])
+def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(
+    solver, recurrence, prediction_type, generator
+):
     """Mean and covariance come out of the sampler when the network knows the answer."""
     mean = torch.tensor([0.5, -0.3])
     covariance = torch.tensor([[1.0, 0.6], [0.6, 0.7]])
@@ -263,10 +265,40 @@ def test_the_exact_denoiser_of_a_gaussian_gives_that_gaussian(solver, prediction
         (20_000, 2),
         scheduler=scheduler,
         num_steps=40 if solver == "dpm" else 250,
+        recurrence=recurrence,
         generator=generator,
     )
     assert torch.allclose(drawn.mean(0), mean, atol=0.03)
     assert torch.allclose(drawn.T.cov(), covariance, atol=0.06)
+
+
+def test_recurrence_repeats_every_step_with_new_noise(generator):
+    """A network that always says 0: a step to and fro scales and renoises, in closed form."""
+    asked = []
+
+    def predict(noisy, step):
+        asked.append((int(step), noisy))
+        return torch.zeros_like(noisy)
+
+    options = {"scheduler": make_scheduler("dpm", "epsilon"), "num_steps": 3}
+    sample(predict, (5,), recurrence=2, generator=torch.Generator().manual_seed(0), **options)
+    assert [step for step, _ in asked] == sorted((step for step, _ in asked), reverse=True)
+    assert len(asked) == 6 and len({step for step, _ in asked}) == 3
+    start, fresh = torch.randn(2, 5, generator=generator)
+    kept = signal_levels()[asked[0][0]] / signal_levels()[asked[2][0]]
+    # Without noise predicted, going ahead divides by the ratio of signals, and back multiplies.
+    torch.testing.assert_close(asked[0][1], start)
+    torch.testing.assert_close(asked[1][1], start + (1 - kept**2).sqrt() * fresh)
+
+    asked.clear()
+    once = torch.Generator().manual_seed(0)
+    sample(predict, (5,), generator=once, **options)
+    assert len(asked) == 3
+    after = torch.Generator().manual_seed(0)
+    torch.randn(5, generator=after)
+    assert torch.equal(once.get_state(), after.get_state()), "taken once, no noise is drawn"
+    with pytest.raises(GidliteError, match="recurrence is 0"):
+        sample(predict, (5,), recurrence=0, **options)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

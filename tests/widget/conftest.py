@@ -11,9 +11,9 @@ from gidlite.volume import SpectralVolume
 MODULE = Path(__file__).resolve().parents[2] / "gidlite" / "widget" / "explorer.js"
 
 
-def disc(height: int, width: int) -> torch.Tensor:
+def disc(height: int, width: int, *, radius: float = 0.2) -> torch.Tensor:
     y, x = torch.arange(height)[:, None] / height - 0.45, torch.arange(width) / width - 0.5
-    return ((x * width / height) ** 2 + y**2 < 0.2**2).float()
+    return ((x * width / height) ** 2 + y**2 < radius**2).float()
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,29 @@ def test_at_rest_it_is_the_photo(opened, photo):
     assert np.abs(shown - expected).mean() < 4
 
 
+def test_a_lost_context_goes_on_without_webgl(opened, photo):
+    """Browsers take the oldest context away from a page with many photos."""
+    before = look(opened, "before_loss")
+    opened.evaluate(f"{EXPLORER}.painter.gl.getExtension('WEBGL_lose_context').loseContext()")
+    until(opened, f"{EXPLORER}.painter.name === '2D canvas'")
+    opened.wait_for_timeout(100)
+    assert np.abs(look(opened, "after_loss") - before).mean() < 6
+    press(opened, 24)
+    opened.wait_for_timeout(200)
+    assert abs(centre(look(opened, "held_after_loss")) - centre(before) - 24) < 2.5
+    opened.mouse.up()
+
+
+def test_pushing_often_does_not_push_further(opened):
+    opened.locator(".gidlite-canvas").first.focus()
+    farthest = 0
+    for _ in range(12):
+        opened.keyboard.press("ArrowRight")
+        opened.wait_for_timeout(40)
+        farthest = max(farthest, abs(middle(opened)))
+    assert 5 < farthest < 1.05 * 0.07 * 512
+
+
 def test_keyboard_poke_reset_and_sliders(opened):
     opened.locator(".gidlite-canvas").first.focus()
     opened.keyboard.press("ArrowLeft")
@@ -140,6 +163,27 @@ def test_keyboard_poke_reset_and_sliders(opened):
     assert drawn, "arrows are drawn"
     second = "document.querySelectorAll('figure')[1].explorer.system.energy()"
     assert opened.evaluate(second) == 0, "the other photo of the page was left alone"
+
+
+def test_the_pointer_attracts_what_it_hovers_by_if_asked_to(opened):
+    box = opened.locator(".gidlite-stage").first.bounding_box()
+    beside = box["x"] + 0.5 * box["width"] + 80, box["y"] + 0.45 * box["height"]
+    opened.mouse.move(*beside, steps=5)
+    opened.wait_for_timeout(200)
+    assert middle(opened) == 0, "off unless asked for"
+    opened.get_by_label("Attraction").first.fill("2")
+    opened.evaluate(f"{EXPLORER}.apply({{damping: 0.5}})")
+    opened.mouse.move(*beside, steps=5)
+    until(opened, f"!{EXPLORER}.busy")
+    leaning = middle(opened)
+    assert 2 < leaning < 1.01 * 0.07 * 512, "towards the pointer, and no further than by hand"
+    look(opened, "attracted")
+    frames = opened.evaluate(f"{EXPLORER}.frames")
+    opened.wait_for_timeout(200)
+    assert opened.evaluate(f"{EXPLORER}.frames") == frames, "leaning, it rests"
+    opened.mouse.move(box["x"] + 5, box["y"] + box["height"] + 60)
+    until(opened, f"!{EXPLORER}.busy")
+    assert middle(opened) == 0, "and back"
 
 
 @pytest.mark.parametrize("opened", [{"has_touch": True}], indirect=True)

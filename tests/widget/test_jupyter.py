@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,25 +15,34 @@ from gidlite.volume import save_volume
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-CELLS = [
+COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "08_interactive_modal_dynamics.ipynb"
+DISC = (
     "from gidlite.media import read_image\n"
     "from gidlite.volume import load_volume\n"
     "from gidlite.widget import ModalExplorer\n"
     "explorer = ModalExplorer(read_image('disc.png'), load_volume('disc.safetensors'))\n"
-    "explorer",
-]
+    "explorer"
+)
+
+
+def course() -> str:
+    """Return what notebook 08 runs to show the flower in its widget, as one cell."""
+    cells = ["".join(cell["source"]) for cell in json.loads(COURSE.read_text())["cells"]]
+    wanted = ("import math\n", "photo = read_image", "explorer = ")
+    return "\n".join(next(cell for cell in cells if cell.startswith(start)) for start in wanted)
 
 
 @pytest.fixture
-def lab(photo, volume, tmp_path):
+def lab(photo, volume, tmp_path, request):
     """Address of a JupyterLab that serves a notebook with the widget."""
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     write_image(tmp_path / "disc.png", photo)
     save_volume(tmp_path / "disc.safetensors", volume)
+    source = course() if request.param == "notebook 08" else DISC
     cells = [
-        {"cell_type": "code", "id": f"cell{i}", "metadata": {}, "outputs": [], "source": source,
-         "execution_count": None} for i, source in enumerate(CELLS)
+        {"cell_type": "code", "id": "cell0", "metadata": {}, "outputs": [], "source": source,
+         "execution_count": None}
     ]  # fmt: skip
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = {
@@ -45,9 +55,9 @@ def lab(photo, volume, tmp_path):
         "--ip=127.0.0.1", "--IdentityProvider.token=test", "--LabApp.news_url=None",
     ]  # fmt: skip
     environment = {
-        **os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_CONFIG_DIR": str(tmp_path / "conf"),
-        "JUPYTER_RUNTIME_DIR": str(tmp_path / "run"), "PYTHONPATH": os.pathsep.join(
-            [str(path) for path in sys.path if path]),
+        **os.environ, "GIDLITE_FAST": "1", "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "conf"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "run"),
+        "PYTHONPATH": os.pathsep.join([str(path) for path in sys.path if path]),
     }  # fmt: skip
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -64,7 +74,8 @@ def lab(photo, volume, tmp_path):
         server.wait(20)
 
 
-def test_widget_in_jupyterlab(lab, browser, tmp_path):
+@pytest.mark.parametrize("lab", ["a disc", "notebook 08"], indirect=True)
+def test_widget_in_jupyterlab(lab, browser, request):
     from playwright.sync_api import TimeoutError as NotThere
 
     page = browser.new_page(viewport={"width": 1100, "height": 900})
@@ -76,7 +87,7 @@ def test_widget_in_jupyterlab(lab, browser, tmp_path):
         page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
         page.keyboard.press("Shift+Enter")
         try:
-            stage.wait_for(timeout=20_000)
+            stage.wait_for(timeout=40_000)
             break
         except NotThere:
             continue
@@ -91,9 +102,20 @@ def test_widget_in_jupyterlab(lab, browser, tmp_path):
     page.wait_for_timeout(400)
     during = stage.screenshot()
     if folder := os.environ.get("GIDLITE_ARTEFACTS"):
-        page.screenshot(path=f"{folder}/jupyterlab.png")
+        name = request.node.callspec.params["lab"].replace(" ", "_")
+        page.screenshot(path=f"{folder}/jupyterlab_{name}.png")
     page.mouse.up()
     assert before != during, "pixels move"
+    ringing = set()
+    for _ in range(5):
+        page.wait_for_timeout(120)
+        ringing.add(stage.screenshot())
+    assert len(ringing) > 2, "it rings"
+    page.get_by_label("Damping").first.fill("0.5")
+    page.wait_for_timeout(6000)
+    settled = stage.screenshot()
+    page.wait_for_timeout(300)
+    assert stage.screenshot() == settled, "it settles"
     page.get_by_label("Wind").first.fill("1.5")
     page.locator(".jp-Notebook .jp-Cell .cm-content").last.click()
     page.keyboard.type("print('wind', explorer.wind)")

@@ -44,6 +44,21 @@ def test_modes_of_the_front_hold_within_it_and_the_back_rests(photo, volume):
     assert layers.back_modes[:, :, 0].abs().max() < 0.02 * middle.abs().max()
 
 
+def test_what_the_front_hides_is_filled_with_what_is_around(photo, volume):
+    """Stripes go on behind the disc, near its edge at least, and nothing of the disc is left."""
+    layers = split_layers(photo, volume.spectral[3:])
+    rim = (disc(320, 512) - disc(320, 512, radius=0.15)).bool()
+    wall = photo[0, :60].std()
+    assert layers.back[0][rim].std() > 0.5 * wall, "not a flat patch"
+    assert layers.back[0][disc(320, 512).bool()].max() < 0.25
+
+
+def test_a_hole_in_the_front_is_closed(photo, volume):
+    dark = photo.clone()
+    dark[:, 142:147, 250:255] = 0.02
+    assert split_layers(dark, volume.spectral[3:]).alpha[0, 144, 252] > 0.95
+
+
 def test_nothing_leaves_the_border(photo):
     layers = split_layers(photo, torch.ones(4, 2, 160, 256, dtype=torch.complex64))
     across, down = layers.front_modes[:, 0], layers.front_modes[:, 1]

@@ -9,12 +9,13 @@ import torch
 from conftest import MODULE
 
 from gidlite.modal import ModalSystem
+from gidlite.spectral import pack_complex
 
 NODE = shutil.which("node") or shutil.which("nodejs")
 DT, WIND, STEPS = 0.045, 1.5, 20
 
 SCRIPT = """
-import { ModalSystem, halfToFloat } from "./explorer.mjs";
+import { ModalSystem, ModeField, halfToFloat } from "./explorer.mjs";
 import { readFileSync } from "node:fs";
 const given = JSON.parse(readFileSync(0));
 const system = new ModalSystem(given.hertz, given.damping);
@@ -35,13 +36,20 @@ system.impulse(given.shape, -30, 10);
 for (let i = 0; i < given.steps; i++) { system.step(given.dt); note(); }
 system.pull(given.shape, 8, 3);
 for (let i = 0; i < given.steps; i++) { system.step(given.dt, given.wind, normal); note(); }
-console.log(JSON.stringify({ course, halves: given.halves.map(halfToFloat) }));
+const field = new ModeField(given.modes, 5, [4, 6], 6, 4);
+system.attract([field], 2.25, 4.5, 70, 1.5, Math.max(...field.mobility(system.omega)));
+for (let i = 0; i < given.steps; i++) { system.step(given.dt); note(); }
+system.settle();
+note();
+const settled = system.unrest();
+console.log(JSON.stringify({ course, settled, halves: given.halves.map(halfToFloat) }));
 """
 
 
 @pytest.fixture
 def system(generator) -> ModalSystem:
-    modes = torch.randn(5, 2, 4, 6, dtype=torch.complex128, generator=generator)
+    modes = torch.randn(5, 4, 4, 6, generator=generator).half().double()
+    modes = torch.complex(modes[:, :2], modes[:, 2:])  # exact as half floats
     modes[:, :, 0, 0] = 0
     modes[:, 1, 1, 1] = -0.5 * modes[:, 0, 1, 1]
     return ModalSystem(modes, frequencies_hz=torch.arange(5) * 0.7, damping=0.06)
@@ -74,7 +82,17 @@ def course_in_python(system: ModalSystem, radius: float, noise: torch.Tensor) ->
             note()
     finally:
         torch.randn = original
+    system.attract(x=2.25, y=4.5, strength=70, radius=1.5)
+    for _ in range(STEPS):
+        system.step(DT)
+        note()
+    system.step(1e4)
+    note()
     return course
+
+
+def half_bits(values: torch.Tensor) -> list:
+    return (values.half().view(torch.int16).int() & 0xFFFF).flatten().tolist()
 
 
 @pytest.mark.skipif(
@@ -94,7 +112,8 @@ def test_javascript_equals_python(system, generator, tmp_path):
         "line": shape(1, 1), "still": shape(0, 0), "radius": 1.7, "dt": DT, "wind": WIND,
         # The browser draws both numbers of the real part, then both of the imaginary part.
         "steps": STEPS, "noise": noise.transpose(-1, -2).flatten().tolist(),
-        "halves": (halves.view(torch.int16).int() & 0xFFFF).tolist(),
+        "halves": half_bits(halves),
+        "modes": half_bits(pack_complex(system.spectral).movedim(1, -1)),
     }  # fmt: skip
     answer = subprocess.run(
         [NODE, "run.mjs"], cwd=tmp_path, input=json.dumps(given), text=True, capture_output=True,
@@ -105,6 +124,7 @@ def test_javascript_equals_python(system, generator, tmp_path):
     torch.testing.assert_close(torch.tensor(result["halves"]), halves.float(), rtol=0, atol=0)
     expected = course_in_python(system, 1.7, noise)
     assert len(result["course"]) == len(expected)
+    assert result["settled"] == 0
     for step, (browser, python) in enumerate(zip(result["course"], expected, strict=True)):
         for name, one, two in zip(("q", "rate", "energy", "at"), browser, python, strict=True):
             torch.testing.assert_close(
