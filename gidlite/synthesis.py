@@ -138,7 +138,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         """
         height, width = motion.shape[-2:]
         photo, motion, metric = map(_pad, (pyramid.photo, motion, metric))
-        plans = self._plans(motion, metric, pyramid.order)
+        plans = self.plans(motion, metric, pyramid.order)
         coverage = plans[0].coverage()
         fine = torch.cat([photo, motion, pyramid.levels[0]], dim=1)
         base, arrived, moved = plans[0](fine).split([3, 2, fine.shape[1] - 5], dim=1)
@@ -158,11 +158,24 @@ class SynthesisNet(ModelMixin, ConfigMixin):
             x = self.decoder[level](entered)
         change = self.out(functional.relu(x))
         blend = torch.sigmoid(change[:, 3:]) * coverage.clamp(max=1)
-        frame = torch.lerp(base, sharp, blend) + change[:, :3]
+        shown = _within(fill_holes(arrived, coverage))
+        frame = torch.lerp(base, sharp, blend) + shown * change[:, :3]
         gate = motion_gate(motion, arrived.detach(), coverage)
         return torch.lerp(photo, frame, gate)[..., :height, :width]
 
-    def _plans(self, motion: Tensor, metric: Tensor, order: Tensor) -> list[SplatPlan]:
+    def plans(
+        self,
+        motion: Float[Tensor, "batch 2 height width"],
+        metric: Float[Tensor, "batch 1 height width"],
+        order: Float[Tensor, "batch 2 rows columns"],
+    ) -> list[SplatPlan]:
+        """Return how the three levels are splatted, fine to coarse; sides are multiples of 4.
+
+        Args:
+            motion: As for ``forward``.
+            metric: As for ``forward``.
+            order: Of the ``PhotoPyramid``.
+        """
         plans = []
         for level, log_scale in enumerate(self.log_scale):
             if level:
@@ -201,6 +214,18 @@ def motion_gate(
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:
     x = ((x - low) / (high - low)).clamp(0, 1)
     return x * x * (3 - 2 * x)
+
+
+def _within(arrived: Tensor) -> Tensor:
+    """Return 1 where what arrives was in the photo, and 0 where it comes from beyond its border.
+
+    Scenes to learn from end where the photo does, so a network knows nothing of what lies beyond.
+    """
+    height, width = arrived.shape[-2:]
+    x = torch.arange(width, device=arrived.device) - arrived[:, :1]
+    y = torch.arange(height, device=arrived.device)[:, None] - arrived[:, 1:]
+    beyond = torch.stack([-x, x - (width - 1), -y, y - (height - 1)]).amax(0)
+    return 1 - _ramp(beyond, 0.0, 1.0)
 
 
 def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
