@@ -1,9 +1,9 @@
 """What the amplitude network learns from which data, and how its scale is best set.
 
 The network is trained on several mixes of data, each time without a part of the real scenes and of
-the published results, and judged on that part: where things move, by its map alone. Then samples
-of the whole pipeline, with networks that have not seen the photo, are compared with its motion for
-several contrasts. Nothing that is kept for the final judgement is looked at.
+the published results, and judged on that part: where things move, by its map alone. With --samples,
+samples of the whole pipeline, with networks that have not seen the photo, are then compared with
+its motion for several contrasts. Nothing that is kept for the final judgement is looked at.
 
     python benchmarks/amplitude.py --real runs/real_train --published runs/published \
         --sprites sprites --out runs/amplitude_mixes
@@ -42,7 +42,6 @@ from gidlite.spectral import motion_amplitude, resize_spectral, spectral_to_moti
 from gidlite.synthesize import collect_pieces
 from gidlite.train.prefetch import Prefetched
 
-FOLDS = 4
 VARIATIONS = 10  # of every real sample
 COLOUR = 3  # channels of the features that ImageNet has no part in
 # Shares of photographic and painted scenes, real clips and published results; then what is hidden.
@@ -130,11 +129,11 @@ def composed(pieces, count: int, workers: int) -> list[Example]:
     return [Example(item["image"], item["spectral"], item["reliable"]) for item in items]
 
 
-def folds_of(scenes: list[str], *, seed: int) -> dict[str, int]:
+def folds_of(scenes: list[str], count: int, *, seed: int) -> dict[str, int]:
     """Deal scenes out to folds."""
     names = sorted(set(scenes))
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
-    return {names[place]: number % FOLDS for number, place in enumerate(order)}
+    return {names[place]: number % count for number, place in enumerate(order)}
 
 
 def hide(features: Tensor, how: str, generator: torch.Generator) -> Tensor:
@@ -159,7 +158,7 @@ def train(banks: dict[str, Bank], mix: tuple, allowed: dict[str, Tensor], option
     )
     generator = torch.Generator().manual_seed(1)
     for _ in range(options.steps):
-        picks = torch.multinomial(torch.tensor(shares), 32, True, generator=generator)
+        picks = torch.multinomial(torch.tensor(shares), options.batch, True, generator=generator)
         counts = picks.bincount(minlength=4).tolist()
         parts = [
             banks[name].draw(count, allowed[name], generator)
@@ -170,7 +169,8 @@ def train(banks: dict[str, Bank], mix: tuple, allowed: dict[str, Tensor], option
             features, latents, reliable = (
                 x.flip(-1) for x in (features, latents, reliable)
             )  # fmt: skip
-        with torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16):
+        on_gpu = torch.device(options.device).type == "cuda"
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=on_gpu):
             loss = amplitude_loss(net, hide(features, how, generator), latents, reliable)
         optimizer.zero_grad()
         loss.backward()
@@ -221,84 +221,119 @@ def judge(found: list[tuple[str, float]]) -> dict:
     return {"median": median(means.values()), "scenes": means} if means else {}
 
 
-def main() -> None:
+class Laboratory:
+    """Data, dealt out to folds, and what is measured on them."""
+
+    def __init__(self, options) -> None:
+        self.options = options
+        self.pipeline = GidPipeline.from_pretrained().to(options.device)
+        self.real = {"real": real_examples(options.real)}
+        self.real["published"] = real_examples(options.published)
+        self.banks = self._make_banks()
+        self.folds = {
+            kind: folds_of(scenes, options.folds, seed=seed)
+            for seed, (kind, (_, scenes)) in enumerate(self.real.items(), start=3)
+        }
+
+    def _make_banks(self) -> dict[str, Bank]:
+        options, maker = self.options, Maker(self.pipeline, self.options.device)
+        pieces = {
+            "photographic": collect_pieces(options.sprites, seed=0)[0],
+            "painted": collect_pieces(None)[0],
+        }
+        counts = {"photographic": options.scenes * 3 // 4, "painted": options.scenes // 4}
+        banks = {}
+        for name, count in counts.items():
+            examples = composed(pieces[name], count, options.workers)
+            banks[name] = maker.bank(examples, [""] * count)
+        return banks | {kind: maker.bank(*varied(*found)) for kind, found in self.real.items()}
+
+    def train(self, mix: tuple, fold: int) -> AmplitudeNet:
+        """Train a network on a mix without the real scenes of a fold."""
+        allowed = {}
+        for name, bank in self.banks.items():
+            parts = [self.folds[name][s] if name in self.folds else -1 for s in bank.scene]
+            allowed[name] = torch.tensor([n for n, part in enumerate(parts) if part != fold])
+        return train(self.banks, mix, allowed, self.options)
+
+    def networks(self, mix: tuple) -> list[AmplitudeNet]:
+        """Return a network for every fold; one for all if the mix has nothing to leave out."""
+        if any(mix[2:4]):
+            return [self.train(mix, fold) for fold in range(self.options.folds)]
+        return [self.train(mix, 0)] * self.options.folds
+
+    def where(self, networks: list[AmplitudeNet], how: str) -> dict[str, dict]:
+        """Return how well maps tell what moves, for each kind of photo, scene by scene."""
+        found = {}
+        for kind, (examples, scenes) in self.real.items():
+            nets = [networks[self.folds[kind][scene]] for scene in scenes]
+            found[kind] = judge(
+                [
+                    (scene, where(self.pipeline, net, example, how, self.options.device))
+                    for net, example, scene in zip(nets, examples, scenes, strict=True)
+                ]
+            )
+        return found
+
+    def samples(self, networks: list[AmplitudeNet], contrast: float) -> dict[str, dict]:
+        """Return the scores of samples on real clips; of every other one, as neighbours agree."""
+        examples, scenes = (column[::2] for column in self.real["real"])
+        nets = [networks[self.folds["real"][scene]] for scene in scenes]
+        rows = [
+            sampled(self.pipeline, net, example, contrast)
+            for net, example in zip(nets, examples, strict=True)
+        ]
+        return {
+            name: judge([(s, row[name]) for s, row in zip(scenes, rows, strict=True)])
+            for name in rows[0]
+        }
+
+
+def show(title: str, found: dict[str, dict], since: float) -> None:
+    """Print medians."""
+    cells = ", ".join(f"{k} {v['median']:.3f}" for k, v in found.items() if v)
+    print(f"{title}: {cells}  ({time.monotonic() - since:.0f} s)", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", required=True)
-    parser.add_argument("--published", required=True)
-    parser.add_argument("--sprites", required=True)
+    for name in ("--real", "--published", "--sprites"):
+        parser.add_argument(name, required=True, help="Folder.")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--scenes", type=int, default=1600)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--minutes", type=float, default=1e9, help="No new training after this.")
-    parser.add_argument("--mix", action="append", help="Only these; may be repeated.")
-    options = parser.parse_args()
-    started = time.monotonic()
-    pipeline = GidPipeline.from_pretrained().to(options.device)
-    maker = Maker(pipeline, options.device)
-    real, real_scenes = real_examples(options.real)
-    shown, shown_scenes = real_examples(options.published)
-    photographic, painted = collect_pieces(options.sprites, seed=0)[0], collect_pieces(None)[0]
-    counts = {"photographic": options.scenes * 3 // 4, "painted": options.scenes // 4}
-    made = {
-        "photographic": composed(photographic, counts["photographic"], options.workers),
-        "painted": composed(painted, counts["painted"], options.workers),
-    }
-    banks = {name: maker.bank(items, [""] * len(items)) for name, items in made.items()}
-    banks["real"] = maker.bank(*varied(real, real_scenes))
-    banks["published"] = maker.bank(*varied(shown, shown_scenes))
-    print(f"{options.scenes} scenes, {len(real)} + {len(shown)} real samples of "
-          f"{len(set(real_scenes))} + {len(set(shown_scenes))} scenes, made in "
-          f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
-    folds = {"real": folds_of(real_scenes, seed=3), "published": folds_of(shown_scenes, seed=4)}
-    options.out.mkdir(parents=True, exist_ok=True)
-    table: dict = {"steps": options.steps, "scenes": options.scenes, "mixes": {}, "contrasts": {}}
+    for name, value in {
+        "workers": 0,
+        "scenes": 1600,
+        "steps": 1500,
+        "batch": 32,
+        "folds": 4,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--samples", action="store_true", help="Compare contrasts, too.")
+    parser.add_argument("--mix", action="append", help="Only this; may be repeated.")
+    return parser.parse_args()
 
-    def late() -> bool:
-        return time.monotonic() - started > 60 * options.minutes
 
-    def allowed(without: int | None) -> dict[str, Tensor]:
-        kept = {}
-        for name, bank in banks.items():
-            parts = [folds[name][s] if name in folds else -1 for s in bank.scene]
-            kept[name] = torch.tensor([n for n, part in enumerate(parts) if part != without])
-        return kept
-
-    kinds = (("real", real, real_scenes), ("published", shown, shown_scenes))
-    unseen: dict[int, AmplitudeNet] = {}  # networks of the whole mix, by what they have not seen
+def main() -> None:
+    """Train on every mix; print and keep what came of it."""
+    options, started = parse(), time.monotonic()
+    laboratory = Laboratory(options)
+    about = {name: getattr(options, name) for name in ("steps", "batch", "scenes", "folds")}
+    table: dict = about | {"mixes": {}, "contrasts": {}}
+    for kind, (examples, scenes) in laboratory.real.items():
+        table[f"{kind} samples"], table[f"{kind} scenes"] = len(examples), len(set(scenes))
+    print(f"data made in {time.monotonic() - started:.0f} s", flush=True)
     for name, mix in MIXES.items():
-        if late() or (options.mix and name not in options.mix):
+        if options.mix and name not in options.mix:
             continue
-        began, maps = time.monotonic(), {"real": [], "published": []}
-        net = None
-        for fold in range(FOLDS):
-            if net is None or any(mix[2:4]):  # without real data, nothing is to be left out
-                net = train(banks, mix, allowed(fold), options)
-            if name == "all":
-                unseen[fold] = net
-            for kind, examples, scenes in kinds:
-                for example, scene in zip(examples, scenes, strict=True):
-                    if folds[kind][scene] == fold:
-                        value = where(pipeline, net, example, mix[4], options.device)
-                        maps[kind].append((scene, value))
-        table["mixes"][name] = {kind: judge(found) for kind, found in maps.items()}
-        medians = {k: v.get("median") for k, v in table["mixes"][name].items()}
-        print(f"{name}: {medians}  {time.monotonic() - began:.0f} s", flush=True)
-        write_json(options.out / "mixes.json", table)
-        if mix[4] != "colour":
-            net = train(banks, mix, allowed(None), options)
-            net.half().save_pretrained(options.out / re.sub(r"\W+", "_", name))
-    for contrast in CONTRASTS if unseen else ():
-        rows = []
-        for place in range(0, len(real), 2):  # neighbours are mostly of one clip
-            net = unseen[folds["real"][real_scenes[place]]]
-            rows.append((real_scenes[place], sampled(pipeline, net, real[place], contrast)))
-        table["contrasts"][str(contrast)] = {
-            score: judge([(scene, row[score]) for scene, row in rows]) for score in rows[0][1]
-        }
-        medians = {k: v.get("median") for k, v in table["contrasts"][str(contrast)].items()}
-        print(f"contrast {contrast}: {medians}", flush=True)
+        networks = laboratory.networks(mix)
+        table["mixes"][name] = laboratory.where(networks, mix[4])
+        show(name, table["mixes"][name], started)
+        if name == "all" and options.samples:
+            for contrast in CONTRASTS:
+                table["contrasts"][str(contrast)] = laboratory.samples(networks, contrast)
+                show(f"contrast {contrast}", table["contrasts"][str(contrast)], started)
         write_json(options.out / "mixes.json", table)
 
 
