@@ -42,7 +42,7 @@ from gidlite.spectral import motion_amplitude, resize_spectral, spectral_to_moti
 from gidlite.synthesize import collect_pieces
 from gidlite.train.prefetch import Prefetched
 
-VARIATIONS = 10  # of every real sample
+DEFAULTS = {"steps": 1500, "batch": 32, "scenes": 1600, "variations": 10, "folds": 4}
 COLOUR = 3  # channels of the features that ImageNet has no part in
 # Shares of photographic and painted scenes, real clips and published results; then what is hidden.
 MIXES = {
@@ -111,12 +111,14 @@ def real_examples(folder: str) -> tuple[list[Example], list[str]]:
     return examples, [scene_of(source.shards[place].info) for place in order]
 
 
-def varied(examples: list[Example], scenes: list[str]) -> tuple[list[Example], list[str]]:
-    """Return every sample in several variations."""
+def varied(
+    examples: list[Example], scenes: list[str], count: int
+) -> tuple[list[Example], list[str]]:
+    """Return every sample in so many variations."""
     vary, made, names = Augmentation(), [], []
     for number, (example, scene) in enumerate(zip(examples, scenes, strict=True)):
-        for again in range(VARIATIONS):
-            made.append(vary(example, seeded(1, number * VARIATIONS + again)))
+        for again in range(count):
+            made.append(vary(example, seeded(1, number * count + again)))
             names.append(scene)
     return made, names
 
@@ -246,7 +248,10 @@ class Laboratory:
         for name, count in counts.items():
             examples = composed(pieces[name], count, options.workers)
             banks[name] = maker.bank(examples, [""] * count)
-        return banks | {kind: maker.bank(*varied(*found)) for kind, found in self.real.items()}
+        return banks | {
+            kind: maker.bank(*varied(*found, options.variations))
+            for kind, found in self.real.items()
+        }
 
     def train(self, mix: tuple, fold: int) -> AmplitudeNet:
         """Train a network on a mix without the real scenes of a fold."""
@@ -302,13 +307,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, required=True, help="Folder.")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--device", default="cpu")
-    for name, value in {
-        "workers": 0,
-        "scenes": 1600,
-        "steps": 1500,
-        "batch": 32,
-        "folds": 4,
-    }.items():
+    for name, value in (DEFAULTS | {"workers": 0}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--samples", action="store_true", help="Compare contrasts, too.")
     parser.add_argument("--mix", action="append", help="Only this; may be repeated.")
@@ -319,8 +318,10 @@ def main() -> None:
     """Train on every mix; print and keep what came of it."""
     options, started = parse(), time.monotonic()
     laboratory = Laboratory(options)
-    about = {name: getattr(options, name) for name in ("steps", "batch", "scenes", "folds")}
-    table: dict = about | {"mixes": {}, "contrasts": {}}
+    table: dict = {name: getattr(options, name) for name in DEFAULTS} | {
+        "mixes": {},
+        "contrasts": {},
+    }
     for kind, (examples, scenes) in laboratory.real.items():
         table[f"{kind} samples"], table[f"{kind} scenes"] = len(examples), len(set(scenes))
     print(f"data made in {time.monotonic() - started:.0f} s", flush=True)
