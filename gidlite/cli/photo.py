@@ -32,8 +32,9 @@ from gidlite.cli.shared import (
 
 app = typer.Typer()
 
-# Where a renderer begins to invent more than it moves, px at 256 wide.
-_FAR = 12.0
+# Swing of the liveliest pixels in px at 256 wide: below the first, motion is easily missed; beyond
+# the second, a renderer invents more than it moves.
+_SLIGHT, _FAR = 1.0, 12.0
 
 
 def _read_photo(path: Path, max_width: int):
@@ -79,6 +80,8 @@ def _render(
             f"Something moves by {farthest:.0f} px of 256: shapes will stretch, and what they "
             "uncover is guessed. A smaller --amplify looks better."
         )
+    elif 0 < farthest < _SLIGHT:
+        console.print(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
     row = liveliest_row(volume.spectral, height=image.shape[-2])
     lines = []
     with (

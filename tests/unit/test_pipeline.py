@@ -142,6 +142,8 @@ def test_far_motion_is_said_to_be_far(tmp_path):
     near = gidlite(*arguments, "-o", tmp_path / "near.gif", "--amplify", "0.2")
     assert "moves by 21 px of 256" in " ".join(far.stdout.split())
     assert near.returncode == 0 and "px of 256" not in near.stdout
+    slight = gidlite(*arguments, "-o", tmp_path / "slight.gif", "--amplify", "0.02")
+    assert "The motion is slight, 0.4 px of 256" in " ".join(slight.stdout.split())
 
 
 @shipped
