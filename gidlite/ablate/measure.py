@@ -65,6 +65,8 @@ class MeasureSettings:
         samples: Predictions per photo for the scores of motion; the first one is rendered.
         steps: Solver steps.
         guidance: Weight of classifier-free guidance.
+        contrast: Of the amplitude map; none, as in the paper: small networks that are sure of
+            themselves would move everything by a multiple.
         seed: First seed of the predictions.
         draws: Resamples of every bootstrap.
         metrics: Of videos, see ``evaluate.video.METRICS``.
@@ -78,6 +80,7 @@ class MeasureSettings:
     samples: int = 2
     steps: int = 12
     guidance: float = 0.0
+    contrast: float = 0.0
     seed: int = 0
     draws: int = 200
     metrics: tuple[str, ...] = ("fid", "kid", "fvd", "fvd32")
@@ -253,7 +256,7 @@ class _Recorder:
         self.num_frames, self.fps, self.name = predictor.num_frames, predictor.fps, source
 
     def __call__(self, image, **options):
-        output = self._predictor(image, **options)
+        output = self._predictor(image, contrast=self._settings.contrast, **options)
         if self._seen is None or self._seen is not image:
             self._seen, self._count = image, self._count + 1
             self._record(output)
