@@ -140,9 +140,10 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         photo, motion, metric = map(_pad, (pyramid.photo, motion, metric))
         plans = self.plans(motion, metric, pyramid.order)
         coverage = plans[0].coverage()
-        fine = torch.cat([photo, motion, pyramid.levels[0]], dim=1)
-        base, arrived, moved = plans[0](fine).split([3, 2, fine.shape[1] - 5], dim=1)
-        base = fill_holes(base, coverage)
+        ahead = self._ahead(0, metric, pyramid.order)
+        fine = torch.cat([photo, motion, ahead, pyramid.levels[0]], dim=1)
+        base, arrived, ahead, moved = plans[0](fine).split([3, 2, 1, fine.shape[1] - 6], dim=1)
+        base = fill_holes(base, coverage, ahead)
         sharp = _sample_at(photo, -arrived)
         phase = arrived - arrived.floor()
         beside = torch.cat([base - 0.5, sharp - 0.5, coverage, 4 * phase * (1 - phase)], dim=1)
@@ -177,14 +178,18 @@ class SynthesisNet(ModelMixin, ConfigMixin):
             order: Of the ``PhotoPyramid``.
         """
         plans = []
-        for level, log_scale in enumerate(self.log_scale):
+        for level in range(len(self.log_scale)):
             if level:
                 motion = functional.avg_pool2d(motion, 2) / 2
                 metric = functional.avg_pool2d(metric, 2)
-            factor, offset = _enlarge(order, motion.shape[-2:]).split(1, dim=1)
-            ahead = metric * torch.exp(log_scale + factor) + offset
-            plans.append(SplatPlan(motion, metric=ahead.clamp(max=LARGEST_METRIC)))
+            plans.append(SplatPlan(motion, metric=self._ahead(level, metric, order)))
         return plans
+
+    def _ahead(self, level: int, metric: Tensor, order: Tensor) -> Tensor:
+        """Return Z: the metric with the level's scale, corrected by what the photo shows."""
+        factor, offset = _enlarge(order, metric.shape[-2:]).split(1, dim=1)
+        ahead = metric * torch.exp(self.log_scale[level] + factor) + offset
+        return ahead.clamp(max=LARGEST_METRIC)
 
 
 def motion_gate(

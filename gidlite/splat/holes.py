@@ -11,6 +11,7 @@ __all__ = ["fill_holes"]
 
 # Farther ahead than this, a pixel counts for nothing where another one is behind it.
 _FARTHEST_AHEAD = 18.0
+_NOTHING = 1e-12
 
 
 def fill_holes(
@@ -34,22 +35,26 @@ def fill_holes(
     if weight.is_cpu and (weight > 0.999).all():
         return picture
     trust = weight if ahead is None else weight * torch.exp(-ahead.clamp(0, _FARTHEST_AHEAD))
-    return _fill(picture, weight, trust)
+    return _fill(picture, weight, trust)[0]
 
 
-def _fill(picture: Tensor, weight: Tensor, trust: Tensor) -> Tensor:
-    """Fill where ``weight`` is below 1, each neighbour counting as ``trust`` says."""
+def _fill(picture: Tensor, weight: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill where ``weight`` is below 1, neighbours counting by ``trust``; return both, filled."""
     if min(picture.shape[-2:]) < 2 or (weight.is_cpu and (weight > 0.999).all()):
-        return picture
+        return picture, trust
     total = _halve(trust)
-    coarse = _halve(picture * trust) / total.clamp(min=1e-12)
-    known = _halve(weight)
-    coarse = _fill(coarse, (4 * known).clamp(max=1), 4 * total)
-    smooth = functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    coarse = _halve(picture * trust) / total.clamp(min=_NOTHING)
+    coarse, total = _fill(coarse, (4 * _halve(weight)).clamp(max=1), total)
     # Cells keep their place whatever the size, so that tiles of a photo are filled alike.
-    smooth = smooth[..., : picture.shape[-2], : picture.shape[-1]]
-    return torch.lerp(smooth, picture, weight)
+    near = _double(total, picture)
+    smooth = _double(coarse * total, picture) / near.clamp(min=_NOTHING)
+    return torch.lerp(smooth, picture, weight), torch.lerp(near, trust, weight)
 
 
 def _halve(x: Tensor) -> Tensor:
     return functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+
+
+def _double(x: Tensor, like: Tensor) -> Tensor:
+    large = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return large[..., : like.shape[-2], : like.shape[-1]]
