@@ -16,10 +16,11 @@ _VIDEO = {"fid": "FID", "kid": "KID", "fvd": "FVD", "fvd32": "FVD_32"}
 _MOTION = {"auc": "AUC", "spectrum": "spectrum", "axes": "axes", "phase": "phase"}
 CAPTION = (
     "Lower is better but for AUC. Brackets: 95 % bootstrap intervals over photos; if one ends at "
-    "0, the whole distance may be the bias of few photos. AUC: where it moves; spectrum: distance of the shapes of power spectra in dB, over the bins the row has; "
-    "axes, phase: how far the agreement of neighbouring bins is from the observed. Paper: FVD "
-    "and DT-FVD of Li et al. 2024, on their data; compare signs of differences, not numbers. Its "
-    "full model renders with a network: other renderers are compared with ours of that kind."
+    "0, the whole distance may be the bias of few photos. AUC: where it moves; spectrum: distance "
+    "of the shapes of power spectra in dB, over the bins the row has; axes, phase: how far the "
+    "agreement of neighbouring bins is from the observed. Paper: FVD and DT-FVD of Li et al. 2024, "
+    "on their data; compare signs of differences, not numbers. Its full model renders with a "
+    "network: other renderers are compared with ours of that kind."
 )
 
 
