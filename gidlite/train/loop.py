@@ -110,6 +110,8 @@ def train(
     pace = Pace(minutes, checkpoint_every_minutes, log_every, started=time.monotonic())
     check_run_folder(config, out, resume=resume)  # before the minutes that statistics take
     device = local_device(device)
+    if config.decoder_only and stats is None and not resume:  # others would make other latents
+        raise GidliteError("decoder_only needs the autoencoder's statistics; give --parts, too")
     if stats is None and config.part != "renderer":
         stats = checkpoint_stats(*load_checkpoint(out)) if resume else fit_stats(config, dataset)
     with private_randomness(device):

@@ -183,3 +183,27 @@ def test_a_renderer_that_lacks_weights_is_refused(tmp_path):
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(GidliteError, match=r"lacks 1 weights, such as out\.bias"):
         load_renderer(tmp_path)
+
+
+def test_a_hole_is_filled_from_what_lies_behind():
+    """A red board slides off a green wall: nothing of its red may stay in the hole."""
+    image = torch.zeros(3, 48, 64)
+    image[1] = 0.6
+    image[:, 12:36, 16:32] = torch.tensor([0.9, 0.0, 0.0])[:, None, None]
+    motion = torch.zeros(2, 48, 64)
+    motion[0, 12:36, 16:32] = 16.0
+    metric = motion.norm(dim=0)[None]
+    frame = render_frame(image, motion, metric)
+    assert frame[0, 12:36, 16:32].max() < 0.02
+    assert (frame[1, 12:36, 16:32] - 0.6).abs().max() < 0.02
+    assert render_frame(image, motion, metric, renderer="average")[0, 12:36, 16:32].max() > 0.2
+
+
+def test_nothing_is_painted_beyond_the_border():
+    """What comes in from outside is continued; the network's correction stays inside."""
+    image = torch.full((3, 64, 64), 0.5)
+    motion = torch.zeros(2, 64, 64)
+    motion[0] = 8.0
+    frame = NeuralRenderer(image, untrained())(motion, torch.ones(1, 64, 64))
+    assert (frame[:, 8:-8, :6] - 0.5).abs().max() < 1e-5
+    assert (frame[:, 8:-8, 16:-8] - 0.5).abs().max() > 1e-3

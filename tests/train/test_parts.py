@@ -105,3 +105,23 @@ def test_the_command_refuses_a_part_without_its_parts(tmp_path, capsys, monkeypa
     assert stopped.value.code == 2
     assert "needs a trained autoencoder and amplitude" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_training_the_decoder_alone_leaves_latents_valid(tmp_path, monkeypatch, tiny_dataset):
+    monkeypatch.setattr("gidlite.train.run.make_dataset", lambda *a, **k: tiny_dataset)
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
+    whole = TrainConfig(**settings | {"part": "vae"})
+    run_training(whole, tmp_path / "whole")
+    alone = TrainConfig(**settings | {"part": "vae", "decoder_only": True})
+    for given in ({}, {"start": tmp_path / "whole"}):
+        with pytest.raises(GidliteError, match="decoder_only needs"):
+            run_training(alone, tmp_path / "refused", **given)
+    run_training(alone, tmp_path / "alone", parts=[tmp_path / "whole"], start=tmp_path / "whole")
+    before, after = (load_parts([tmp_path / name]) for name in ("whole", "alone"))
+    assert torch.equal(before[1].scale, after[1].scale)
+    before, after = before[0]["autoencoder"], after[0]["autoencoder"]
+    packed = torch.randn(1, 4, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    latents = before.encode(packed)
+    assert torch.equal(latents, after.encode(packed))
+    photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(before.decode(latents, photo), after.decode(latents, photo))
