@@ -35,7 +35,7 @@ from gidlite.dataset import (
 from gidlite.evaluate.scores import MOVING_PX, Case, compare
 from gidlite.metrics import auc
 from gidlite.normalize import denormalize, normalize
-from gidlite.photo import photo_features
+from gidlite.photo import drop_features, photo_features
 from gidlite.pipeline import GidPipeline
 from gidlite.shards import write_json
 from gidlite.spectral import motion_amplitude, resize_spectral, spectral_to_motion
@@ -44,11 +44,13 @@ from gidlite.train.prefetch import Prefetched
 
 DEFAULTS = {"steps": 1500, "batch": 32, "scenes": 1600, "variations": 10, "folds": 4}
 COLOUR = 3  # channels of the features that ImageNet has no part in
+DROPPED = 0.3
 # Shares of photographic and painted scenes, real clips and published results; then what is hidden.
 MIXES = {
     "all": (0.49, 0.16, 0.175, 0.175, ""),
     "all, half of it real": (0.375, 0.125, 0.25, 0.25, ""),
     "all, features dropped at random": (0.49, 0.16, 0.175, 0.175, "dropout"),
+    "half of it real, features dropped": (0.375, 0.125, 0.25, 0.25, "dropout"),
     "all, colour instead of features": (0.49, 0.16, 0.175, 0.175, "colour"),
     "without published results": (0.49, 0.16, 0.35, 0.0, ""),
     "without real clips": (0.49, 0.16, 0.0, 0.35, ""),
@@ -143,8 +145,7 @@ def hide(features: Tensor, how: str, generator: torch.Generator) -> Tensor:
     if how == "colour":
         return torch.cat([features[:, :COLOUR], torch.zeros_like(features[:, COLOUR:])], dim=1)
     if how == "dropout":
-        kept = torch.rand(*features.shape[:2], 1, 1, generator=generator) >= 0.3
-        return features * kept.to(features.device) / 0.7
+        return drop_features(features, DROPPED, generator=generator)
     return features
 
 
@@ -261,11 +262,14 @@ class Laboratory:
             allowed[name] = torch.tensor([n for n, part in enumerate(parts) if part != fold])
         return train(self.banks, mix, allowed, self.options)
 
-    def networks(self, mix: tuple) -> list[AmplitudeNet]:
+    def networks(self, name: str) -> list[AmplitudeNet]:
         """Return a network for every fold; one for all if the mix has nothing to leave out."""
-        if any(mix[2:4]):
-            return [self.train(mix, fold) for fold in range(self.options.folds)]
-        return [self.train(mix, 0)] * self.options.folds
+        mix = MIXES[name]
+        count = self.options.folds if any(mix[2:4]) else 1
+        networks = [self.train(mix, fold) for fold in range(count)]
+        for fold, network in enumerate(networks):
+            network.save_pretrained(self.options.out / name.replace(" ", "_") / str(fold))
+        return networks * (self.options.folds // count)
 
     def where(self, networks: list[AmplitudeNet], how: str) -> dict[str, dict]:
         """Return how well maps tell what moves, for each kind of photo, scene by scene."""
@@ -328,7 +332,7 @@ def main() -> None:
     for name, mix in MIXES.items():
         if options.mix and name not in options.mix:
             continue
-        networks = laboratory.networks(mix)
+        networks = laboratory.networks(name)
         table["mixes"][name] = laboratory.where(networks, mix[4])
         show(name, table["mixes"][name], started)
         if name == "all" and options.samples:

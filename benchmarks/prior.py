@@ -34,7 +34,7 @@ def main() -> None:
     """Print a row per part and the whole, for the default solver and guidance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=None)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
     started = time.perf_counter()
     pipeline = GidPipeline.from_pretrained(options.model)

@@ -12,7 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["FEATURE_CHANNELS", "PHOTO_STRIDE", "perceptual_distance", "photo_features"]
+__all__ = [
+    "FEATURE_CHANNELS",
+    "PHOTO_STRIDE",
+    "drop_features",
+    "perceptual_distance",
+    "photo_features",
+]
 
 # Pixels of the photo per feature cell, which is also one latent cell: autoencoder (2) times the
 # coarser motion grid (2).
@@ -60,6 +66,25 @@ def photo_features(
             fitted = functional.interpolate(x / scale, size, mode="bilinear", align_corners=False)
             maps.append(fitted)
     return torch.cat(maps, dim=1)
+
+
+def drop_features(
+    features: Float[Tensor, "batch channels rows columns"],
+    share: float,
+    *,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch channels rows columns"]:
+    """Return features without a random share of every photo's maps; the others make up for it.
+
+    What is learnt from few scenes then rests on no single feature that happens to tell them apart.
+
+    Args:
+        features: Of photos.
+        share: In [0, 1).
+        generator: On the CPU.
+    """
+    kept = torch.rand(*features.shape[:2], 1, 1, generator=generator) >= share
+    return features * kept.to(features.device) / (1 - share)
 
 
 def perceptual_distance(

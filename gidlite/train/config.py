@@ -34,6 +34,8 @@ class TrainConfig:
         normalization: One of ``normalize.VARIANTS``.
         percentile: Of coefficient magnitude, that the scales are read at.
         condition_dropout: Share of slices trained without the photo, for guidance.
+        feature_dropout: Share of the photo's features that the amplitude network does without,
+            other ones for every scene and step.
         guided: Whether the autoencoder's decoder sees the photo.
         decoder_only: Leave the autoencoder's encoder as it starts, so that latents, and what was
             trained on them, stay valid.
@@ -67,6 +69,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     condition_dropout: float = 0.1
+    feature_dropout: float = 0.0
     mixed_precision: bool = True
     seed: int = 0
     real_share: float = 0.3
@@ -89,6 +92,10 @@ class TrainConfig:
             raise GidliteError(f"part {self.part!r} is unknown; train one of {', '.join(PARTS)}")
         if self.slices_per_scene > self.num_frequencies:
             raise GidliteError("slices_per_scene is larger than num_frequencies; lower it")
+        if not 0 <= self.feature_dropout < 1:
+            raise GidliteError(
+                f"feature_dropout is {self.feature_dropout}; it must be at least 0 and less than 1"
+            )
 
     @classmethod
     def from_json(cls, path: str | Path, **overrides) -> TrainConfig:

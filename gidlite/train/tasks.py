@@ -11,7 +11,7 @@ from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
 from gidlite.denoiser import Denoiser
 from gidlite.diffusion import denoising_loss, make_scheduler
 from gidlite.normalize import FrequencyStats, normalize
-from gidlite.photo import photo_features
+from gidlite.photo import drop_features, photo_features
 from gidlite.pipeline import GidPipeline
 from gidlite.train.config import TrainConfig
 from gidlite.train.sheets import amplitude_sheet, autoencoder_sheet, prior_sheet
@@ -116,7 +116,10 @@ class AmplitudeTask(_LatentTask):
         batch = self._to_device(batch)
         if torch.rand(1, generator=generator) < 0.5:
             batch = {k: v.flip(-1) for k, v in batch.items()}
-        return amplitude_loss(self.model, batch["features"], batch["latents"], batch["reliable"])
+        features = batch["features"]
+        if self.config.feature_dropout:
+            features = drop_features(features, self.config.feature_dropout, generator=generator)
+        return amplitude_loss(self.model, features, batch["latents"], batch["reliable"])
 
     def _draw_sheet(self, model, photos, spectral) -> Tensor:
         latents = self.autoencoder.encode(normalize(spectral, self.stats))

@@ -19,7 +19,7 @@ from gidlite.diffusion import (
     signal_levels,
 )
 from gidlite.gaussian import GaussianField, cosine_transform
-from gidlite.photo import FEATURE_CHANNELS, PHOTO_STRIDE, photo_features
+from gidlite.photo import FEATURE_CHANNELS, PHOTO_STRIDE, drop_features, photo_features
 
 BINS, ROWS, COLUMNS = 5, 16, 24
 
@@ -374,3 +374,14 @@ def test_features_have_one_cell_per_stride(generator):
     assert torch.allclose(features[:, :3], colour, atol=1e-5)
     # A photo's features do not depend on its neighbours in the batch.
     assert torch.allclose(photo_features(image[:1]), features[:1], atol=1e-3)
+
+
+def test_dropped_features_are_whole_maps_and_keep_the_mean(generator):
+    features = torch.rand(4, 2000, 2, 3, generator=generator) + 1
+    dropped = drop_features(features, 0.3, generator=generator)
+    gone = (dropped == 0).flatten(2)
+    assert torch.equal(gone.all(2), gone.any(2))  # a map goes as a whole, or stays
+    assert 0.27 < gone.float().mean() < 0.33
+    assert not torch.equal(gone[0], gone[1])  # other ones for every photo
+    assert torch.allclose(dropped[dropped != 0], (features / 0.7)[dropped != 0])
+    assert torch.equal(drop_features(features, 0.0, generator=generator), features)

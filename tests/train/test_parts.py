@@ -95,6 +95,28 @@ def test_the_mix_of_a_run(real, tmp_path):
     assert dataset._shares.tolist() == pytest.approx([0.7, 1.0] if real else [1.0])
 
 
+def test_the_amplitude_network_can_do_without_some_features(tiny_dataset):
+    from gidlite.autoencoder import SliceAutoencoder
+
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
+    losses = {}
+    for share in (0.0, 0.3):
+        config = TrainConfig(**options | {"part": "amplitude", "feature_dropout": share})
+        torch.manual_seed(0)
+        task = make_task(
+            config, tiny_dataset, FrequencyStats(torch.ones(4)), "cpu",
+            autoencoder=SliceAutoencoder((8, 16)),
+        )  # fmt: skip
+        batch = task.make(range(2))
+        draws = [torch.Generator().manual_seed(s) for s in (0, 0)]
+        first, second = (task.loss(batch, g).item() for g in draws)
+        assert first == second  # the generator decides, and nothing else
+        losses[share] = first
+    assert losses[0.0] != losses[0.3]
+    with pytest.raises(GidliteError, match=r"feature_dropout is 1\.0"):
+        TrainConfig(feature_dropout=1.0)
+
+
 def test_the_command_refuses_a_part_without_its_parts(tmp_path, capsys, monkeypatch):
     config = tmp_path / "prior.json"
     config.write_text(json.dumps({"part": "prior"}))
