@@ -15,8 +15,9 @@ import argparse
 import re
 import time
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 import torch
 from torch import Tensor
@@ -298,10 +299,21 @@ class Laboratory:
         }
 
 
-def show(title: str, found: dict[str, dict], since: float) -> None:
-    """Print medians."""
-    cells = ", ".join(f"{k} {v['median']:.3f}" for k, v in found.items() if v)
-    print(f"{title}: {cells}  ({time.monotonic() - since:.0f} s)", flush=True)
+def against(found: dict, reference: dict) -> tuple[float, float]:
+    """Return the mean difference from a reference, scene by scene, and its standard error."""
+    ours, theirs = (scores.get("scenes", {}) for scores in (found, reference))
+    gaps = [ours[scene] - theirs[scene] for scene in ours if scene in theirs]
+    return (mean(gaps), stdev(gaps) / len(gaps) ** 0.5) if len(gaps) > 1 else (nan, nan)
+
+
+def show(title: str, found: dict[str, dict], reference: dict[str, dict], since: float) -> None:
+    """Print medians, and how far they are from those of the first row."""
+    cells = []
+    for kind, scores in found.items():
+        gap, error = against(scores, reference[kind])
+        if scores:
+            cells.append(f"{kind} {scores['median']:.3f} ({gap:+.3f} ± {error:.3f})")
+    print(f"{title}: {', '.join(cells)}  ({time.monotonic() - since:.0f} s)", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -334,11 +346,12 @@ def main() -> None:
             continue
         networks = laboratory.networks(name)
         table["mixes"][name] = laboratory.where(networks, mix[4])
-        show(name, table["mixes"][name], started)
+        show(name, table["mixes"][name], next(iter(table["mixes"].values())), started)
         if name == "all" and options.samples:
             for contrast in CONTRASTS:
                 table["contrasts"][str(contrast)] = laboratory.samples(networks, contrast)
-                show(f"contrast {contrast}", table["contrasts"][str(contrast)], started)
+                found = table["contrasts"][str(contrast)]
+                show(f"contrast {contrast}", found, table["contrasts"]["0.0"], started)
         write_json(options.out / "mixes.json", table)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from gidlite._checks import GidliteError
 from gidlite.shards import ShardFolder
-from gidlite.spectral import resize_spectral
+from gidlite.spectral import anchor, motion_to_spectral, resize_spectral, spectral_to_motion
 from gidlite.synthetic import Pieces, make_scenes
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "crop",
     "flip",
     "recolor",
+    "retime",
     "reverse_time",
     "seeded",
 ]
@@ -94,6 +95,23 @@ def reverse_time(example: Example) -> Example:
     return replace(example, spectral=example.spectral.conj().resolve_conj())
 
 
+def retime(example: Example, speed: float) -> Example:
+    """Play the motion at another speed, from the photo on and for as long as before.
+
+    What repeats within the period, as the loops of other people do, fills single bins and leaves
+    those between empty; at another speed it spreads over them, as the motion of real clips does.
+
+    Args:
+        example: Whose motion repeats after its period.
+        speed: Positive; 2 is twice as fast. What becomes too fast for the last bin is lost.
+    """
+    bins = len(example.spectral)
+    samples = 8 * bins  # of a period; the fastest bin is sampled finely at any speed up to 4
+    times = torch.arange(samples, device=example.spectral.device) * speed
+    motion = spectral_to_motion(example.spectral, num_frames=samples, times=times)
+    return replace(example, spectral=anchor(motion_to_spectral(motion, num_frequencies=bins)))
+
+
 def amplify(example: Example, factor: float) -> Example:
     """Scale the motion."""
     return replace(example, spectral=example.spectral * factor)
@@ -115,6 +133,7 @@ class Augmentation:
         reverse: Probability of reversing time.
         smallest_crop: Crops keep at least this share of each side; 1 crops nothing.
         amplitude: Motion is scaled by a factor between 1/this and this.
+        speed: Motion is played at a speed between 1/this and this.
         color: Gains and contrast vary by up to this share.
     """
 
@@ -122,11 +141,12 @@ class Augmentation:
     reverse: float = 0.5
     smallest_crop: float = 0.5
     amplitude: float = 1.25
+    speed: float = 1.25
     color: float = 0.12
 
     def __call__(self, example: Example, generator: torch.Generator) -> Example:
         """Return a variation; equal generators give equal ones."""
-        chance = torch.rand(10, generator=generator).tolist()
+        chance = torch.rand(11, generator=generator).tolist()
         if chance[0] < self.flip:
             example = flip(example)
         if chance[1] < self.reverse:
@@ -136,6 +156,8 @@ class Augmentation:
             top, left = chance[3] * (1 - share), chance[4] * (1 - share)
             example = crop(example, top=top, left=left, share=share)
         example = amplify(example, self.amplitude ** (2 * chance[5] - 1))
+        if self.speed > 1:
+            example = retime(example, self.speed ** (2 * chance[10] - 1))
         gain = 1 + self.color * (2 * torch.tensor(chance[6:9]) - 1)
         return recolor(example, gain, contrast=1 + self.color * (2 * chance[9] - 1))
 

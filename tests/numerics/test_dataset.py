@@ -18,6 +18,7 @@ from gidlite.dataset import (
     crop,
     flip,
     recolor,
+    retime,
     reverse_time,
 )
 from gidlite.normalize import fit_frequency_stats
@@ -142,6 +143,34 @@ def test_every_sample_comes_once_before_any_comes_again(tmp_path, pieces):
     source = ShardSource(tmp_path)
     seen = {source.example(n, seed=0).image.sum().item() for n in range(3)}
     assert len(seen) == 3
+
+
+def test_another_speed_is_another_frequency_from_the_same_photo_on():
+    spectral = torch.zeros(8, 2, 3, 4, dtype=torch.complex64)
+    spectral[4] = torch.randn(2, 3, 4, dtype=torch.complex64)
+    example = Example(torch.rand(3, 6, 8), spectral, torch.ones(3, 4, dtype=torch.bool))
+    faster = retime(example, 1.25)
+    assert torch.allclose(faster.spectral[5], spectral[4], atol=1e-5)
+    others = [1, 2, 3, 4, 6, 7]
+    assert faster.spectral[others].abs().max() < 1e-5
+    assert torch.equal(faster.image, example.image)
+    for speed in (0.8, 1.0, 1.1):
+        moved = retime(example, speed).spectral
+        start = spectral_to_motion(moved, num_frames=150, times=torch.tensor([0]))
+        assert start.abs().max() < 1e-5
+    assert torch.allclose(retime(example, 1.0).spectral[1:], spectral[1:], atol=1e-5)
+
+
+def test_another_speed_fills_the_gaps_of_a_loop():
+    """A loop half as long as the period has nothing in odd bins; at other speeds it has."""
+    torch.manual_seed(0)
+    spectral = torch.randn(16, 2, 30, 30, dtype=torch.complex64)
+    spectral[1::2] = 0
+    example = Example(torch.rand(3, 60, 60), spectral, torch.ones(30, 30, dtype=torch.bool))
+    speeds = torch.linspace(0.8, 1.25, 10).tolist()
+    powers = [retime(example, s).spectral.abs().square().mean((1, 2, 3)) for s in speeds]
+    mean = torch.stack(powers).mean(0)
+    assert mean[3:12].min() > 0.2 * mean[3:12].max()
 
 
 def test_augmentation_is_seeded_and_varied(filmed):
