@@ -38,7 +38,7 @@ notebooks: $(READY)  ## run every notebook in full and store its outputs
 gallery: $(READY)  ## pages to touch in outputs/gallery; PHOTOS=folder for your own photos
 	@$(BIN)/python tools/gallery.py -o outputs/gallery $(PHOTOS)
 
-bench: $(READY)  ## run every benchmark
+bench: $(READY)  ## run every benchmark but benchmarks/studies, which want data and time
 	@set -e; for script in benchmarks/*.py; do \
 		if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script"; \
 		else echo "benchmarks/ holds no script yet: none run"; fi; \

@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gidlite.loops import close_loop
-from gidlite.media import fit_size, read_image, resize
+from gidlite.media import fit_size, read_image, resize, sample_photo
 from gidlite.motion_metrics import loop_seam
 from gidlite.pipeline import GidPipeline
 from gidlite.render import mean_motion, render_frame
@@ -211,7 +211,7 @@ def run(options: argparse.Namespace, pipeline: GidPipeline) -> dict[int, dict[st
 def main() -> None:
     """Print a table for each length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("photos", nargs="*", type=Path, default=[sample_photo()])
     parser.add_argument("--seconds", nargs="+", type=float, default=[2.5, 3.0, 5.0])
     parser.add_argument("--weights", nargs="*", type=float, default=[0.003])
     parser.add_argument("--steps", type=int, default=12)
