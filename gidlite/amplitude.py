@@ -81,15 +81,17 @@ def whiten(
 
 
 def sharpen(
-    scale: Float[Tensor, "*batch rows columns"], contrast: float
-) -> Float[Tensor, "*batch rows columns"]:
-    """Return scales farther from their geometric mean over the photo; 0 leaves them as they are.
+    scale: Float[Tensor, "*batch freq channels rows columns"], contrast: float
+) -> Float[Tensor, "*batch freq channels rows columns"]:
+    """Return scales by which what moves stands out more; 0 leaves them as they are.
 
     A network that is unsure predicts something in between for what moves and for what does not.
-    This is classifier-free guidance for the scale: ``(1 + contrast) log s − contrast log s̄``.
+    This is classifier-free guidance for the scale: ``log s + contrast (m − m̄)``, with m the mean
+    of log s over bins and directions and m̄ its mean over the photo. All bins of a place get one
+    factor, so its spectrum keeps its shape.
     """
-    level = scale.log()
-    return torch.exp(level + contrast * (level - level.mean((-2, -1), keepdim=True)))
+    level = scale.log().mean((-4, -3), keepdim=True)
+    return scale * torch.exp(contrast * (level - level.mean((-2, -1), keepdim=True)))
 
 
 def latent_magnitude(

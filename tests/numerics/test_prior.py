@@ -335,13 +335,17 @@ def test_magnitudes_and_whitening(generator):
     assert whiten(torch.tensor([[[[1e3]]]]).expand(1, 4, 1, 1), torch.ones(4, 1, 1)).max() == 6
 
 
-def test_sharpening_spreads_logarithms_about_their_mean(generator):
+def test_sharpening_spreads_places_and_keeps_their_spectra(generator):
     scale = torch.rand(2, 3, 4, 6, 8, generator=generator) + 0.1
-    level, sharp = scale.log(), sharpen(scale, 0.5).log()
+    sharp = sharpen(scale, 0.5)
+    level, now = (x.log().mean((1, 2)) for x in (scale, sharp))
     mean = level.mean((-2, -1), keepdim=True)
-    assert torch.allclose(sharp.mean((-2, -1), keepdim=True), mean, atol=1e-5)
-    assert torch.allclose(sharp - mean, 1.5 * (level - mean), atol=1e-5)
+    assert torch.allclose(now - mean, 1.5 * (level - mean), atol=1e-5)
+    shape, kept = (x / x[:, :1, :1] for x in (scale, sharp))
+    assert torch.allclose(kept, shape, rtol=1e-4)
     assert torch.allclose(sharpen(scale, 0.0), scale)
+    # Photos of a batch do not hear of each other.
+    assert torch.allclose(sharpen(scale[:1], 0.5), sharp[:1])
 
 
 def test_amplitudes_are_learned_from_what_is_reliable():
