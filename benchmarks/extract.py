@@ -15,10 +15,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gidlite.extract import Settings, run_extraction
-from gidlite.flow import follow, grey
-from gidlite.media import stream_video, write_video
-from gidlite.synthetic import Pieces, make_scenes
+from gidlite.data.extract import Settings, run_extraction
+from gidlite.data.world import make_scenes
+from gidlite.data.world.pieces import Pieces
+from gidlite.media.reader import stream_video
+from gidlite.media.writer import write_video
+from gidlite.motion.flow import follow, grey
 
 STARTS = 8
 

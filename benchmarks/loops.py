@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from gidlite.evaluate import loop_seam
 from gidlite.loops import close_loop
 from gidlite.media import fit_size, read_image, resize, sample_photo
-from gidlite.motion_metrics import loop_seam
+from gidlite.motion import SpectralVolume
+from gidlite.motion.spectral import anchor, resize_motion, resize_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
 from gidlite.render import mean_motion, render_frame
-from gidlite.spectral import anchor, resize_motion, resize_spectral, spectral_to_motion
-from gidlite.volume import SpectralVolume
 
 BANDS_HZ = (0.1, 0.5, 0.9, 1.7, 3.1)
 PIXEL_WAYS = ("none", "taper", "cross-fade", "snapping", "projection")

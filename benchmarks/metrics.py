@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from gidlite.evaluate.features import Clips, FeatureStore, Frames, Reading
-from gidlite.media import write_video
-from gidlite.networks import load_inception, load_kinetics_i3d
+from gidlite.evaluate.networks import load_inception, load_kinetics_i3d
+from gidlite.evaluate.videos import Clips, FeatureStore, Frames, Reading
+from gidlite.media.writer import write_video
 
 
 def make_videos(folder: Path, count: int) -> list[Path]:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gidlite.media import read_image, resize, sample_photo
-from gidlite.photo import photo_features
 from gidlite.pipeline import GidPipeline, working_size
+from gidlite.prior import photo_features
 
 
 def seconds(action, *, repeats: int = 3) -> float:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from statistics import geometric_mean
 
-from gidlite.ringdown import check_ringdown
+from studies.ringdown import check_ringdown
 
 
 def main() -> None:

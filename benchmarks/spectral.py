@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gidlite.spectral import motion_to_spectral, spectral_to_motion
+from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 
 
 def median_ms(function, repeats: int = 7) -> float:

@@ -17,8 +17,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.splat import compiled, splat
-from gidlite.splat.reference import ReferencePlan
+from gidlite.render import splat_fast as compiled
+from gidlite.render.splat import ReferencePlan, splat
 
 SIZES = ((256, 160, 3), (256, 160, 64), (1280, 720, 3))
 ROUNDS = 9

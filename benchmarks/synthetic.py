@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gidlite.synthetic import Pieces, make_scenes
+from gidlite.data.world import make_scenes
+from gidlite.data.world.pieces import Pieces
 
 SECONDS = 6.0
 

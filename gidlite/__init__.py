@@ -1,7 +1,43 @@
 """gidlite: generative image dynamics you can read, run and measure.
 
-``import gidlite`` is light: import what you need from the modules, for example
-``from gidlite.spectral import motion_to_spectral``.
+``import gidlite`` is light: import what you need from the rooms along a photo's journey, for
+example ``from gidlite.motion.spectral import motion_to_spectral``. The rooms, in that order:
+``media``, ``motion``, ``prior``, ``render``, ``dynamics``, and behind them ``data``, ``train``,
+``evaluate`` and ``cli``; see ``docs/architecture.md``.
 """
 
-__version__ = "0.1.0"
+import importlib
+import sys
+from importlib.machinery import ModuleSpec
+
+__version__ = "0.2.0"
+
+# Modules under their names of version 0.1, for one release more.
+_MOVED = {
+    "gidlite.modal": "gidlite.dynamics.modal",
+    "gidlite.normalize": "gidlite.motion.normalize",
+    "gidlite.spectral": "gidlite.motion.spectral",
+    "gidlite.splat": "gidlite.render.splat",
+}
+
+
+class _Moved:
+    """Finds a moved module under its old name: the same module object, not a copy."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, _Moved) if name in _MOVED else None
+
+    @staticmethod
+    def create_module(spec: ModuleSpec):
+        module = importlib.import_module(_MOVED[spec.name])
+        spec.loader_state = module.__spec__
+        return module
+
+    @staticmethod
+    def exec_module(module) -> None:
+        old, module.__spec__ = module.__spec__, module.__spec__.loader_state
+        sys.modules[old.name] = module
+
+
+sys.meta_path.append(_Moved)

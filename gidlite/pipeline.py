@@ -12,30 +12,23 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from gidlite._checks import GidliteError, check_shape
-from gidlite.amplitude import AmplitudeNet, sharpen
-from gidlite.autoencoder import SliceAutoencoder
-from gidlite.denoiser import PATCH, Denoiser
-from gidlite.diffusion import make_scheduler, sample
-from gidlite.guidance import classifier_free_guidance, loop_guidance
-from gidlite.loading import load_part
-from gidlite.loops import close_loop
+from gidlite.errors import GidliteError, check_shape, load_part
+from gidlite.loops import close_loop, loop_guidance
 from gidlite.media import resize
-from gidlite.normalize import FrequencyStats, denormalize, load_stats, save_stats
-from gidlite.photo import PHOTO_STRIDE, photo_features
+from gidlite.motion import SpectralVolume
+from gidlite.motion.normalize import FrequencyStats, denormalize, load_stats, save_stats
+from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
+from gidlite.prior import PHOTO_STRIDE, AmplitudeNet, photo_features, sharpen
+from gidlite.prior.autoencoder import SliceAutoencoder
+from gidlite.prior.denoiser import PATCH, Denoiser
+from gidlite.prior.diffusion import classifier_free_guidance, make_scheduler, sample
 from gidlite.render import render_frames
-from gidlite.spectral import anchor, resize_spectral, spectral_to_motion
-from gidlite.volume import SpectralVolume
-
-__all__ = ["DEFAULT_WEIGHTS", "PARTS", "GidOutput", "GidPipeline", "working_size"]
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
 # The photo is shown to the network at about as many pixels as in training, any aspect ratio.
 _WORKING_PIXELS = 256 * 160
 # The U-Net halves its grid of patches twice.
 _SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE
-
-
 PARTS = {"autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser}
 _VERSION = 3
 

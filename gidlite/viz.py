@@ -10,27 +10,9 @@ from jaxtyping import Complex, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite._checks import GidliteError, ShapeError, check_shape
-from gidlite.media import xt_slice
-from gidlite.media.images import to_bytes
-from gidlite.spectral import motion_amplitude
-from gidlite.synthetic import Scenes
-
-__all__ = [
-    "amplitude_map",
-    "compare_slices",
-    "contact_sheet",
-    "explore_slices",
-    "liveliest_line",
-    "liveliest_row",
-    "liveliest_slice",
-    "motion_tile",
-    "scene_tiles",
-    "show_amplitude",
-    "show_slices",
-    "show_xt_slice",
-    "slice_view",
-]
+from gidlite.errors import GidliteError, ShapeError, check_shape
+from gidlite.media import to_bytes, xt_slice
+from gidlite.motion.spectral import motion_amplitude
 
 Clip = UInt8[Tensor, "time 3 height width"]
 _LINE = (255, 64, 32)
@@ -135,28 +117,6 @@ def contact_sheet(
     framed = [functional.pad(picture, (gap,) * 4, value=1.0) for picture in padded]
     rows = [torch.cat(framed[i : i + columns], dim=-1) for i in range(0, len(framed), columns)]
     return torch.cat(rows, dim=-2)
-
-
-def scene_tiles(scenes: Scenes, *, every: int = 2) -> list[Float[Tensor, "3 height width"]]:
-    """Return three pictures per scene: the photo, its motion, and an X-t slice.
-
-    Motion is drawn by ``motion_tile``; the slice goes through the row that moves most, time
-    downwards.
-
-    Args:
-        scenes: Scenes with labels at full resolution.
-        every: Take one frame in this many into the slice.
-    """
-    size = scenes.grid
-    volumes = scenes.spectral(16)
-    rows = [liveliest_row(volume, height=size[0]) for volume in volumes]
-    count = scenes.coords.shape[-1]
-    lines = [scenes.frame(t)[range(len(rows)), :, rows] for t in range(0, count, every)]
-    slices = functional.interpolate(torch.stack(lines, dim=2), size, mode="area")
-    tiles = []
-    for photo, volume, xt in zip(scenes.photo, volumes, slices, strict=True):
-        tiles += [photo, motion_tile(volume, height=size[0], width=size[1]), xt]
-    return tiles
 
 
 def show_xt_slice(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from gidlite.data.world import make_scenes
+from gidlite.data.world.pieces import Pieces
 from gidlite.media import read_image, resize, sample_photo, write_image
+from gidlite.motion.spectral import motion_amplitude
 from gidlite.pipeline import GidPipeline
-from gidlite.spectral import motion_amplitude
-from gidlite.synthetic import Pieces, make_scenes
 from gidlite.viz import contact_sheet
 
 HEIGHT, WIDTH = 160, 256

@@ -24,24 +24,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gidlite.amplitude import AmplitudeNet, amplitude_loss
-from gidlite.dataset import (
-    Augmentation,
-    Example,
-    MotionDataset,
-    ShardSource,
-    SyntheticSource,
-    seeded,
-)
-from gidlite.evaluate.scores import MOVING_PX, Case, compare
-from gidlite.metrics import auc
-from gidlite.normalize import denormalize, normalize
-from gidlite.photo import drop_features, photo_features
+from gidlite.data import Augmentation, Example, MotionDataset, ShardSource, SyntheticSource, seeded
+from gidlite.data.shards import write_json
+from gidlite.data.world.pieces import collect_pieces
+from gidlite.evaluate import auc
+from gidlite.evaluate.motion import MOVING_PX, Case, compare
+from gidlite.motion.normalize import denormalize, normalize
+from gidlite.motion.spectral import motion_amplitude, resize_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
-from gidlite.shards import write_json
-from gidlite.spectral import motion_amplitude, resize_spectral, spectral_to_motion
-from gidlite.synthesize import collect_pieces
-from gidlite.train.prefetch import Prefetched
+from gidlite.prior import AmplitudeNet, amplitude_loss, drop_features, photo_features
+from gidlite.train.loop import Prefetched
 
 DEFAULTS = {"steps": 1500, "batch": 32, "scenes": 1600, "variations": 10, "folds": 4}
 COLOUR = 3  # channels of the features that ImageNet has no part in

@@ -17,11 +17,11 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
-from gidlite.dataset import Example, MotionDataset, ShardSource, SyntheticSource
-from gidlite.normalize import FrequencyStats, denormalize, normalize
+from gidlite.data import Example, MotionDataset, ShardSource, SyntheticSource
+from gidlite.data.world.pieces import collect_pieces
+from gidlite.motion.normalize import FrequencyStats, denormalize, normalize
 from gidlite.pipeline import GidPipeline
-from gidlite.synthesize import collect_pieces
+from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
 
 _HELD_OUT = 1 << 40  # scenes far from those that training counts up from
 

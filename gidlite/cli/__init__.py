@@ -1,36 +1,50 @@
-"""The ``gidlite`` command. Heavy imports wait until a command runs, so that --help is quick."""
+"""What all commands share: options with their help, where to print, progress bars."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from gidlite._checks import GidliteError
-from gidlite.cli import ablation, judge, learn, photo
-from gidlite.cli.shared import errors
+from gidlite.errors import GidliteError
 
-__all__ = ["app", "main"]
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+Steps = Annotated[int, typer.Option(help="Solver steps; more is slower.")]
+Guidance = Annotated[float, typer.Option(help="Weight of classifier-free guidance; 0 is none.")]
+Model = Annotated[Path | None, typer.Option(help="Folder of a trained pipeline.")]
+Renderer = Annotated[str, typer.Option(help="neural, softmax or average.")]
+Width = Annotated[int, typer.Option(help="Largest width of the video in pixels.")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second.")]
+Seconds = Annotated[float | None, typer.Option(help="Length; one period (5 s) if not given.")]
+Amplify = Annotated[float, typer.Option(help="Factor on the motion, 0 to 5.")]
+Quality = Annotated[float, typer.Option(help="Of MP4 and WebP, 0 to 1.")]
+Slow = Annotated[float, typer.Option(help="2 plays at half speed.")]
+Loop = Annotated[bool, typer.Option("--loop/--no-loop", help="End where it begins.")]
+SlicePath = Annotated[Path | None, typer.Option("--xt", help="Where to write the X-t slice.")]
 
-app = typer.Typer(
-    help="One photo of something that sways in, a seamless loop out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.add_typer(photo.app)
-app.add_typer(learn.app)
-app.add_typer(judge.app)
-app.add_typer(judge.evaluate, name="evaluate", no_args_is_help=True)
-app.add_typer(ablation.app, name="ablate", no_args_is_help=True)
-app.add_typer(judge.weights, name="weights", no_args_is_help=True)
+
+@contextmanager
+def progress_bar(title: str) -> Iterator:
+    """Yield a function of (done, total) that draws a progress bar on a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def main() -> None:
-    """Run the command line; a user's mistake becomes one sentence and exit code 2."""
-    try:
-        app()
-    except GidliteError as error:
-        errors.print(f"[red]Error:[/] {str(error).rstrip('.')}.", markup=True)
-        sys.exit(2)
+def parse_size(size: str) -> tuple[int, int]:
+    """Return (width, height) of a text such as 256x160, or refuse it."""
+    parts = size.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
+    return int(parts[0]), int(parts[1])

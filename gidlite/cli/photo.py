@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gidlite._checks import GidliteError
-from gidlite.cli.shared import (
+from gidlite.cli import (
     Amplify,
     Fps,
     Guidance,
@@ -29,9 +28,9 @@ from gidlite.cli.shared import (
     console,
     progress_bar,
 )
+from gidlite.errors import GidliteError
 
 app = typer.Typer()
-
 # Swing of the liveliest pixels in px at 256 wide: below the first, motion is easily missed; beyond
 # the second, a renderer invents more than it moves.
 _SLIGHT, _FAR = 1.0, 12.0
@@ -70,7 +69,8 @@ def _render(
     """Stream frames to one video and collect its X-t slice through the row that moves most."""
     import torch
 
-    from gidlite.media import VideoWriter, write_image
+    from gidlite.media import write_image
+    from gidlite.media.writer import VideoWriter
     from gidlite.render import farthest_motion, render_frames
     from gidlite.viz import liveliest_row
 
@@ -101,7 +101,7 @@ def _render(
 
 def _check_target(output: Path, quality: float = 0.8) -> None:
     """Refuse an unwritable target, or quality, before minutes are spent on it."""
-    from gidlite.media import VideoWriter
+    from gidlite.media.writer import VideoWriter
 
     VideoWriter(output, fps=30, quality=quality)
 
@@ -135,8 +135,8 @@ def animate(
     model: Model = None,
 ) -> None:
     """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
+    from gidlite.motion import SpectralVolume
     from gidlite.render import frame_times
-    from gidlite.volume import SpectralVolume
 
     started = time.monotonic()
     image = _read_photo(photo, width)
@@ -179,7 +179,7 @@ def predict(
     model: Model = None,
 ) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
-    from gidlite.volume import save_volume
+    from gidlite.motion import save_volume
 
     image = _read_photo(photo, 768)
     output = output or photo.with_suffix(".safetensors")
@@ -205,8 +205,8 @@ def render(
     xt: SlicePath = None,
 ) -> None:
     """Photo and volume to video: `gidlite render rose.jpg rose.safetensors -o rose.mp4`."""
+    from gidlite.motion import load_volume
     from gidlite.render import frame_times
-    from gidlite.volume import load_volume
 
     image, volume = _read_photo(photo, width), load_volume(volume_file)
     output = output or photo.with_name(f"{photo.stem}_loop.mp4")
@@ -231,8 +231,9 @@ def reanimate(
     xt: SlicePath = None,
 ) -> None:
     """Re-render a real video from its first frame and K frequencies of its own motion."""
-    from gidlite.media import write_image, write_video
-    from gidlite.reanimate import reanimate as run
+    from gidlite.media import write_image
+    from gidlite.media.writer import write_video
+    from gidlite.render import reanimate as run
     from gidlite.viz import compare_slices, liveliest_row
 
     output = output or video.with_name(f"{video.stem}_reanimated.mp4")
@@ -276,9 +277,9 @@ def poke(
 
     From a volume: `gidlite poke rose.safetensors --photo rose.jpg -o rose.html`.
     """
-    from gidlite.media.files import check_output
-    from gidlite.volume import load_volume
-    from gidlite.widget import make_scene, write_page
+    from gidlite.dynamics import make_scene, write_page
+    from gidlite.errors import check_output
+    from gidlite.motion import load_volume
 
     is_volume = source.suffix == ".safetensors"
     if is_volume and photo is None:
@@ -305,8 +306,8 @@ def _check_poke(image, options: dict) -> None:
     """Refuse impossible options before minutes are spent on the motion."""
     import torch
 
-    from gidlite.volume import SpectralVolume
-    from gidlite.widget import make_scene
+    from gidlite.dynamics import make_scene
+    from gidlite.motion import SpectralVolume
 
     make_scene(image, SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64)), **options)
 

@@ -1,9 +1,4 @@
-"""Runs a prior on first frames of clips, or on synthetic scenes, and scores what it imagines.
-
-The photo is the first frame, the truth the motion of what follows. A prediction cannot know the
-wind of that day, so samples are compared with the observation as distributions, never pixel by
-pixel in time.
-"""
+"""Cheap answers to "where would this photo move?", which a prior has to beat."""
 
 from __future__ import annotations
 
@@ -11,32 +6,270 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import median
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
-from torch.nn import functional
 
-from gidlite._checks import GidliteError
-from gidlite.evaluate.baselines import SceneRidge, feature_grid, log_amplitude_cells
-from gidlite.evaluate.scores import MOVING_PX, STATIC_PX, Case, MotionReport, MotionScores, compare
-from gidlite.flow import motion_texture
-from gidlite.media import probe_video, read_video
-from gidlite.metrics import auc
-from gidlite.motion_metrics import relative_difference
-from gidlite.spectral import motion_to_spectral, resize_spectral, spectral_to_motion
-from gidlite.synthesize import collect_pieces
-from gidlite.synthetic import make_scenes
+from gidlite.data.world import make_scenes
+from gidlite.data.world.pieces import collect_pieces
+from gidlite.errors import GidliteError
+from gidlite.evaluate import (
+    auc,
+    bin_agreement,
+    correlation_length,
+    log_spectral_distance,
+    phase_agreement,
+    relative_difference,
+)
+from gidlite.media.reader import probe_video, read_video
+from gidlite.motion.flow import motion_texture
+from gidlite.motion.spectral import (
+    motion_amplitude,
+    motion_to_spectral,
+    resize_spectral,
+    spectral_to_motion,
+)
 
-__all__ = ["Predictor", "Sampling", "evaluate_cases", "evaluate_motion", "evaluate_scenes"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gidlite.evaluate.scores import MotionReport
+    from gidlite.evaluate.video import VideoReport
+
+# Share of the shorter side that counts as border of a photo.
+_BORDER = 1 / 16
+
+
+def photo_baselines(
+    image: Float[Tensor, "3 height width"],
+) -> dict[str, Float[Tensor, "height width"]]:
+    """Return maps that need no learning; larger means "moves".
+
+    Returns:
+        ``colour``: distance from the mean colour of the photo's border, a sixteenth of the shorter
+        side wide; ``saturation``: largest minus smallest channel; ``centre``: minus the squared
+        distance from the centre, sides at ±1.
+    """
+    height, width = image.shape[-2:]
+    edge = max(1, round(min(height, width) * _BORDER))
+    border = torch.ones(height, width, dtype=torch.bool, device=image.device)
+    border[edge:-edge, edge:-edge] = False
+    colour = (image - image[:, border].mean(1)[:, None, None]).norm(dim=0)
+    x = torch.linspace(-1, 1, width, device=image.device)
+    y = torch.linspace(-1, 1, height, device=image.device)[:, None]
+    return {
+        "colour": colour, "saturation": image.amax(0) - image.amin(0), "centre": -(x**2 + y**2)
+    }  # fmt: skip
+
+
+MOVING_PX, STATIC_PX = 0.25, 0.1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A photo and how it moved.
+
+    Attributes:
+        name: For the table.
+        scene: Cases of one scene are never used to predict one another.
+        photo: ``(3, H, W)`` in [0, 1].
+        motion: ``(T, 2, H, W)`` px, observed by optical flow or exact.
+        reliable: ``(H, W)`` bool, where ``motion`` can be trusted.
+    """
+
+    name: str
+    scene: str
+    photo: Tensor
+    motion: Tensor
+    reliable: Tensor
+
+    @cached_property
+    def amplitude(self) -> Float[Tensor, "height width"]:
+        """RMS displacement about its mean in px, all frequencies."""
+        return self.motion.var(dim=0, correction=0).sum(0).sqrt()
+
+    @property
+    def moving(self) -> Bool[Tensor, "height width"]:
+        """Reliable pixels that move."""
+        return (self.amplitude > MOVING_PX) & self.reliable
+
+    @property
+    def static(self) -> Bool[Tensor, "height width"]:
+        """Reliable pixels that do not."""
+        return (self.amplitude < STATIC_PX) & self.reliable
+
+
+@dataclass(frozen=True)
+class MotionScores:
+    """Scores of one case; what is undefined is NaN. Amplitudes are RMS over time, in px.
+
+    "Moving" and "static" are reliable pixels whose observed motion exceeds 0.25 px or stays under
+    0.1 px at 256 wide. All but the AUCs and ``diversity`` look at moving pixels; spectra and
+    amplitudes of the observation hold the bins that the prediction has.
+
+    Attributes:
+        name: Name of the clip or scene.
+        frames: Frames observed.
+        reliable_fraction: Share of pixels that are reliable.
+        moving_fraction: Share of reliable pixels that move.
+        where_auc: Mean predicted amplitude as a score for moving against other reliable pixels.
+        where_auc_colour: The same for distance from the mean colour of the photo's border.
+        where_auc_saturation: The same for saturation.
+        where_auc_centre: The same for closeness to the centre.
+        amplitude_ratio: Predicted over observed amplitude.
+        static_to_moving: Predicted amplitude on static over that on moving pixels.
+        static_to_moving_observed: The same of the observation.
+        spectral_distance_db: Log-spectral distance of the pooled power spectra.
+        spectral_shape_distance_db: The same with the overall level removed.
+        correlation_length_px: Of the predictions, median over samples.
+        correlation_length_px_observed: Of the observation.
+        correlation_length_ratio: The former over the latter.
+        bin_agreement: Of directions at neighbouring bins; 0.64 if independent.
+        bin_agreement_observed: The same of the observation.
+        phase_agreement: Of phase steps between bins, over 8 px.
+        phase_agreement_observed: The same of the observation.
+        diversity: Relative RMS difference of samples; 0 equal, 1.41 unrelated.
+        same_seed_identical: Whether the first seed gives the same volume again.
+        seconds_per_sample: Time of one prediction.
+    """
+
+    name: str
+    frames: int
+    reliable_fraction: float
+    moving_fraction: float
+    where_auc: float
+    where_auc_colour: float
+    where_auc_saturation: float
+    where_auc_centre: float
+    amplitude_ratio: float
+    static_to_moving: float
+    static_to_moving_observed: float
+    spectral_distance_db: float
+    spectral_shape_distance_db: float
+    correlation_length_px: float
+    correlation_length_px_observed: float
+    correlation_length_ratio: float
+    bin_agreement: float
+    bin_agreement_observed: float
+    phase_agreement: float
+    phase_agreement_observed: float
+    diversity: float
+    same_seed_identical: bool
+    seconds_per_sample: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores with None for what is undefined or infinite."""
+        return {name: _or_none(value) for name, value in asdict(self).items()}
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class MotionReport:
+    """Scores of every case and the settings that gave them."""
+
+    settings: dict[str, Any]
+    cases: list[MotionScores]
+
+    def median(self) -> dict[str, Any]:
+        """Return medians over the cases in which a score is defined; identical means in all."""
+        rows = [case.to_json() for case in self.cases]
+        result: dict[str, Any] = {}
+        for field in fields(MotionScores)[1:]:
+            values = [row[field.name] for row in rows if row[field.name] is not None]
+            result[field.name] = _or_none(_median(values))
+        result["same_seed_identical"] = all(case.same_seed_identical for case in self.cases)
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``gidlite evaluate`` writes."""
+        return {
+            "format": "gidlite-motion-evaluation", "version": 1, "settings": self.settings,
+            "cases": [case.to_json() for case in self.cases], "median": self.median(),
+        }  # fmt: skip
+
+
+def compare(
+    case: Case, volumes: Complex[Tensor, "samples freq 2 height width"]
+) -> dict[str, float]:
+    """Return the scores of predictions that depend on the observation, by field name.
+
+    Args:
+        case: Photo and observed motion.
+        volumes: Predictions in px of the observation's size, over the same window of time.
+    """
+    observed = motion_to_spectral(case.motion, num_frequencies=volumes.shape[1])
+    moving, static, reliable = case.moving, case.static, case.reliable
+    predicted, truth = motion_amplitude(volumes), motion_amplitude(observed)
+    maps = {"": predicted.mean(0)}
+    maps |= {f"_{name}": score for name, score in photo_baselines(case.photo).items()}
+    scores = {
+        f"where_auc{name}": auc(score[reliable], moving[reliable]) for name, score in maps.items()
+    }
+    return scores | {
+        "reliable_fraction": reliable.float().mean().item(),
+        "moving_fraction": moving.sum().item() / max(1, reliable.sum().item()),
+        "amplitude_ratio": _ratio(_rms(predicted[:, moving]), _rms(truth[moving])),
+        "static_to_moving": _ratio(_rms(predicted[:, static]), _rms(predicted[:, moving])),
+        "static_to_moving_observed": _ratio(_rms(truth[static]), _rms(truth[moving])),
+        **_compare_spectra(volumes[..., moving], observed[..., moving]),
+        **_compare_coherence(volumes, observed, moving),
+    }
+
+
+def _compare_spectra(volumes: Tensor, observed: Tensor) -> dict[str, float]:
+    """Return distances between power spectra pooled over the given pixels, (..., K, 2, N)."""
+    if observed.shape[-1] == 0 or observed.shape[-3] < 2:
+        return {"spectral_distance_db": math.nan, "spectral_shape_distance_db": math.nan}
+    powers = [volumes.abs().square().mean((0, 2, 3)), observed.abs().square().mean((1, 2))]
+    return {
+        "spectral_distance_db": log_spectral_distance(*powers),
+        "spectral_shape_distance_db": log_spectral_distance(*powers, match_level=True),
+    }
+
+
+def _compare_coherence(volumes: Tensor, observed: Tensor, moving: Tensor) -> dict[str, float]:
+    """Return measures of coherence of predictions (median over samples) and observation."""
+    scores = {}
+    for name, measure in (
+        ("correlation_length_px", correlation_length),
+        ("bin_agreement", bin_agreement),
+        ("phase_agreement", phase_agreement),
+    ):
+        scores[name] = _median([measure(volume, moving) for volume in volumes])
+        scores[f"{name}_observed"] = measure(observed, moving)
+    scores["correlation_length_ratio"] = _ratio(
+        scores["correlation_length_px"], scores["correlation_length_px_observed"]
+    )
+    return scores
+
+
+def _median(values: list[float]) -> float:
+    """Return the median of the finite values; NaN if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return median(finite) if finite else math.nan
+
+
+def _rms(values: Tensor) -> float:
+    return values.square().mean().sqrt().item()
+
+
+def _ratio(top: float, bottom: float) -> float:
+    return top / bottom if bottom > 0 else math.nan
+
 
 _WIDTH = 256
 # Scenes of an evaluation lie far from the seeds that training counts up from.
 _HELD_OUT = 1 << 40
-
 Progress = Callable[[int, int], None]
 
 
@@ -199,49 +432,15 @@ def evaluate_cases(
         if progress is not None:
             progress(done, units)
 
-    scores, ridge = [], _WhereFromFeatures()
+    scores = []
     for case in cases:
         advance()
         scores.append(_score_case(case, pipeline, sampling, advance))
-        ridge.add(case)
-    found = [
-        replace(row, where_auc_features=value)
-        for row, value in zip(scores, ridge.aucs(), strict=True)
-    ]
     settings = {
         "model": pipeline.name, **asdict(sampling), "num_frames": pipeline.num_frames,
         "fps": pipeline.fps, "width": _WIDTH, "moving_px": MOVING_PX, "static_px": STATIC_PX,
     }  # fmt: skip
-    return MotionReport(settings, found)
-
-
-class _WhereFromFeatures:
-    """Collects cases; then scores each by ridge regression on the scenes of the others."""
-
-    def __init__(self) -> None:
-        self.ridge = SceneRidge()
-        self.seen: list[tuple[str, Tensor, Tensor, Tensor]] = []
-
-    def add(self, case: Case) -> None:
-        features = feature_grid(case.photo)
-        rows, columns = features.shape[-2:]
-        target, weight = log_amplitude_cells(
-            case.amplitude, case.reliable, rows=rows, columns=columns
-        )
-        self.ridge.add(case.scene, features, target, weight)
-        self.seen.append((case.scene, features, case.reliable, case.moving))
-
-    def aucs(self) -> list[float]:
-        return [self._auc(*seen) for seen in self.seen]
-
-    def _auc(self, scene: str, features: Tensor, reliable: Tensor, moving: Tensor) -> float:
-        cells = self.ridge.predict(scene, features)
-        if cells is None:
-            return math.nan
-        score = functional.interpolate(
-            cells[None, None], tuple(reliable.shape), mode="bilinear", align_corners=False
-        )[0, 0]
-        return auc(score[reliable], moving[reliable])
+    return MotionReport(settings, scores)
 
 
 def _score_case(
@@ -265,7 +464,6 @@ def _score_case(
         frames=len(case.motion),
         same_seed_identical=identical,
         seconds_per_sample=seconds,
-        where_auc_features=math.nan,
         diversity=_diversity(volumes),
         **compare(case, torch.stack(volumes)),
     )
@@ -287,3 +485,100 @@ def _diversity(volumes: list[Tensor]) -> float:
     """Return the mean relative difference of each sample from the next; NaN for one sample."""
     pairs = list(pairwise(volumes))
     return sum(relative_difference(*pair) for pair in pairs) / len(pairs) if pairs else math.nan
+
+
+_TABLES = {
+    "Where: AUC of the prior and of three baselines (chance 0.5); shares of pixels": {
+        "prior": "where_auc",
+        "colour": "where_auc_colour",
+        "satur.": "where_auc_saturation",
+        "centre": "where_auc_centre",
+        "moving": "moving_fraction",
+        "reliable": "reliable_fraction",
+    },
+    "How much: amplitude over observed, static over moving; which frequencies: distance in dB": {
+        "amount": "amplitude_ratio",
+        "static": "static_to_moving",
+        "(real)": "static_to_moving_observed",
+        "spectrum": "spectral_distance_db",
+        "its shape": "spectral_shape_distance_db",
+        "s/sample": "seconds_per_sample",
+    },
+    "Coherence: correlation length over observed, agreement of bins; diversity of seeds": {
+        "length": "correlation_length_ratio",
+        "axes": "bin_agreement",
+        "(real)": "bin_agreement_observed",
+        "phases": "phase_agreement",
+        "(real) ": "phase_agreement_observed",
+        "seeds": "diversity",
+        "repeats": "same_seed_identical",
+    },
+}
+
+
+def report_tables(report: MotionReport) -> list[Table]:
+    """Return tables with a row per case and the medians last; undefined scores are "-"."""
+    from rich.table import Table
+
+    rows = [case.to_json() for case in report.cases] + [{"name": "median", **report.median()}]
+    tables = []
+    for title, columns in _TABLES.items():
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("")
+        for heading in columns:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            style = "bold" if row is rows[-1] else None
+            table.add_row(row["name"], *(_cell(row[key]) for key in columns.values()), style=style)
+        tables.append(table)
+    return tables
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:.2f}"
+
+
+_METRIC_TITLES = {
+    "fid": "FID", "kid": "KID", "fvd": "FVD", "fvd32": "FVD_32", "dtfvd": "DT-FVD",
+    "dtfvd32": "DT-FVD_32",
+}  # fmt: skip
+
+
+def video_tables(report: VideoReport) -> list[Table]:
+    """Return a table of distances and, if there are curves, one with a column per window."""
+    from rich.table import Table
+
+    title = f"{report.fake_videos} videos against {report.real_videos} real ones"
+    caption = "* fewer samples than features: biased upwards; compare equal numbers only"
+    few = any(distance.few_samples for distance in report.distances)
+    distances = Table(
+        title=title, title_justify="left", box=None, pad_edge=False,
+        caption=caption if few else None, caption_justify="left",
+    )  # fmt: skip
+    distances.add_column("")
+    for heading in ("distance", "95 %", "real n", "n"):
+        distances.add_column(heading, justify="right")
+    distances.add_column("features")
+    for row in report.distances:
+        spread = "-" if row.low is None else f"{row.low:.4g} to {row.high:.4g}"
+        if row.deviation is not None:
+            spread = f"± {row.deviation:.4f}"
+        star = "*" if row.few_samples else ""
+        distances.add_row(
+            _METRIC_TITLES[row.metric], f"{row.value:.4g}{star}", spread, str(row.real_samples),
+            str(row.fake_samples), row.network,
+        )  # fmt: skip
+    return [distances, *(_curve_table(curve) for curve in report.curves)]
+
+
+def _curve_table(curve: Any) -> Table:
+    from rich.table import Table
+
+    title = f"{_METRIC_TITLES[curve.metric]} in windows of {curve.window} frames, by first frame"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for start in curve.starts:
+        table.add_column(str(start), justify="right")
+    table.add_row(*(f"{value:.4g}" for value in curve.values))
+    return table

@@ -13,18 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gidlite._checks import GidliteError, require_file
-from gidlite.media.files import require
-
-__all__ = [
-    "Clip",
-    "VideoInfo",
-    "nearest_indices",
-    "probe_video",
-    "read_video",
-    "resample_frame_rate",
-    "stream_video",
-]
+from gidlite.errors import GidliteError, require, require_file
 
 # swscale flags that older PyAV does not name.
 _ACCURATE_ROUNDING, _FULL_CHROMA = 0x40000, 0x2000

@@ -15,11 +15,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from gidlite.media.files import check_output, require, sibling, writing
-from gidlite.media.images import to_bytes
+from gidlite.errors import check_output, require, sibling, writing
+from gidlite.media import to_bytes
 from gidlite.media.reader import nearest_indices
-
-__all__ = ["VideoWriter", "write_video"]
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")
 GIF_MAX_FPS = 50.0  # browsers slow a GIF down when a delay is under 2 centiseconds

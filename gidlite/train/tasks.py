@@ -1,22 +1,93 @@
-"""What each part learns: how its examples are prepared, and its loss."""
+"""Pictures of what a part can do by now, drawn at every checkpoint from examples not trained on."""
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.amplitude import AmplitudeNet, amplitude_loss, whiten
-from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
-from gidlite.denoiser import Denoiser
-from gidlite.diffusion import denoising_loss, make_scheduler
-from gidlite.normalize import FrequencyStats, normalize
-from gidlite.photo import drop_features, photo_features
+from gidlite.data.pairs import PairDataset
+from gidlite.motion.normalize import FrequencyStats, normalize
+from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
-from gidlite.train.config import TrainConfig
-from gidlite.train.sheets import amplitude_sheet, autoencoder_sheet, prior_sheet
+from gidlite.prior import (
+    AmplitudeNet,
+    amplitude_loss,
+    drop_features,
+    latent_magnitude,
+    perceptual_distance,
+    photo_features,
+    whiten,
+)
+from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
+from gidlite.prior.denoiser import Denoiser
+from gidlite.prior.diffusion import denoising_loss, make_scheduler
+from gidlite.render.network import SynthesisNet
+from gidlite.render.photo import fill_holes, splat_photo
+from gidlite.render.splat import splat
+from gidlite.train import TrainConfig
+from gidlite.viz import contact_sheet, motion_tile
 
-__all__ = ["AmplitudeTask", "AutoencoderTask", "PriorTask", "autocast"]
+Picture = Float[Tensor, "3 height width"]
+# Of sampling for a sheet: enough to see what comes, and done in seconds.
+_STEPS = 10
+
+
+def autoencoder_sheet(model: SliceAutoencoder, photos: Tensor, packed: Tensor) -> Picture:
+    """Return photo, normalized dx (real part) at bin 1, and the same after encoding and decoding.
+
+    Args:
+        model: Of this moment.
+        photos: ``(N, 3, H, W)``.
+        packed: Normalized volumes ``(N, K, 4, h, w)``.
+    """
+    decoded = model.decode(model.encode(packed), photos)
+    rows = zip(photos, packed[:, 1, 0], decoded[:, 1, 0], strict=True)
+    return _sheet([(photo, *(_gray(0.5 + s / 4, photo) for s in pair)) for photo, *pair in rows])
+
+
+def amplitude_sheet(
+    net: AmplitudeNet, photos: Tensor, features: Tensor, latents: Tensor
+) -> Picture:
+    """Return photo, true and expected magnitude of latents, mean over bins above 0 Hz.
+
+    Args:
+        net: Of this moment.
+        photos: ``(N, 3, H, W)``.
+        features: From ``photo_features``.
+        latents: Of the true motion, ``(N, K, 4, h, w)``.
+    """
+    maps = [m[:, 1:].mean((1, 2)) / 2 for m in (latent_magnitude(latents), net(features))]
+    rows = zip(photos, *maps, strict=True)
+    return _sheet([(photo, *(_gray(m, photo) for m in pair)) for photo, *pair in rows])
+
+
+def prior_sheet(pipeline: GidPipeline, photos: Tensor, spectral: Tensor) -> Picture:
+    """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``.
+
+    Args:
+        pipeline: All parts, of this moment.
+        photos: ``(N, 3, H, W)``.
+        spectral: True volumes ``(N, K, 2, h, w)``.
+    """
+    rows = []
+    for number, (photo, truth) in enumerate(zip(photos.cpu(), spectral.cpu(), strict=True)):
+        generator = torch.Generator().manual_seed(number)
+        drawn = pipeline(photo, num_inference_steps=_STEPS, generator=generator).spectral
+        size = {"height": photo.shape[-2], "width": photo.shape[-1]}
+        rows.append((photo, motion_tile(truth, **size), motion_tile(drawn, **size)))
+    return _sheet(rows)
+
+
+def _sheet(rows: list[tuple[Picture, ...]]) -> Picture:
+    return contact_sheet([tile.cpu().float() for row in rows for tile in row], columns=3)
+
+
+def _gray(values: Float[Tensor, "rows columns"], photo: Picture) -> Picture:
+    fitted = functional.interpolate(values[None, None].float(), photo.shape[-2:])[0]
+    return fitted.clamp(0, 1).expand(3, -1, -1)
+
 
 _FIELD_EXAMPLES = 96
 _SHEET_EXAMPLES = 3
@@ -206,3 +277,84 @@ def autocast(config: TrainConfig, device: torch.device | str) -> torch.autocast:
     """Return the context in which losses are computed."""
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.mixed_precision)
+
+
+_SHEET_PAIRS = 6
+# The L1 term leaves a tenth of its weight to what has not moved.
+_STATIC_WEIGHT, _MOVING_PX = 0.1, 0.05
+
+
+class RendererTask:
+    """Second frames from first ones and the motion between them.
+
+    Args:
+        config: Of the part "renderer".
+        dataset: Of pairs, on the training device.
+        stats: Not used.
+        device: Where to train.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: PairDataset, stats: None, device) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.model: nn.Module = SynthesisNet(config.renderer_channels).to(device)
+
+    def make(self, numbers: range) -> dict[str, Tensor]:
+        """Return pairs: frames as bytes, motion and metric in half precision."""
+        items = [self.dataset[n] for n in numbers]
+        return {k: torch.stack([item[k] for item in items]).to(self.device) for k in items[0]}
+
+    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return L1 and perceptual distance where the motion can be trusted."""
+        batch = _mirrored(_as_floats(batch), generator)
+        if torch.rand(1, generator=generator) < self.config.coarse_share:
+            batch["motion"] = _coarsened(batch["motion"])
+        frame = synthesize(self.model, batch)
+        weight = _trusted_targets(batch)
+        gap = (frame - batch["second"]).abs().mean(1, keepdim=True)
+        total = (gap * weight).sum() / weight.sum().clamp(min=1)
+        look = perceptual_distance(frame.clamp(0, 1), batch["second"], weight)
+        return total + self.config.perceptual_weight * look
+
+    def sheet(self, model: nn.Module) -> Tensor:
+        """Return photo, truth, splatted photo and the model's frame, of pairs not trained on."""
+        batch = _as_floats(self.make(range(2 * 10**9, 2 * 10**9 + 4 * _SHEET_PAIRS, 4)))
+        base, _ = splat_photo(batch["first"], batch["motion"], batch["metric"])
+        rows = zip(batch["first"], batch["second"], base, synthesize(model, batch), strict=True)
+        return contact_sheet([tile.clamp(0, 1).cpu() for row in rows for tile in row], columns=4)
+
+
+def synthesize(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return the model's second frames of a batch."""
+    return model(model.encode(batch["first"]), batch["motion"], batch["metric"])
+
+
+def _as_floats(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    frames = {k: batch[k].float() / 255 for k in ("first", "second")}
+    return {k: v.float() for k, v in batch.items()} | frames
+
+
+def _mirrored(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Mirror the whole batch along either axis, each half the time."""
+    for axis, component in ((-1, 0), (-2, 1)):
+        if torch.rand(1, generator=generator) < 0.5:
+            batch = {k: v.flip(axis) for k, v in batch.items()}
+            batch["motion"][:, component] *= -1
+    return batch
+
+
+def _coarsened(motion: Tensor) -> Tensor:
+    height, width = motion.shape[-2:]
+    half = resize_motion(motion, height=height // 2, width=width // 2)
+    return resize_motion(half, height=height, width=width)
+
+
+@torch.no_grad()
+def _trusted_targets(batch: dict[str, Tensor]) -> Tensor:
+    """Return the weight of every pixel of the second frame: trusted, and more where it moves."""
+    moving = (batch["motion"].square().sum(1, keepdim=True) > _MOVING_PX**2).float()
+    about = torch.cat([batch["reliable"], moving], dim=1)
+    arrived, coverage = splat(about, batch["motion"], mode="average", return_coverage=True)
+    # What is uncovered is trusted as far as its surroundings are.
+    trusted, moved = fill_holes(arrived, coverage).split(1, dim=1)
+    moved = functional.max_pool2d((moved + (coverage < 0.5)).clamp(max=1), 5, 1, 2)
+    return (trusted > 0.9) * (_STATIC_WEIGHT + (1 - _STATIC_WEIGHT) * moved)

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gidlite._checks import GidliteError
-from gidlite.extract import Settings, find_videos, make_plan, run_extraction
-from gidlite.extract.screening import camera_path, camera_way, left_behind, remove_camera
-from gidlite.media import write_video
-from gidlite.shards import DiskFullError, ShardFolder
-from gidlite.spectral import motion_amplitude, motion_to_spectral
-from gidlite.synthetic import Pieces, make_scenes
+from gidlite.data.extract import Settings, find_videos, make_plan, run_extraction
+from gidlite.data.screening import camera_path, camera_way, left_behind, remove_camera
+from gidlite.data.shards import DiskFullError, ShardFolder
+from gidlite.data.world import make_scenes
+from gidlite.data.world.pieces import Pieces
+from gidlite.errors import GidliteError
+from gidlite.media.writer import write_video
+from gidlite.motion.spectral import motion_amplitude, motion_to_spectral
 
 FRAMES, HEIGHT, WIDTH = 40, 64, 96
 SETTINGS = Settings(height=HEIGHT, width=WIDTH, num_frames=FRAMES, num_frequencies=8)
@@ -328,7 +329,7 @@ def test_long_videos_are_cut_into_segments_that_agree_with_the_whole(tmp_path, m
 
 
 def test_shards_stay_under_their_limit():
-    from gidlite.shards import SHARD_BYTES, sample_bytes
+    from gidlite.data.shards import SHARD_BYTES, sample_bytes
 
     for settings in (Settings(), Settings(height=320, width=512, num_frequencies=24)):
         size = (settings.height, settings.width)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from gidlite._checks import GidliteError
-from gidlite.dataset import (
+from gidlite.data import (
     Augmentation,
     Augmented,
     Example,
@@ -21,11 +20,12 @@ from gidlite.dataset import (
     retime,
     reverse_time,
 )
-from gidlite.normalize import fit_frequency_stats
-from gidlite.shards import Sample, ShardFolder, finish_folder, write_json, write_shard
-from gidlite.spectral import motion_to_spectral, spectral_to_motion
-from gidlite.synthetic import Pieces, make_scenes
-from gidlite.synthetic.scenes import _sample_at
+from gidlite.data.shards import Sample, ShardFolder, finish_folder, write_json, write_shard
+from gidlite.data.world import _sample_at, make_scenes
+from gidlite.data.world.pieces import Pieces
+from gidlite.errors import GidliteError
+from gidlite.motion.normalize import fit_frequency_stats
+from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 
 
 @pytest.fixture(scope="module")

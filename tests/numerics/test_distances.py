@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.distances import (
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.evaluate import (
     FeatureMoments,
     bootstrap_interval,
     frechet_distance,
@@ -98,7 +98,7 @@ def test_shifting_adds_the_square_and_scaling_multiplies_it(generator):
 
 def test_torchmetrics_agrees(generator):
     fid = pytest.importorskip("torchmetrics.image.fid")
-    from gidlite.distances import _Given
+    from gidlite.evaluate import _Given
 
     first = torch.randn(200, 16, generator=generator)
     second = 0.8 * torch.randn(150, 16, generator=generator) + 0.2

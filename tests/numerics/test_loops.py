@@ -5,15 +5,21 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.diffusion import make_scheduler, sample, signal_levels
-from gidlite.gaussian import GaussianField
-from gidlite.guidance import loop_guidance, loop_loss
-from gidlite.loops import close_loop, derivative_basis, loop_gap, whole_periods
-from gidlite.motion_metrics import bin_agreement, loop_seam
+from gidlite.errors import GidliteError
+from gidlite.evaluate import bin_agreement, loop_seam
+from gidlite.loops import (
+    close_loop,
+    derivative_basis,
+    loop_gap,
+    loop_guidance,
+    loop_loss,
+    whole_periods,
+)
+from gidlite.motion import SpectralVolume
+from gidlite.motion.spectral import anchor, power_spectrum, spectral_to_motion
+from gidlite.prior.denoiser import GaussianField
+from gidlite.prior.diffusion import make_scheduler, sample, signal_levels
 from gidlite.render import close_for, frame_times, render_frames
-from gidlite.spectral import anchor, power_spectrum, spectral_to_motion
-from gidlite.volume import SpectralVolume
 
 PERIOD = {"num_frames": 150}
 

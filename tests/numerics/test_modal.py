@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.modal import ModalSystem, dominant_modes, exact_step
-from gidlite.spectral import spectral_to_motion
+from gidlite.dynamics.modal import ModalSystem, dominant_modes, exact_step
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.motion.spectral import spectral_to_motion
 
 EXACT = {"atol": 1e-11, "rtol": 1e-11}
 

@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.flow import Motion
-from gidlite.modal_fit import fit_modes
-from gidlite.ringdown import predict_motion, ringdown
+from gidlite.errors import GidliteError
+from gidlite.motion.flow import Motion
+from studies.ringdown import fit_modes, predict_motion, ringdown
 
 HERTZ, DAMPING, FPS = torch.tensor([1.05, 3.4]), torch.tensor([0.015, 0.04]), 30.0
 

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.flow import motion_texture, optical_flow
-from gidlite.metrics import auc, endpoint_error, psnr, ssim
+from gidlite.data.world import make_scenes
+from gidlite.data.world.pieces import Pieces
+from gidlite.errors import GidliteError
+from gidlite.evaluate import auc, endpoint_error, psnr, ssim
+from gidlite.motion import SpectralVolume
+from gidlite.motion.flow import motion_texture, optical_flow
+from gidlite.motion.spectral import anchor, motion_to_spectral, spectral_to_motion
 from gidlite.render import close_for, frame_times, render_frames
-from gidlite.spectral import anchor, motion_to_spectral, spectral_to_motion
-from gidlite.synthetic import Pieces, make_scenes
-from gidlite.volume import SpectralVolume
 
 
 def analytic_texture(x, y, generator_seed=0):

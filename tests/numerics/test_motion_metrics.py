@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.motion_metrics import (
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.evaluate import (
     bin_agreement,
     correlation_length,
     log_spectral_distance,

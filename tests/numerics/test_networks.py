@@ -10,23 +10,27 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.distances import frechet_distance, moments_of
-from gidlite.networks import (
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.evaluate import frechet_distance, moments_of
+from gidlite.evaluate.networks import (
     I3D,
     NETWORKS,
     Inception,
     Lpips,
-    import_weights,
     load_inception,
     load_kinetics_i3d,
     load_lpips,
     load_user_i3d,
+    resize_bilinear,
     verify,
 )
-from gidlite.networks.imports import convert
-from gidlite.networks.inert import Call, read_array_tree, read_torch_tree
-from gidlite.networks.resize import resize_bilinear
+from tools.import_metric_weights import (
+    Call,
+    convert,
+    import_weights,
+    read_array_tree,
+    read_torch_tree,
+)
 
 
 @pytest.fixture(scope="module")

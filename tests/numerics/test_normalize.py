@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.normalize import (
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.motion.normalize import (
     VARIANTS,
     FrequencyStats,
     denormalize,

@@ -6,11 +6,21 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gidlite._checks import GidliteError
-from gidlite.amplitude import AmplitudeNet, amplitude_loss, latent_magnitude, sharpen, whiten
-from gidlite.autoencoder import SliceAutoencoder, autoencoder_loss
-from gidlite.denoiser import COORDINATIONS, PATCH, Denoiser
-from gidlite.diffusion import (
+from gidlite.errors import GidliteError
+from gidlite.prior import (
+    FEATURE_CHANNELS,
+    PHOTO_STRIDE,
+    AmplitudeNet,
+    amplitude_loss,
+    drop_features,
+    latent_magnitude,
+    photo_features,
+    sharpen,
+    whiten,
+)
+from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
+from gidlite.prior.denoiser import COORDINATIONS, PATCH, Denoiser, GaussianField, cosine_transform
+from gidlite.prior.diffusion import (
     PREDICTION_TYPES,
     denoising_loss,
     make_scheduler,
@@ -18,8 +28,6 @@ from gidlite.diffusion import (
     sample,
     signal_levels,
 )
-from gidlite.gaussian import GaussianField, cosine_transform
-from gidlite.photo import FEATURE_CHANNELS, PHOTO_STRIDE, drop_features, photo_features
 
 BINS, ROWS, COLUMNS = 5, 16, 24
 

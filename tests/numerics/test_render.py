@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from gidlite._checks import GidliteError
-from gidlite.pairs import Pair, PairFolder, _write_shard
-from gidlite.render import GuidedUpsampling, NeuralRenderer, load_renderer, render_frame
-from gidlite.synthesis import REACH, SynthesisNet, motion_gate
+from gidlite.data.pairs import Pair, PairFolder, _write_shard
+from gidlite.errors import GidliteError
+from gidlite.render import render_frame
+from gidlite.render.network import REACH, NeuralRenderer, SynthesisNet, load_renderer, motion_gate
+from gidlite.render.photo import GuidedUpsampling
 
 
 def untrained(seed=0):
@@ -170,9 +171,8 @@ def test_pairs_survive_their_shard(tmp_path):
 def test_a_renderer_that_lacks_weights_is_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    from gidlite._checks import GidliteError
-    from gidlite.render import load_renderer
-    from gidlite.synthesis import SynthesisNet
+    from gidlite.errors import GidliteError
+    from gidlite.render.network import SynthesisNet, load_renderer
 
     with pytest.raises(GidliteError, match="no trained renderer in"):
         load_renderer(tmp_path / "nowhere")

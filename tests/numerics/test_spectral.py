@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.spectral import (
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.motion.spectral import (
     anchor,
     frequency_axis,
     motion_amplitude,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from gidlite._checks import GidliteError, ShapeError
-from gidlite.splat import MODES, SplatPlan, compiled, splat, threads
-from gidlite.splat.reference import ReferencePlan
+from gidlite.errors import GidliteError, ShapeError
+from gidlite.render import splat_fast as compiled
+from gidlite.render import splat_fast as threads
+from gidlite.render.splat import MODES, ReferencePlan, SplatPlan, splat
 
 FLOAT64_TOLERANCE = 1e-10
 
@@ -304,7 +305,7 @@ def test_numba_may_be_missing_or_without_a_cache(generator, monkeypatch):
     monkeypatch.setattr(compiled.CompiledPlan, "__init__", None)
     assert torch.allclose(splat(image, motion, metric=metric), expected, atol=1e-4)
 
-    from gidlite.splat import kernels
+    from gidlite.render import splat_fast as kernels
 
     def njit(function, *, cache=False, **_):
         if cache:

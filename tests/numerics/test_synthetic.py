@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from gidlite._checks import GidliteError
-from gidlite.spectral import motion_amplitude, motion_to_spectral, pack_complex
-from gidlite.splat import splat
-from gidlite.synthetic import Pieces, make_scenes
-from gidlite.synthetic.camera import photograph
-from gidlite.synthetic.families import FAMILIES, paint_piece
-from gidlite.synthetic.scenes import _sample_at
+from gidlite.data.world import _sample_at, make_scenes, photograph
+from gidlite.data.world.pieces import Pieces
+from gidlite.data.world.shapes import FAMILIES, paint_piece
+from gidlite.errors import GidliteError
+from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, pack_complex
+from gidlite.render.splat import splat
 
 # RMS of one real coefficient per bin, px at 256x160: real plants, as in notebook 03.
 REAL_RMS = (

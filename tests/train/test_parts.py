@@ -5,18 +5,17 @@ import json
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.cli import main
-from gidlite.dataset import MotionDataset, SyntheticSource
-from gidlite.denoiser import Denoiser
+from gidlite.__main__ import main
+from gidlite.data import MotionDataset, SyntheticSource
+from gidlite.data.shards import write_scene_shards
+from gidlite.data.world.pieces import Pieces
+from gidlite.errors import GidliteError
 from gidlite.media import read_image
-from gidlite.normalize import FrequencyStats
+from gidlite.motion.normalize import FrequencyStats
 from gidlite.pipeline import GidPipeline
-from gidlite.synthesize import write_scene_shards
-from gidlite.synthetic import Pieces
-from gidlite.train import TrainConfig, make_dataset
-from gidlite.train.loop import make_task
-from gidlite.train.run import load_parts, run_training
+from gidlite.prior.denoiser import Denoiser
+from gidlite.train import TrainConfig
+from gidlite.train.loop import load_parts, make_dataset, make_task, run_training
 
 TINY = {
     "num_frequencies": 4, "height": 64, "width": 64, "scenes_per_step": 2, "slices_per_scene": 2,
@@ -67,8 +66,8 @@ def test_parts_build_on_each_other(tmp_path, monkeypatch, tiny_dataset):
 
 @pytest.mark.parametrize("coordination", ["independent", "volume"])
 def test_variants_train(coordination, tiny_dataset):
-    from gidlite.amplitude import AmplitudeNet
-    from gidlite.autoencoder import SliceAutoencoder
+    from gidlite.prior import AmplitudeNet
+    from gidlite.prior.autoencoder import SliceAutoencoder
 
     slices = 4 if coordination == "volume" else 2
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
@@ -96,7 +95,7 @@ def test_the_mix_of_a_run(real, tmp_path):
 
 
 def test_the_amplitude_network_can_do_without_some_features(tiny_dataset):
-    from gidlite.autoencoder import SliceAutoencoder
+    from gidlite.prior.autoencoder import SliceAutoencoder
 
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
     losses = {}

@@ -4,14 +4,12 @@ import pytest
 import torch
 from tiny_task import tiny_config
 
-from gidlite._checks import GidliteError
-from gidlite.autoencoder import SliceAutoencoder
-from gidlite.dataset import MotionDataset, SyntheticSource
-from gidlite.synthetic import Pieces
+from gidlite.data import MotionDataset, SyntheticSource
+from gidlite.data.world.pieces import Pieces
+from gidlite.errors import GidliteError
+from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.train import TrainConfig
-from gidlite.train.prefetch import Prefetched
-from gidlite.train.run import run_training
-from gidlite.train.state import learning_rate
+from gidlite.train.loop import Prefetched, learning_rate, run_training
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ import torch
 from tiny_task import TinyTask, rows, tiny_config
 
 from gidlite.media import read_image
-from gidlite.train import PARTS, Pace, load_checkpoint, train_task
-from gidlite.train.checkpoint import save_sharded
-from gidlite.train.loop import TASKS
+from gidlite.train import PARTS, Pace
+from gidlite.train.loop import TASKS, load_checkpoint, save_sharded, train_task
 
 EVERY = Pace(log_every=1)
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gidlite.cli import main
-from gidlite.pairs import PairDataset, ScenePairs
-from gidlite.render import load_renderer
-from gidlite.synthetic import Pieces
-from gidlite.train import TrainConfig, load_checkpoint, train
-from gidlite.train.renderer import RendererTask, _trusted_targets
+from gidlite.__main__ import main
+from gidlite.data.pairs import PairDataset, ScenePairs
+from gidlite.data.world.pieces import Pieces
+from gidlite.render.network import load_renderer
+from gidlite.train import TrainConfig
+from gidlite.train.loop import load_checkpoint, train
+from gidlite.train.tasks import RendererTask, _trusted_targets
 
 TINY = {
     "part": "renderer", "height": 48, "width": 64, "scenes_per_step": 2, "new_scenes_per_step": 1,

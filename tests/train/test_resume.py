@@ -4,11 +4,12 @@ import pytest
 import torch
 from tiny_task import TinyTask, rows, tiny_config
 
-from gidlite._checks import GidliteError
-from gidlite.dataset import MotionDataset, SyntheticSource
-from gidlite.normalize import FrequencyStats
-from gidlite.synthetic import Pieces
-from gidlite.train import Pace, ScenePool, TrainConfig, load_checkpoint, train, train_task
+from gidlite.data import MotionDataset, SyntheticSource
+from gidlite.data.world.pieces import Pieces
+from gidlite.errors import GidliteError
+from gidlite.motion.normalize import FrequencyStats
+from gidlite.train import Pace, TrainConfig
+from gidlite.train.loop import ScenePool, load_checkpoint, train, train_task
 
 EVERY = Pace(log_every=1)
 

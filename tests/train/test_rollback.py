@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_task import TinyTask, events, rows, tiny_config
 
-from gidlite._checks import GidliteError
-from gidlite.train import Pace, load_checkpoint, train_task
-from gidlite.train.state import TrainState, learning_rate
+from gidlite.errors import GidliteError
+from gidlite.train import Pace
+from gidlite.train.loop import TrainState, learning_rate, load_checkpoint, train_task
 
 EVERY = Pace(log_every=1)
 

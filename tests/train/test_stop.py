@@ -14,9 +14,10 @@ import pytest
 import torch
 from tiny_task import TinyTask, events, rows, tiny_config
 
-from gidlite._checks import GidliteError
-from gidlite.train import Pace, engine, load_checkpoint, train_task
-from gidlite.train.engine import _check_share
+from gidlite.errors import GidliteError
+from gidlite.train import Pace
+from gidlite.train import loop as engine
+from gidlite.train.loop import _check_share, load_checkpoint, train_task
 
 PROGRAM = Path(__file__).with_name("tiny_task.py")
 LONG = {"steps": 100_000}

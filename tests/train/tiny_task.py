@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gidlite.train import Pace, TrainConfig, train_task
+from gidlite.train import Pace, TrainConfig
+from gidlite.train.loop import train_task
 
 
 def tiny_config(**changes) -> TrainConfig:

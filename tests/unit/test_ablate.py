@@ -9,29 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.ablate import (
-    PRESETS,
-    MeasureSettings,
-    Row,
-    StoredScenes,
-    markdown_table,
-    measure_rows,
-    pack_models,
-    read_rows,
-    store_scenes,
-    train_rows,
-    training,
-)
-from gidlite.ablate import measure as measuring
-from gidlite.ablate.paired import difference_interval
-from gidlite.ablate.rows import part_config
-from gidlite.ablate.stand_ins import NearestScene, RandomSinusoid, Still
-from gidlite.ablate.table import ordering
-from gidlite.cli import main
-from gidlite.distances import frechet_distance, moments_of
+from gidlite.__main__ import main
+from gidlite.errors import GidliteError
+from gidlite.evaluate import frechet_distance, moments_of
+from gidlite.motion.spectral import motion_amplitude
 from gidlite.pipeline import GidPipeline
-from gidlite.spectral import motion_amplitude
+from studies.ablation import measure as measuring
+from studies.ablation import training
+from studies.ablation.measure import MeasureSettings, measure_rows
+from studies.ablation.paired import difference_interval
+from studies.ablation.rows import PRESETS, Row, part_config, read_rows
+from studies.ablation.scenes import StoredScenes, store_scenes
+from studies.ablation.stand_ins import NearestScene, RandomSinusoid, Still
+from studies.ablation.table import markdown_table, ordering
+from studies.ablation.training import pack_models, train_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "ablations"
 TINY = replace(PRESETS["tiny"], scenes=4, held_out=2)

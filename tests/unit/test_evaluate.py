@@ -8,14 +8,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.cli import main
-from gidlite.evaluate import Case, Sampling, evaluate_cases, evaluate_motion, report_tables
-from gidlite.evaluate.baselines import SceneRidge, log_amplitude_cells, photo_baselines
-from gidlite.evaluate.motion import _clip_cases, _scene_cases
-from gidlite.media import write_video
+from gidlite.__main__ import main
+from gidlite.errors import GidliteError
+from gidlite.evaluate.motion import (
+    Case,
+    Sampling,
+    _clip_cases,
+    _scene_cases,
+    evaluate_cases,
+    evaluate_motion,
+    photo_baselines,
+    report_tables,
+)
+from gidlite.media.writer import write_video
+from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
-from gidlite.spectral import motion_to_spectral, spectral_to_motion
+from studies.ridge import SceneRidge, log_amplitude_cells
 
 HEIGHT, WIDTH, FRAMES, BINS = 64, 96, 40, 5
 GRID = torch.meshgrid(torch.arange(1.0 * HEIGHT), torch.arange(1.0 * WIDTH), indexing="ij")

@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional
 
-from gidlite.evaluate.render import METHODS, backward_warp, evaluate_render, render_tables
-from gidlite.pairs import Pair
-from gidlite.synthesis import SynthesisNet
+from gidlite.data.pairs import Pair
+from gidlite.render.network import SynthesisNet
+from studies.warping import METHODS, backward_warp, evaluate_render, render_tables
 
 
 def shifted_pair(shift=3):

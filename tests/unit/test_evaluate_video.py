@@ -8,13 +8,20 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from gidlite._checks import GidliteError
 from gidlite.cli import app
-from gidlite.evaluate import video as module
-from gidlite.evaluate.features import Clips, FeatureStore, Frames, Reading, find_videos
-from gidlite.evaluate.table import video_tables
-from gidlite.evaluate.video import VideoSettings, evaluate_videos
-from gidlite.media import write_video
+from gidlite.errors import GidliteError
+from gidlite.evaluate import videos as module
+from gidlite.evaluate.motion import video_tables
+from gidlite.evaluate.videos import (
+    Clips,
+    FeatureStore,
+    Frames,
+    Reading,
+    VideoSettings,
+    evaluate_videos,
+    find_videos,
+)
+from gidlite.media.writer import write_video
 
 SMALL = Reading(fps=10, width=32, height=16, max_frames=40)
 
@@ -118,7 +125,7 @@ def test_thinning_and_windows_take_the_rows_they_say(tmp_path):
         rows = torch.arange(count)[:, None] + 10 * number
         save_file({"features": rows.float()}, tmp_path / f"{number}")
         paths.append(tmp_path / f"{number}")
-    from gidlite.evaluate.features import StoredFeatures
+    from gidlite.evaluate.videos import StoredFeatures
 
     stored = StoredFeatures(paths)
     assert stored.thinned(100).flatten().tolist() == [0, 1, 2, 10, 11, 12, 13, 14, 20, 21]

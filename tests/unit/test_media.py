@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from gidlite import media
-from gidlite._checks import GidliteError, ShapeError
+from gidlite.errors import GidliteError, ShapeError
 
 torch.set_num_threads(1)
 

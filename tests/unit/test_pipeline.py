@@ -6,16 +6,16 @@ import sys
 import pytest
 import torch
 
-from gidlite._checks import GidliteError
-from gidlite.amplitude import AmplitudeNet
-from gidlite.autoencoder import SliceAutoencoder
-from gidlite.denoiser import Denoiser
+from gidlite.errors import GidliteError
 from gidlite.loops import loop_gap
 from gidlite.media import write_image
-from gidlite.normalize import FrequencyStats
+from gidlite.motion import SpectralVolume, load_volume, save_volume
+from gidlite.motion.normalize import FrequencyStats
 from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline, working_size
+from gidlite.prior import AmplitudeNet
+from gidlite.prior.autoencoder import SliceAutoencoder
+from gidlite.prior.denoiser import Denoiser
 from gidlite.render import farthest_motion
-from gidlite.volume import SpectralVolume, load_volume, save_volume
 
 shipped = pytest.mark.skipif(
     not (DEFAULT_WEIGHTS / "pipeline.json").is_file(), reason="no shipped weights"
@@ -92,7 +92,12 @@ def test_volume_file_round_trip(tmp_path, generator):
 
 
 def gidlite(*arguments):
-    command = [sys.executable, "-c", "from gidlite.cli import main; main()", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from gidlite.__main__ import main; main()",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -149,7 +154,7 @@ def test_far_motion_is_said_to_be_far(tmp_path):
 @shipped
 def test_the_flower_moves_and_its_background_does_not(tmp_path):
     from gidlite.media import read_image, sample_photo
-    from gidlite.spectral import motion_amplitude, resize_spectral
+    from gidlite.motion.spectral import motion_amplitude, resize_spectral
 
     pipe = GidPipeline.from_pretrained()
     photo = read_image(sample_photo())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gidlite._checks import ShapeError
+from gidlite.errors import ShapeError
 from gidlite.viz import (
     compare_slices,
     explore_slices,

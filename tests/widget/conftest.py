@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gidlite.volume import SpectralVolume
+from gidlite.motion import SpectralVolume
 
-MODULE = Path(__file__).resolve().parents[2] / "gidlite" / "widget" / "explorer.js"
+MODULE = Path(__file__).resolve().parents[2] / "gidlite" / "dynamics" / "explorer.js"
 
 
 def disc(height: int, width: int, *, radius: float = 0.2) -> torch.Tensor:

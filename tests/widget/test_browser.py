@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gidlite.widget import make_scene, write_page
+from gidlite.dynamics import make_scene, write_page
 
 pytestmark = pytest.mark.browser
 

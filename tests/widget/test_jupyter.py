@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gidlite.media import write_image
-from gidlite.volume import save_volume
+from gidlite.motion import save_volume
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -19,7 +19,7 @@ COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "08_interactive_mod
 DISC = (
     "from gidlite.media import read_image\n"
     "from gidlite.volume import load_volume\n"
-    "from gidlite.widget import ModalExplorer\n"
+    "from gidlite.dynamics.widget import ModalExplorer\n"
     "explorer = ModalExplorer(read_image('disc.png'), load_volume('disc.safetensors'))\n"
     "explorer"
 )

@@ -13,11 +13,11 @@ import torch
 from conftest import disc
 
 from gidlite import cli
-from gidlite._checks import GidliteError
+from gidlite.dynamics import make_scene, write_page
+from gidlite.dynamics.layers import split_layers
+from gidlite.errors import GidliteError
 from gidlite.media import write_image
-from gidlite.volume import SpectralVolume, save_volume
-from gidlite.widget import make_scene, write_page
-from gidlite.widget.layers import split_layers
+from gidlite.motion import SpectralVolume, save_volume
 
 
 def test_both_sheets_at_rest_are_the_photo(photo, volume):
@@ -134,7 +134,7 @@ def test_widget_checks_its_sliders(photo, volume):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     import traitlets
 
-    from gidlite.widget import ModalExplorer
+    from gidlite.dynamics.widget import ModalExplorer
 
     widget = ModalExplorer(photo, volume, modes=3, wind=0.5, damping=0.1)
     assert (widget.wind, widget.damping, widget.header["damping"]) == (0.5, 0.1, 0.1)

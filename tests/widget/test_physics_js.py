@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import MODULE
 
-from gidlite.modal import ModalSystem
-from gidlite.spectral import pack_complex
+from gidlite.dynamics.modal import ModalSystem
+from gidlite.motion.spectral import pack_complex
 
 NODE = shutil.which("node") or shutil.which("nodejs")
 DT, WIND, STEPS = 0.045, 1.5, 20

@@ -1,0 +1,195 @@
+"""What the browser is given: a photo in two sheets and their modes, as compact bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from PIL import Image
+from torch import Tensor
+
+from gidlite.dynamics.layers import split_layers
+from gidlite.dynamics.modal import dominant_modes
+from gidlite.errors import GidliteError, check_output, sibling, writing
+from gidlite.media import fit_size, resize, to_bytes
+from gidlite.motion import SpectralVolume
+from gidlite.motion.spectral import pack_complex
+
+# Real plants that were poked relax at these frequencies instead of ringing (notebook 08).
+SLOWEST_HZ = 0.5
+MOST_MODES = 64
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Bytes for ``explorer.js``.
+
+    Attributes:
+        header: Sizes, frequencies in Hz and damping, ready for JSON.
+        photo: JPEG.
+        back: JPEG of the photo without its front; empty where the photo is one sheet.
+        alpha: Grey JPEG, opacity of the front.
+        front_modes: Deflated half floats ``(K, h, w, 4)``, px of the photo.
+        back_modes: The same of the back, on a grid half as fine.
+    """
+
+    header: dict
+    photo: bytes
+    back: bytes
+    alpha: bytes
+    front_modes: bytes
+    back_modes: bytes
+
+
+def make_scene(
+    image: Float[Tensor, "3 height width"],
+    volume: SpectralVolume,
+    *,
+    modes: int = 16,
+    damping: float = 0.05,
+    width: int = 512,
+    alt: str = "A photo that moves when it is touched.",
+) -> Scene:
+    """Prepare a photo and its volume for the browser.
+
+    Args:
+        image: Photo in [0, 1].
+        volume: Its spectral volume, at any resolution.
+        modes: At most so many of the liveliest bins at 0.5 Hz or more, 1–64.
+        damping: Ratio ζ to begin with, 0.005–0.5.
+        width: The photo is reduced to this many px at most.
+        alt: Description of the photo for those who cannot see it.
+
+    Raises:
+        GidliteError: If a number is out of range or the volume has no bin at 0.5 Hz or more.
+    """
+    if not 1 <= modes <= MOST_MODES:
+        raise GidliteError(f"modes is {modes}; it must lie between 1 and {MOST_MODES}")
+    if not (math.isfinite(damping) and 0.005 <= damping <= 0.5):
+        raise GidliteError(f"damping is {damping}; it must lie between 0.005 and 0.5")
+    height, width = fit_size(*image.shape[-2:], max_width=width)
+    image = resize(image, height=height, width=width)
+    hertz = torch.arange(len(volume.spectral)) / volume.period_seconds
+    audible = hertz * (hertz >= SLOWEST_HZ - 1e-6)
+    kept = dominant_modes(volume.spectral, frequencies_hz=audible, count=modes)
+    if not kept:
+        raise GidliteError(f"the volume has no frequency of {SLOWEST_HZ} Hz or more; keep more")
+    layers = split_layers(image, volume.spectral[kept])
+    header = {
+        "width": width, "height": height, "damping": damping, "alt": alt,
+        "frequencies": [round(float(hertz[k]), 6) for k in kept],
+        "front_size": list(layers.front_modes.shape[-2:]),
+        "back_size": list(layers.back_modes.shape[-2:]),
+    }  # fmt: skip
+    return Scene(
+        header,
+        _jpeg(to_bytes(image), 90),
+        b"" if layers.back is image else _jpeg(to_bytes(layers.back), 85, subsampling="4:2:0"),
+        _jpeg(to_bytes(layers.alpha.expand(3, -1, -1))[..., 0], 90),
+        _halves(layers.front_modes),
+        _halves(layers.back_modes),
+    )
+
+
+def _jpeg(pixels: np.ndarray, quality: int, *, subsampling: str = "4:4:4") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(
+        file, "JPEG", quality=quality, subsampling=subsampling, optimize=True
+    )
+    return file.getvalue()
+
+
+def _halves(modes: Complex[Tensor, "modes 2 rows columns"]) -> bytes:
+    packed = pack_complex(modes).movedim(1, -1).clamp(-6e4, 6e4).half().contiguous()
+    return zlib.compress(packed.numpy().astype("<f2").tobytes(), 9)
+
+
+_HERE = Path(__file__).parent
+_STYLE = """
+body { margin: 0 auto; padding: 16px; max-width: 1024px; background: #16181b; color: #eceff1;
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.1rem; font-weight: 600; margin: 0 0 12px; }
+figure { margin: 0 0 24px; }
+figure > img { display: block; width: 100%; height: auto; }
+figure > img[hidden] { display: none; }
+footer { opacity: 0.6; font-size: 0.85rem; }
+"""
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{_text(hashlib.sha256(text.encode()).digest())}'"
+
+
+def _figure(scene: Scene) -> str:
+    """Return the photo as a plain image, which shows at once and without scripts, and its data."""
+    names = ("back", "alpha", "front_modes", "back_modes")
+    header = {key: value for key, value in scene.header.items() if key != "alt"}
+    data = {"header": header} | {name: _text(getattr(scene, name)) for name in names}
+    # No "<" can end the data block early.
+    encoded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    return (
+        f'<figure data-gidlite>\n<img src="data:image/jpeg;base64,{_text(scene.photo)}" '
+        f'width="{header["width"]}" height="{header["height"]}" '
+        f'alt="{html.escape(scene.header["alt"])}">\n'
+        f'<script type="application/json">{encoded}</script>\n</figure>\n'
+    )
+
+
+def page_html(scenes: list[Scene], *, title: str) -> str:
+    """Return a page with one figure per scene under a content security policy of hashes."""
+    style = _STYLE + (_HERE / "explorer.css").read_text(encoding="utf-8")
+    module = (_HERE / "explorer.js").read_text(encoding="utf-8") + "\nmountAll();\n"
+    policy = (
+        f"default-src 'none'; script-src {_hash(module)}; style-src {_hash(style)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<h1>{html.escape(title)}</h1>\n<main>\n"
+        + "".join(map(_figure, scenes))
+        + "</main>\n<footer>Drag, let go, watch it ring. Made from one photo with gidlite; "
+        "nothing leaves this page.</footer>\n"
+        f'<script type="module">{module}</script>\n</body>\n</html>\n'
+    )
+
+
+def write_page(path: str | Path, scenes: Scene | list[Scene], *, title: str = "Touch it") -> None:
+    """Write a self-contained interactive page.
+
+    Args:
+        path: HTML file.
+        scenes: What to show, one below the other.
+        title: Heading.
+
+    Raises:
+        GidliteError: If the file cannot be written.
+    """
+    path = Path(path)
+    scenes = [scenes] if isinstance(scenes, Scene) else scenes
+    check_output(path)
+    temporary = sibling(path)
+    try:
+        with writing(path):
+            temporary.write_text(page_html(scenes, title=title), encoding="utf-8")
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""``ModalExplorer``: the explorer as a notebook widget (anywidget)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anywidget
+import traitlets
+from jaxtyping import Float
+from torch import Tensor
+
+from gidlite.dynamics import make_scene
+from gidlite.motion import SpectralVolume
+
+__all__ = ["ModalExplorer"]
+
+_HERE = Path(__file__).parent
+
+
+class ModalExplorer(anywidget.AnyWidget):
+    """A photo in the notebook that can be dragged, poked and blown at.
+
+    Physics and drawing run in the browser; Python sends the photo and its modes once and keeps
+    the sliders in step, both ways.
+
+    Args:
+        image: Photo in [0, 1], ``(3, H, W)``.
+        volume: Its spectral volume.
+        **options: As of ``make_scene``: ``modes``, ``width``, ``alt``; and any slider.
+
+    Attributes:
+        stiffness: Factor on every spring, 0.1–4.
+        damping: Ratio ζ, 0.005–0.5.
+        gain: Factor on how far things go, 0–3.
+        wind: 1 moves as far as the volume's own motion, or just visibly if that is less, 0–3.
+        attraction: How much things lean towards the hovering pointer, 0–3.
+
+    Raises:
+        GidliteError: If the volume or an option does not fit.
+        traitlets.TraitError: If a slider is set out of its range.
+    """
+
+    _esm = (_HERE / "explorer.js").read_text(encoding="utf-8")
+    _css = (_HERE / "explorer.css").read_text(encoding="utf-8")
+
+    header = traitlets.Dict().tag(sync=True)
+    photo = traitlets.Bytes().tag(sync=True)
+    back = traitlets.Bytes().tag(sync=True)
+    alpha = traitlets.Bytes().tag(sync=True)
+    front_modes = traitlets.Bytes().tag(sync=True)
+    back_modes = traitlets.Bytes().tag(sync=True)
+
+    stiffness = traitlets.Float(1.0, min=0.1, max=4.0).tag(sync=True)
+    damping = traitlets.Float(0.05, min=0.005, max=0.5).tag(sync=True)
+    gain = traitlets.Float(1.0, min=0.0, max=3.0).tag(sync=True)
+    wind = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
+    attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
+
+    def __init__(self, image: Float[Tensor, "3 height width"], volume: SpectralVolume, **options):
+        sliders = {name: options.pop(name) for name in ("stiffness", "gain", "wind", "attraction")
+                   if name in options}  # fmt: skip
+        damping = options.pop("damping", 0.05)
+        scene = make_scene(image, volume, damping=damping, **options)
+        super().__init__(**vars(scene), damping=damping, **sliders)
+
+    def poke(self) -> None:
+        """Tap the pixel touched last, or the liveliest."""
+        self.send({"kind": "poke"})
+
+    def reset(self) -> None:
+        """Bring the photo and the sliders back to where they began."""
+        self.send({"kind": "reset"})

@@ -1,0 +1,165 @@
+"""Frequency-adaptive normalization: bring every bin of a spectral volume to the same scale.
+
+Real plants move a hundred times more at 0.2 Hz than at 3 Hz, so a network that sees raw
+coefficients learns the first bins and ignores the rest. Dividing bin k by s_k, a high percentile
+of its magnitude over the training set, evens the bins out; the signed square root then spreads
+the many small coefficients within a bin. ``VARIANTS`` names what the ablation compares it with.
+
+Source: Li et al. 2024, section 4 (frequency adaptive normalization).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Complex, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gidlite.errors import GidliteError, ShapeError, all_finite, check_shape, require_file
+from gidlite.motion.spectral import pack_complex, unpack_complex
+
+# adaptive: the paper's. linear: a scale per bin, no root. global: one scale. none: raw px.
+VARIANTS = ("adaptive", "linear", "global", "none")
+# Below this scale (px) a bin carries no motion; the floor keeps its division finite.
+_SMALLEST_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class FrequencyStats:
+    """One scale per frequency bin, fitted on training volumes, and what to do with it.
+
+    Attributes:
+        scale: ``(K,)`` px at the resolution of the training volumes, positive.
+        percentile: The percentile of coefficient magnitude the scale was read at.
+        power: Exponent of a scaled magnitude: 0.5 is the paper's root, 1 leaves it linear.
+    """
+
+    scale: Tensor
+    percentile: float = 95.0
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.scale.ndim != 1 or not all_finite(self.scale) or (self.scale <= 0).any():
+            raise GidliteError("FrequencyStats.scale must be a vector of positive finite numbers")
+        if not 0 < self.power <= 1:
+            raise GidliteError(f"FrequencyStats.power is {self.power}; it must lie in (0, 1]")
+
+
+def fit_frequency_stats(
+    volumes: Iterable[Complex[Tensor, "freq 2 height width"]],
+    *,
+    percentile: float = 95,
+    variant: str = "adaptive",
+) -> FrequencyStats:
+    """Return the given percentile of coefficient magnitude for every bin.
+
+    Args:
+        volumes: Spectral volumes in px (a ``(batch, freq, 2, height, width)`` tensor is fine).
+        percentile: Between 0 and 100; the paper uses 95.
+        variant: One of ``VARIANTS``.
+
+    Raises:
+        GidliteError: If there are no volumes, they are not finite, the percentile is not within
+            0–100 or the variant is unknown.
+    """
+    if not 0 <= percentile <= 100:
+        raise GidliteError(f"percentile is {percentile}; it must lie between 0 and 100")
+    magnitudes = [volume.abs().flatten(1) for volume in volumes]
+    if not magnitudes:
+        raise GidliteError("no volumes to fit frequency statistics on; give at least one")
+    pooled = torch.cat(magnitudes, dim=1)
+    if not all_finite(pooled):
+        raise GidliteError("a volume holds NaN or infinite coefficients; remove it first")
+    if variant == "global":
+        pooled = pooled.reshape(1, -1).expand(len(pooled), -1)
+    # kthvalue instead of torch.quantile, which refuses inputs this large.
+    rank = max(1, round(percentile / 100 * pooled.shape[1]))
+    return stats_of_variant(pooled.kthvalue(rank, dim=1).values, percentile, variant)
+
+
+def stats_of_variant(
+    scale: Float[Tensor, " freq"], percentile: float, variant: str
+) -> FrequencyStats:
+    """Return the statistics of a variant, given the percentiles it is based on.
+
+    Raises:
+        GidliteError: If the variant is unknown.
+    """
+    if variant not in VARIANTS:
+        raise GidliteError(
+            f"normalization {variant!r} is unknown; use one of {', '.join(VARIANTS)}"
+        )
+    scale = torch.ones_like(scale) if variant == "none" else scale.clamp(min=_SMALLEST_SCALE)
+    return FrequencyStats(scale, float(percentile), 0.5 if variant == "adaptive" else 1.0)
+
+
+def save_stats(path: str | Path, stats: FrequencyStats) -> None:
+    """Write statistics beside the weights they belong to."""
+    numbers = {"percentile": str(stats.percentile), "power": str(stats.power)}
+    save_file({"scale": stats.scale.contiguous()}, path, numbers)
+
+
+def load_stats(path: str | Path) -> FrequencyStats:
+    """Read what ``save_stats`` wrote.
+
+    Raises:
+        GidliteError: If the file is missing or is something else.
+    """
+    path = require_file(path, what="frequency statistics (.safetensors)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            known = file.metadata() or {}
+            return FrequencyStats(
+                file.get_tensor("scale"),
+                percentile=float(known.get("percentile", 95)),
+                power=float(known.get("power", 0.5)),
+            )
+    except (SafetensorError, ValueError) as error:
+        raise GidliteError(f"{path} holds no frequency statistics ({error})") from None
+
+
+def _scale_for(stats: FrequencyStats, packed: Tensor) -> Tensor:
+    if stats.scale.shape[0] != packed.shape[-4]:
+        raise ShapeError(
+            f"expected {stats.scale.shape[0]} frequencies to match the statistics, "
+            f"got shape {tuple(packed.shape)}"
+        )
+    return stats.scale.to(packed)[:, None, None, None]
+
+
+def normalize(
+    spectral: Complex[Tensor, "*batch freq 2 height width"], stats: FrequencyStats
+) -> Float[Tensor, "*batch freq 4 height width"]:
+    """Return ``sign(S) |S / s_k|^power`` of each real and imaginary part, packed.
+
+    The power is 1/2 in the paper.
+
+    Raises:
+        ShapeError: If the number of bins differs from the statistics'.
+
+    Example:
+        >>> stats = FrequencyStats(torch.tensor([2.0]))
+        >>> normalize(torch.full((1, 2, 1, 1), 8 - 2j), stats)[0, :2, 0, 0]
+        tensor([ 2., -1.])
+    """
+    packed = pack_complex(spectral)
+    scaled = packed / _scale_for(stats, packed)
+    return scaled if stats.power == 1 else scaled.sign() * scaled.abs() ** stats.power
+
+
+def denormalize(
+    packed: Float[Tensor, "*batch freq 4 height width"], stats: FrequencyStats
+) -> Complex[Tensor, "*batch freq 2 height width"]:
+    """Return the spectral volume in px of a normalized one; inverse of ``normalize``.
+
+    Raises:
+        ShapeError: If the number of bins differs from the statistics'.
+    """
+    check_shape("packed", packed, "... freq 4 height width")
+    scaled = packed if stats.power == 1 else packed.sign() * packed.abs() ** (1 / stats.power)
+    return unpack_complex(scaled * _scale_for(stats, packed))

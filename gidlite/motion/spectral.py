@@ -1,0 +1,207 @@
+"""Motion texture ↔ spectral volume: a Fourier series for every pixel's trajectory.
+
+Both directions are one real matrix product along time: with K kept bins out of T frames it does
+2·K·T multiplications per trajectory and touches no bin that is dropped, which measures faster
+than the FFT at the sizes used here (``benchmarks/spectral.py`` prints both).
+
+Source: Li et al. 2024, section 3 (motion representation). Departure: the 1/T factor sits in the
+forward transform, so coefficients are in pixels whatever the clip length (notebook 02).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.nn import functional
+
+from gidlite.errors import GidliteError, check_shape
+
+
+def _check_num_frequencies(num_frequencies: int, num_frames: int) -> None:
+    largest = num_frames // 2 + 1
+    if not 1 <= num_frequencies <= largest:
+        raise GidliteError(
+            f"num_frequencies is {num_frequencies}, but {num_frames} frames hold between 1 and "
+            f"{largest} frequencies; ask for fewer or give a longer clip"
+        )
+
+
+def _fourier_angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
+    """Return 2πkt/T as ``(len(times), num_frequencies)``, in float64 for exact phases."""
+    bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
+    return (2 * math.pi / num_frames) * times.double()[:, None] * bins
+
+
+def motion_to_spectral(
+    motion: Float[Tensor, "*batch time 2 height width"], *, num_frequencies: int
+) -> Complex[Tensor, "*batch {num_frequencies} 2 height width"]:
+    """Return the lowest temporal Fourier coefficients of a motion texture.
+
+    ``S_k = (1/T) Σ_t F_t exp(-2πi k t / T)``: bin 0 is the mean displacement, and twice the
+    modulus of any bin strictly between 0 and Nyquist is a peak displacement. Bin ``k``
+    oscillates at ``k * fps / T`` Hz.
+
+    Args:
+        motion: Displacement from the reference frame, ordered (dx, dy), in px of this
+            resolution; +x points right, +y points down.
+        num_frequencies: Bins kept, counted from bin 0; ``1 <= num_frequencies <= T // 2 + 1``.
+
+    Returns:
+        Spectral volume in px, complex64, on the device of ``motion``.
+
+    Raises:
+        ShapeError: If the component axis is not of size 2.
+        GidliteError: If ``num_frequencies`` is out of range; the message names the bounds.
+
+    Example:
+        >>> motion_to_spectral(torch.zeros(8, 2, 4, 6), num_frequencies=3).shape
+        torch.Size([3, 2, 4, 6])
+    """
+    check_shape("motion", motion, "... time 2 height width")
+    num_frames = motion.shape[-4]
+    _check_num_frequencies(num_frequencies, num_frames)
+    angles = _fourier_angles(
+        torch.arange(num_frames, device=motion.device), num_frequencies, num_frames
+    )
+    basis = torch.cat([angles.cos(), -angles.sin()], dim=1).T / num_frames
+    flat = motion.flatten(start_dim=-3)
+    coefficients = (basis.to(flat.dtype) @ flat).unflatten(-1, motion.shape[-3:])
+    real, imaginary = coefficients.split(num_frequencies, dim=-4)
+    return torch.complex(real, imaginary)
+
+
+def spectral_to_motion(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+    *,
+    num_frames: int,
+    times: Tensor | None = None,
+) -> Float[Tensor, "*batch time 2 height width"]:
+    """Evaluate the motion texture of a spectral volume at any times.
+
+    ``F_t = Re(S_0 + 2 Σ_{0<k<T/2} S_k exp(2πi k t / T))``; a Nyquist bin, if kept, counts once.
+    The result has period ``num_frames``, so times beyond it repeat.
+
+    Args:
+        spectral: Spectral volume in px.
+        num_frames: T, the number of frames the volume was computed from.
+        times: Frame times, fractional allowed; by default 0, 1, …, T − 1.
+
+    Returns:
+        Displacement in px of the volume's resolution, one per time.
+
+    Raises:
+        ShapeError: If the component axis is not of size 2.
+        GidliteError: If T frames cannot hold that many bins.
+
+    Example:
+        >>> still = torch.zeros(3, 2, 4, 6, dtype=torch.complex64)
+        >>> spectral_to_motion(still, num_frames=8, times=torch.tensor([0.5])).shape
+        torch.Size([1, 2, 4, 6])
+    """
+    check_shape("spectral", spectral, "... freq 2 height width")
+    num_frequencies = spectral.shape[-4]
+    _check_num_frequencies(num_frequencies, num_frames)
+    if times is None:
+        times = torch.arange(num_frames)
+    angles = _fourier_angles(times.to(spectral.device), num_frequencies, num_frames)
+    counts = torch.full((num_frequencies,), 2.0, dtype=torch.float64, device=spectral.device)
+    counts[0] = 1
+    if 2 * (num_frequencies - 1) == num_frames:
+        counts[-1] = 1
+    basis = torch.cat([angles.cos() * counts, -angles.sin() * counts], dim=1)
+    stacked = torch.cat([spectral.real, spectral.imag], dim=-4)
+    flat = stacked.flatten(start_dim=-3)
+    return (basis.to(flat.dtype) @ flat).unflatten(-1, spectral.shape[-3:])
+
+
+def anchor(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+) -> Complex[Tensor, "*batch freq 2 height width"]:
+    """Shift bin 0 so that the motion starts at the photo: ``F_0 = 0``.
+
+    Truncation to K bins (or sampling them) leaves a small ``F_0``; every displacement is
+    measured from the photo, so that constant is removed. Valid below the Nyquist bin.
+    """
+    check_shape("spectral", spectral, "... freq 2 height width")
+    start = spectral[..., 0, :, :, :].real + 2 * spectral[..., 1:, :, :, :].real.sum(dim=-4)
+    anchored = spectral.clone()
+    anchored[..., 0, :, :, :] -= start
+    return anchored
+
+
+def pack_complex(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+) -> Float[Tensor, "*batch freq 4 height width"]:
+    """Return real and imaginary parts as channels: dx re, dx im, dy re, dy im.
+
+    Example:
+        >>> pack_complex(torch.full((1, 2, 1, 1), 3 + 4j))[0, :, 0, 0]
+        tensor([3., 4., 3., 4.])
+    """
+    check_shape("spectral", spectral, "... freq 2 height width")
+    return torch.view_as_real(spectral.resolve_conj()).movedim(-1, -3).flatten(-4, -3)
+
+
+def unpack_complex(
+    packed: Float[Tensor, "*batch freq 4 height width"],
+) -> Complex[Tensor, "*batch freq 2 height width"]:
+    """Return the complex volume of a packed one; inverse of ``pack_complex``.
+
+    Raises:
+        ShapeError: If the channel axis is not of size 4.
+    """
+    check_shape("packed", packed, "... freq 4 height width")
+    return torch.complex(packed[..., 0::2, :, :], packed[..., 1::2, :, :])
+
+
+def frequency_axis(
+    *, num_frames: int = 150, fps: float = 30.0, num_frequencies: int = 16
+) -> Float[Tensor, " freq"]:
+    """Return the frequency of every bin in Hz: ``k * fps / num_frames``.
+
+    Example:
+        >>> frequency_axis()[-1].item()
+        3.0
+    """
+    return torch.arange(num_frequencies) * (fps / num_frames)
+
+
+def power_spectrum(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+) -> Float[Tensor, "*batch freq"]:
+    """Return mean squared modulus per bin over both components and all pixels, in px²."""
+    check_shape("spectral", spectral, "... freq 2 height width")
+    return spectral.abs().square().mean(dim=(-3, -2, -1))
+
+
+def motion_amplitude(
+    spectral: Complex[Tensor, "*batch freq 2 height width"],
+) -> Float[Tensor, "*batch height width"]:
+    """Return each pixel's RMS displacement about its mean in px, by Parseval's theorem."""
+    check_shape("spectral", spectral, "... freq 2 height width")
+    return (2 * spectral[..., 1:, :, :, :].abs().square().sum(dim=(-4, -3))).sqrt()
+
+
+def resize_motion(
+    motion: Float[Tensor, "*batch 2 height_in width_in"], *, height: int, width: int
+) -> Float[Tensor, "*batch 2 height width"]:
+    """Resample a displacement field and re-express it in px of the new resolution."""
+    check_shape("motion", motion, "... 2 height width")
+    factor = motion.new_tensor([width / motion.shape[-1], height / motion.shape[-2]])
+    images = motion.reshape(-1, *motion.shape[-3:])
+    shrinks = height < motion.shape[-2] or width < motion.shape[-1]
+    resized = functional.interpolate(
+        images, size=(height, width), mode="bilinear", align_corners=False, antialias=shrinks
+    )
+    return (resized * factor[:, None, None]).reshape(*motion.shape[:-2], height, width)
+
+
+def resize_spectral(
+    spectral: Complex[Tensor, "*batch freq 2 height_in width_in"], *, height: int, width: int
+) -> Complex[Tensor, "*batch freq 2 height width"]:
+    """Resample a spectral volume and re-express it in px of the new resolution."""
+    parts = torch.stack([spectral.real, spectral.imag])
+    return torch.complex(*resize_motion(parts, height=height, width=width))

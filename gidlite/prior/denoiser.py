@@ -1,0 +1,344 @@
+"""The exact denoiser of a Gaussian field: what a network need not learn.
+
+How strongly neighbouring places move alike is a power spectrum, and for a Gaussian field with a
+known spectrum the best denoiser is known, too (Wiener): every spatial mode is shrunk by its own
+signal-to-noise ratio. The network starts from it and learns the rest: where parts end, and how
+they move together. Our departure from Li et al. 2024; measured in notebook 04.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gidlite.errors import GidliteError
+from gidlite.prior import FEATURE_CHANNELS
+from gidlite.prior.diffusion import signal_levels
+
+# Spatial frequencies, in cycles per cell, between which the spectrum is interpolated.
+_KNOTS = (0.0, *torch.logspace(math.log10(1 / 128), math.log10(0.7072), 13).tolist())
+_LEAST_POWER = 1e-4
+
+
+@functools.cache
+def _cosines(size: int, device: torch.device) -> Tensor:
+    """Return the orthonormal DCT-II matrix, one mode a row."""
+    mode = torch.arange(size, dtype=torch.float64)[:, None]
+    place = torch.arange(size, dtype=torch.float64) + 0.5
+    rows = torch.cos(math.pi / size * mode * place) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return rows.float().to(device)
+
+
+def cosine_transform(
+    field: Float[Tensor, "*batch rows columns"], *, inverse: bool = False
+) -> Float[Tensor, "*batch rows columns"]:
+    """Return the orthonormal 2D cosine transform: white noise stays white, borders reflect."""
+    down, across = (_cosines(size, field.device) for size in field.shape[-2:])
+    return down.mT @ field @ across if inverse else down @ field @ across.mT
+
+
+class GaussianField(nn.Module):
+    """Zero-mean Gaussian slices with a spatial power spectrum per bin and channel; white at first.
+
+    Args:
+        num_frequencies: K.
+    """
+
+    def __init__(self, num_frequencies: int) -> None:
+        super().__init__()
+        self.register_buffer("log_power", torch.zeros(num_frequencies, 4, len(_KNOTS)))
+
+    def power(self, rows: int, columns: int) -> Float[Tensor, "freq 4 rows columns"]:
+        """Return the variance of every cosine mode, at any size."""
+        return (
+            (self.log_power.float() @ self._hats(rows, columns).flatten(1))
+            .exp()
+            .unflatten(-1, (rows, columns))
+        )
+
+    def _hats(self, rows: int, columns: int) -> Float[Tensor, "knots rows columns"]:
+        """Return the weight of every knot in every mode, linear in log frequency."""
+        device = self.log_power.device
+        down = torch.arange(rows, device=device)[:, None] / (2 * rows)
+        across = torch.arange(columns, device=device) / (2 * columns)
+        place = torch.log((down.square() + across.square()).sqrt() + _KNOTS[1] / 2)
+        knots = torch.log(torch.tensor(_KNOTS, device=device) + _KNOTS[1] / 2)
+        upper = torch.bucketize(place, knots).clamp(1, len(knots) - 1)
+        share = ((place - knots[upper - 1]) / (knots[upper] - knots[upper - 1])).clamp(0, 1)
+        hats = torch.zeros(len(knots), rows, columns, device=device)
+        hats.scatter_(0, upper[None], share[None])
+        return hats.scatter_(0, upper[None] - 1, 1 - share[None])
+
+    @torch.no_grad()
+    def fit(
+        self,
+        latents: Float[Tensor, "batch freq 4 rows columns"],
+        reliable: Bool[Tensor, "batch rows columns"],
+    ) -> None:
+        """Measure the spectrum on examples, weighted by how much of each can be trusted.
+
+        What cannot be trusted counts as 0, and the power it would have had is made up for.
+        """
+        share = reliable.float().mean((1, 2))
+        known = torch.where(reliable[:, None, None], latents.float(), 0)
+        power = cosine_transform(known).square().sum(0) / share.sum().clamp(min=1)
+        hats = self._hats(*latents.shape[-2:])
+        weight = hats.sum((1, 2))
+        pooled = torch.einsum("kcij,nij->kcn", power, hats) / weight.clamp(min=1e-6)
+        pooled = pooled.clamp(min=_LEAST_POWER).log()
+        # A small grid has no modes near some knots; they take after their neighbours.
+        known = (weight > 1e-3).nonzero()[:, 0].cpu()
+        filled = [
+            np.interp(np.arange(len(_KNOTS)), known, row)
+            for row in pooled.flatten(0, 1)[:, known].cpu()
+        ]
+        self.log_power.copy_(torch.tensor(np.array(filled)).view_as(self.log_power))
+
+    def denoise(
+        self,
+        noisy: Float[Tensor, "batch freq 4 rows columns"],
+        freq_index: Int[Tensor, "batch freq"],
+        signal: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        """Return the expected clean slices.
+
+        Args:
+            noisy: ``signal`` × clean + ``√(1 − signal²)`` × white noise.
+            freq_index: Which bins they are.
+            signal: Share of the clean slices, 0–1.
+        """
+        with torch.autocast(noisy.device.type, enabled=False):  # powers span many decades
+            power = self.power(*noisy.shape[-2:])[freq_index]
+            signal = signal.float().reshape(-1, 1, 1, 1, 1)
+            gain = signal * power / (signal.square() * power + 1 - signal.square()).clamp(min=1e-8)
+            return cosine_transform(gain * cosine_transform(noisy.float()), inverse=True)
+
+    def draw_noisy(
+        self,
+        noise: Float[Tensor, "batch freq 4 rows columns"],
+        freq_index: Int[Tensor, "batch freq"],
+        signal: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        """Return a draw of noisy slices, made from white noise of the same shape."""
+        power = self.power(*noise.shape[-2:])[freq_index]
+        signal = signal.float().reshape(-1, 1, 1, 1, 1)
+        deviation = (signal.square() * power + 1 - signal.square()).sqrt()
+        return cosine_transform(deviation * cosine_transform(noise), inverse=True)
+
+
+# attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
+COORDINATIONS = ("attention", "independent", "volume")
+# The U-Net works on patches of this many latent cells a side.
+PATCH = 2
+
+
+class FrequencyAttention(nn.Module):
+    """Lets the K bins of a volume exchange what they know at every pixel; starts as the identity.
+
+    Features ``(B·K, C, h, w)`` are read as ``(B·h·w, K, C)`` and attend over K.
+
+    Args:
+        channels: C.
+        num_frequencies: How many bins exist.
+        heads: Attention heads.
+    """
+
+    def __init__(self, channels: int, num_frequencies: int, heads: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(16, channels)
+        self.bin = nn.Embedding(num_frequencies, channels)
+        self.heads = heads
+        self.query_key_value = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.normal_(self.bin.weight, std=0.02)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "slices channels rows columns"],
+        freq_index: Int[Tensor, "batch freq"],
+    ) -> Float[Tensor, "slices channels rows columns"]:
+        """Return the features with what the other bins of the same volume add to them."""
+        batch, bins = freq_index.shape
+        rows, columns = x.shape[-2:]
+        tokens = self.norm(x).unflatten(0, (batch, bins)).permute(0, 3, 4, 1, 2)  # b h w k c
+        tokens = (tokens + self.bin(freq_index)[:, None, None]).flatten(0, 2)
+        query, key, value = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in self.query_key_value(tokens).chunk(3, dim=-1)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.unflatten(0, (batch, rows, columns)).permute(0, 3, 4, 1, 2)
+        return x + mixed.flatten(0, 1)
+
+
+class Denoiser(ModelMixin, ConfigMixin):
+    """U-Net over latent slices, coordinated by frequency attention.
+
+    Args:
+        num_frequencies: K, how many bins exist.
+        channels: Width of the U-Net at each of its three resolutions.
+        layers: Residual layers per block.
+        coordination: One of ``COORDINATIONS``.
+        prediction_type: What it is trained to predict, see ``diffusion.make_scheduler``.
+
+    Raises:
+        GidliteError: If the coordination is unknown.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_frequencies: int = 16,
+        channels: tuple[int, ...] = (64, 128, 192),
+        layers: int = 1,
+        coordination: str = "attention",
+        prediction_type: str = "v_prediction",
+    ) -> None:
+        super().__init__()
+        if coordination not in COORDINATIONS:
+            raise GidliteError(
+                f"coordination {coordination!r} is unknown; use one of {', '.join(COORDINATIONS)}"
+            )
+        # A volume at once has the bins as channels, and no bin index.
+        bins = num_frequencies if coordination == "volume" else 1
+        self.unet = UNet2DModel(
+            in_channels=2 * 4 * PATCH**2 * bins,  # noisy latents and their Gaussian estimate
+            out_channels=4 * PATCH**2 * bins,
+            block_out_channels=tuple(channels),
+            layers_per_block=layers,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            num_class_embeds=None if coordination == "volume" else num_frequencies,
+            attention_head_dim=32,
+            norm_num_groups=16,
+        )
+        # The untrained network is the Gaussian denoiser.
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+        self.field = GaussianField(num_frequencies)
+        self.condition = _Condition(channels[0], num_frequencies)
+        self.frequency = nn.ModuleList()
+        if coordination == "attention":
+            widths = [*channels, channels[-1], *reversed(channels)]
+            self.frequency.extend(FrequencyAttention(width, num_frequencies) for width in widths)
+
+    def embed_photo(
+        self,
+        features: Float[Tensor, "batch channels rows columns"],
+        scale: Float[Tensor, "batch freq 4 rows columns"],
+    ) -> Float[Tensor, "batch condition patch_rows patch_columns"]:
+        """Return the condition map; all zeros means "no photo".
+
+        It is added after the first convolution, which is what concatenating it before would do,
+        and done once for all bins and noise levels.
+
+        Args:
+            features: From ``photo_features``.
+            scale: What the latents were divided by.
+        """
+        return self.condition(features, scale)
+
+    def shape_noise(
+        self,
+        noise: Float[Tensor, "batch freq 4 rows columns"],
+        step: Int[Tensor, " batch"],
+        freq_index: Int[Tensor, "batch freq"],
+    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        """Return what noisy latents look like at the given noise level, made from white noise."""
+        return self.field.draw_noisy(noise, freq_index, signal_levels(noise.device)[step])
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "batch freq 4 rows columns"],
+        step: Int[Tensor, " batch"],
+        freq_index: Int[Tensor, "batch freq"],
+        condition: Float[Tensor, "batch condition patch_rows patch_columns"],
+    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        """Predict v (Salimans and Ho 2022), or the noise, of noisy latents.
+
+        Args:
+            noisy: Latents at the given noise level; any bins, but all K of a volume for
+                coordination "volume".
+            step: Diffusion step of every volume.
+            freq_index: Which bins they are.
+            condition: Map from ``embed_photo``.
+        """
+        bins = freq_index.shape[1]
+        signal = signal_levels(noisy.device)[step]
+        estimate = self.field.denoise(noisy, freq_index, signal)
+        x = torch.cat([noisy, estimate.to(noisy.dtype)], dim=2)
+        if self.config.coordination == "volume":
+            x, per_photo, labels = x.flatten(1, 2), 1, None
+        else:
+            x, per_photo, labels = x.flatten(0, 1), bins, freq_index.flatten()
+        x = functional.pixel_unshuffle(x, PATCH)
+        x = self.unet.conv_in(x) + condition.repeat_interleave(per_photo, dim=0)
+        x = self._run_blocks(x, self._embed(step.repeat_interleave(per_photo), labels), freq_index)
+        x = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(x)))
+        x = functional.pixel_shuffle(x, PATCH).reshape(noisy.shape)
+        return x + self._as_prediction(noisy, estimate, signal)
+
+    def _as_prediction(self, noisy: Tensor, clean: Tensor, signal: Tensor) -> Tensor:
+        """Return the prediction (v or noise) that an estimate of the clean latents amounts to."""
+        signal = signal.reshape(-1, 1, 1, 1, 1)
+        sigma = (1 - signal.square()).sqrt()
+        noise = (noisy - signal * clean) / sigma
+        if self.config.prediction_type == "epsilon":
+            return noise
+        return signal * noise - sigma * clean
+
+    def _embed(self, step: Tensor, labels: Tensor | None) -> Tensor:
+        sinusoids = self.unet.time_proj(step).to(self.dtype)
+        embedding = self.unet.time_embedding(sinusoids)
+        if labels is not None:
+            embedding = embedding + self.unet.class_embedding(labels)
+        return embedding
+
+    def _run_blocks(self, x: Tensor, embedding: Tensor, freq_index: Tensor) -> Tensor:
+        """Run the U-Net's blocks, each followed by frequency attention if there is any."""
+        attention = iter(self.frequency)
+
+        def coordinated(features: Tensor) -> Tensor:
+            layer = next(attention, None)
+            return features if layer is None else layer(features, freq_index)
+
+        skips = [x]
+        for block in self.unet.down_blocks:
+            x, passed = block(x, embedding)
+            x = coordinated(x)
+            skips += [*passed[:-1], x]
+        x = coordinated(self.unet.mid_block(x, embedding))
+        for block in self.unet.up_blocks:
+            count = len(block.resnets)
+            skips, passed = skips[:-count], skips[-count:]
+            x = coordinated(block(x, passed, embedding))
+        return x
+
+
+class _Condition(nn.Module):
+    """Photo features and expected magnitudes → a map on the U-Net's finest grid."""
+
+    def __init__(self, width: int, num_frequencies: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
+        self.mix = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, width, PATCH, stride=PATCH),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, features: Tensor, scale: Tensor) -> Tensor:
+        return self.mix(self.reduce(torch.cat([features, scale.flatten(1, 2).log()], dim=1)))

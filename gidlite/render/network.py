@@ -1,0 +1,346 @@
+"""The renderer's network: features of the photo, splatted on three levels, become a frame.
+
+Features of the photo are extracted once. For every frame each level is splatted along the motion,
+and a decoder, coarse to fine, corrects the splatted photo: it undoes the blur of bilinear
+splatting and paints what motion uncovers. Where nothing moves, the photo is returned as it is.
+
+Source: Li et al. 2024, section 5 (feature pyramid, softmax splatting of every level with the mean
+motion magnitude as metric, synthesis network). Departures: a small network of our own instead of
+ResNet-34; the metric, which takes what moves more for what is nearer, has a learned scale per
+level and is corrected by what the photo shows; the decoder corrects a splatted photo, and may
+blend in the photo sampled backwards along the splatted motion, which is sharp but ghosts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gidlite.errors import GidliteError, load_part
+from gidlite.render.photo import LARGEST_METRIC, fill_holes
+from gidlite.render.splat import SplatPlan
+
+# How many px of the photo, before it is moved, can influence a pixel of the frame.
+REACH = 96
+# Displacements up to the first count as none, from the second on the network has full say; px.
+_STILL, _MOVING = 0.02, 0.1
+# The same for how far coverage is from 1.
+_COVERED, _UNCOVERED = 0.05, 0.25
+_STRIDE = 4
+_INITIAL_SCALE = 3.0
+
+
+@dataclass(frozen=True)
+class PhotoPyramid:
+    """What is computed once per photo.
+
+    Attributes:
+        photo: ``(B, 3, H, W)`` in [0, 1].
+        levels: Features ``(B, C, h, w)`` at full, half and quarter resolution of the photo, padded
+            to multiples of 4.
+        order: ``(B, 2, h, w)`` at quarter resolution: log factor of the metric, and what is added.
+    """
+
+    photo: Tensor
+    levels: tuple[Tensor, ...]
+    order: Tensor
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions around an identity, without normalization: tiles must not differ."""
+
+    def __init__(self, channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(functional.relu_(self.first(functional.relu(x))))
+
+
+class SynthesisNet(ModelMixin, ConfigMixin):
+    """Photo features and motion → frame.
+
+    Args:
+        channels: At full, half and quarter resolution.
+    """
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, int, int] = (16, 32, 48)) -> None:
+        super().__init__()
+        fine, middle, coarse = channels
+        self.encoder = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(3, fine, 3, padding=1), _Block(fine)),
+                nn.Sequential(nn.Conv2d(fine, middle, 3, 2, 1), _Block(middle)),
+                nn.Sequential(nn.Conv2d(middle, coarse, 3, 2, 1), _Block(coarse), _Block(coarse)),
+            ]
+        )
+        # Says of every pixel how far its motion tells that it is in front, and what else does.
+        self.order = nn.Sequential(_Block(coarse, 2), nn.ReLU(), nn.Conv2d(coarse, 2, 1))
+        nn.init.zeros_(self.order[-1].weight)
+        nn.init.zeros_(self.order[-1].bias)
+        # The finest features are many pixels to move, so there are half as many of them.
+        self.tap = nn.Conv2d(fine, fine // 2, 1)
+        moved = (fine // 2, middle, coarse)
+        # Base, sharp photo (3 each), coverage and phase (2) come beside the finest features.
+        self.enter = nn.ModuleList(
+            nn.Conv2d(given + extra, c, 3, padding=1)
+            for given, extra, c in zip(moved, (9, 1, 1), channels, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            [
+                nn.Sequential(_Block(fine)),
+                nn.Sequential(_Block(middle), _Block(middle)),
+                nn.Sequential(_Block(coarse, 2), _Block(coarse, 4), _Block(coarse)),
+            ]
+        )
+        self.rise = nn.ModuleList([nn.Conv2d(middle, fine, 1), nn.Conv2d(coarse, middle, 1)])
+        self.out = nn.Conv2d(fine, 4, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        # Starts as the photo sampled backwards wherever something lands, which is not far off.
+        nn.init.zeros_(self.out.bias)
+        nn.init.constant_(self.out.bias[3:], 2.0)
+        self.log_scale = nn.Parameter(torch.full((3,), math.log(_INITIAL_SCALE)))
+
+    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> PhotoPyramid:
+        """Return the features of photos in [0, 1]; once per photo."""
+        levels, x = [], _pad(image) - 0.5
+        for stage in self.encoder:
+            x = stage(x if not levels else functional.relu(x))
+            # In the layout that the splat reads, once and not for every frame.
+            levels.append((x if levels else self.tap(x)).contiguous())
+        return PhotoPyramid(image, tuple(levels), self.order(x))
+
+    def forward(
+        self,
+        pyramid: PhotoPyramid,
+        motion: Float[Tensor, "batch 2 height width"],
+        metric: Float[Tensor, "batch 1 height width"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Return the frame, not clamped.
+
+        Args:
+            pyramid: From ``encode``.
+            motion: Displacement of every pixel of the photo, px.
+            metric: W, the mean over time of |F_t|, in px at 256 px wide.
+        """
+        height, width = motion.shape[-2:]
+        photo, motion, metric = map(_pad, (pyramid.photo, motion, metric))
+        plans = self.plans(motion, metric, pyramid.order)
+        coverage = plans[0].coverage()
+        ahead = self._ahead(0, metric, pyramid.order)
+        fine = torch.cat([photo, motion, ahead, pyramid.levels[0]], dim=1)
+        base, arrived, ahead, moved = plans[0](fine).split([3, 2, 1, fine.shape[1] - 6], dim=1)
+        base = fill_holes(base, coverage, ahead)
+        sharp = _sample_at(photo, -arrived)
+        phase = arrived - arrived.floor()
+        beside = torch.cat([base - 0.5, sharp - 0.5, coverage, 4 * phase * (1 - phase)], dim=1)
+        x = None
+        for level in (2, 1, 0):
+            given = [moved, beside]
+            if level:
+                given = [plans[level](pyramid.levels[level]), plans[level].coverage()]
+            entered = self.enter[level](torch.cat(given, dim=1))
+            if x is not None:
+                risen = self.rise[level](x)
+                entered = entered + functional.interpolate(risen, scale_factor=2, mode="bilinear")
+            x = self.decoder[level](entered)
+        change = self.out(functional.relu(x))
+        blend = torch.sigmoid(change[:, 3:]) * coverage.clamp(max=1)
+        shown = _within(fill_holes(arrived, coverage))
+        frame = torch.lerp(base, sharp, blend) + shown * change[:, :3]
+        gate = motion_gate(motion, arrived.detach(), coverage)
+        return torch.lerp(photo, frame, gate)[..., :height, :width]
+
+    def plans(
+        self,
+        motion: Float[Tensor, "batch 2 height width"],
+        metric: Float[Tensor, "batch 1 height width"],
+        order: Float[Tensor, "batch 2 rows columns"],
+    ) -> list[SplatPlan]:
+        """Return how the three levels are splatted, fine to coarse; sides are multiples of 4.
+
+        Args:
+            motion: As for ``forward``.
+            metric: As for ``forward``.
+            order: Of the ``PhotoPyramid``.
+        """
+        plans = []
+        for level in range(len(self.log_scale)):
+            if level:
+                motion = functional.avg_pool2d(motion, 2) / 2
+                metric = functional.avg_pool2d(metric, 2)
+            plans.append(SplatPlan(motion, metric=self._ahead(level, metric, order)))
+        return plans
+
+    def _ahead(self, level: int, metric: Tensor, order: Tensor) -> Tensor:
+        """Return Z: the metric with the level's scale, corrected by what the photo shows."""
+        factor, offset = _enlarge(order, metric.shape[-2:]).split(1, dim=1)
+        ahead = metric * torch.exp(self.log_scale[level] + factor) + offset
+        return ahead.clamp(max=LARGEST_METRIC)
+
+
+def motion_gate(
+    motion: Float[Tensor, "batch 2 height width"],
+    arrived: Float[Tensor, "batch 2 height width"],
+    coverage: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, "batch 1 height width"]:
+    """Return how much say the network has: 0 to 1, and 0 exactly where nothing near moves.
+
+    Args:
+        motion: Displacement of every pixel of the photo, px.
+        arrived: Displacement of what is at each pixel of the frame, px.
+        coverage: Of the frame, 0 in a hole.
+    """
+    moving = torch.maximum(*(m.square().sum(1, keepdim=True).sqrt() for m in (motion, arrived)))
+    near = torch.maximum(
+        _ramp(moving, _STILL, _MOVING), _ramp((coverage - 1).abs(), _COVERED, _UNCOVERED)
+    )
+    near = functional.pad(near, (4, 4, 4, 4), mode="replicate")
+    for axis in (-1, -2):
+        for step in (1, 2, 3):  # windows of 2, 4 and 7 px
+            length = near.shape[axis] - step
+            near = torch.maximum(near.narrow(axis, 0, length), near.narrow(axis, step, length))
+    return functional.avg_pool2d(near, 3, 1)
+
+
+def _ramp(x: Tensor, low: float, high: float) -> Tensor:
+    x = ((x - low) / (high - low)).clamp(0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _within(arrived: Tensor) -> Tensor:
+    """Return 1 where what arrives was in the photo, and 0 where it comes from beyond its border.
+
+    Scenes to learn from end where the photo does, so a network knows nothing of what lies beyond.
+    """
+    height, width = arrived.shape[-2:]
+    x = torch.arange(width, device=arrived.device) - arrived[:, :1]
+    y = torch.arange(height, device=arrived.device)[:, None] - arrived[:, 1:]
+    beyond = torch.stack([-x, x - (width - 1), -y, y - (height - 1)]).amax(0)
+    return 1 - _ramp(beyond, 0.0, 1.0)
+
+
+def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _pad(x: Tensor) -> Tensor:
+    """Repeat the last row and column up to a multiple of the coarsest level's stride."""
+    height, width = x.shape[-2:]
+    if not (height % _STRIDE or width % _STRIDE):
+        return x
+    return functional.pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+
+
+def _sample_at(image: Tensor, offset: Tensor) -> Tensor:
+    """Return ``image(q + offset(q))``, bicubic."""
+    height, width = image.shape[-2:]
+    x = torch.arange(width, device=image.device) + offset[:, 0]
+    y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return functional.grid_sample(
+        image, grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer"
+# Photos up to the first are rendered as a whole, larger ones in tiles of the second; px a side.
+_WHOLE, _TILE = 1024, 512
+# Tiles begin at multiples of this, so that every level of a pyramid sees the same cells.
+_ALIGN = 64
+
+
+@functools.cache
+def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
+    """Return the trained network of a folder, by default the one that comes with the package.
+
+    Raises:
+        GidliteError: If there is none.
+    """
+    folder = WEIGHTS if folder is None else Path(folder)
+    try:
+        net = load_part(SynthesisNet, folder)
+    except (OSError, ValueError) as error:
+        # Of files that are not there diffusers says more than one sentence.
+        why = f" ({error})" if isinstance(error, ValueError) else ""
+        raise GidliteError(
+            f"no trained renderer in {folder}{why}; use --renderer softmax, or train one with "
+            "gidlite train renderer"
+        ) from None
+    net = net.eval().requires_grad_(False)
+    return net.to(memory_format=torch.channels_last)
+
+
+class NeuralRenderer:
+    """Renders frames of one photo.
+
+    A photo larger than a tile is rendered tile by tile. Tiles overlap by all that can influence a
+    pixel, so seams cannot be seen; features are then extracted anew for every frame, which takes
+    longer but needs no more memory than one tile.
+
+    Args:
+        image: Photo in [0, 1].
+        net: The trained network; the one of the package if not given.
+        tile: Largest side of what is rendered at once, overlap excluded; if not given, photos up
+            to 1024 px are rendered as a whole and larger ones in tiles of 512.
+    """
+
+    def __init__(
+        self,
+        image: Float[Tensor, "3 height width"],
+        net: SynthesisNet | None = None,
+        *,
+        tile: int | None = None,
+    ) -> None:
+        self.image, self.net = image[None], net or load_renderer()
+        whole = max(image.shape[-2:]) <= (tile or _WHOLE)
+        self._tile = max(_ALIGN, (tile or _TILE) // _ALIGN * _ALIGN)
+        with torch.inference_mode():
+            self._pyramid = self.net.encode(self.image) if whole else None
+
+    @torch.inference_mode()
+    def __call__(
+        self, motion: Float[Tensor, "2 height width"], metric: Float[Tensor, "1 height width"]
+    ) -> Float[Tensor, "3 height width"]:
+        """Return the frame in [0, 1].
+
+        Args:
+            motion: Displacement of every pixel, px of the photo.
+            metric: W, the mean over time of |F_t|, px at 256 px wide.
+        """
+        motion, metric = motion[None], metric[None]
+        if self._pyramid is not None:
+            return self.net(self._pyramid, motion, metric)[0].clamp(0, 1)
+        frame = torch.empty_like(self.image[0])
+        farthest = math.ceil(float(motion.abs().max()))
+        margin = math.ceil((REACH + farthest) / _ALIGN) * _ALIGN
+        for rows in _spans(frame.shape[1], self._tile, margin):
+            for columns in _spans(frame.shape[2], self._tile, margin):
+                part = [x[..., rows[1], columns[1]] for x in (self.image, motion, metric)]
+                made = self.net(self.net.encode(part[0]), *part[1:])[0]
+                frame[:, rows[0], columns[0]] = made[:, rows[2], columns[2]]
+        return frame.clamp_(0, 1)
+
+
+def _spans(length: int, tile: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield of every tile the part it fills, the part it sees, and the former within the latter."""
+    for first in range(0, length, tile):
+        last = min(first + tile, length)
+        start, stop = max(0, first - margin), min(length, last + margin)
+        yield slice(first, last), slice(start, stop), slice(first - start, last - start)
