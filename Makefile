@@ -62,6 +62,6 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time): 1 of 2, PyTorch"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "Installing into $(VENV): 2 of 2, gidlite and everything else"
-	@$(PIP) -e ".[notebooks,metrics,dev]"
+	@$(PIP) -e ".[notebooks,dev]"
 	@touch $@
 	@echo "Installed."

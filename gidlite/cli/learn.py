@@ -207,13 +207,13 @@ def _report_motion(run, what, output: Path | None, *, model: Path | None, **opti
 
 
 def _print_and_write(tables, report, output: Path | None) -> None:
-    from gidlite.errors import writing
+    from gidlite.errors import written
 
     for table in tables:
         console.print(table)
     if output is not None:
-        with writing(output):
-            output.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+        with written(output) as hidden:
+            hidden.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
         console.print(f"{output}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import glob
 import hashlib
 import json
 import math
@@ -18,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from gidlite.data.screening import Segment, Settings, extract_segment
-from gidlite.data.shards import DiskFullError, finish_folder, write_json
-from gidlite.errors import GidliteError
-from gidlite.media.reader import probe_video
+from gidlite.data.shards import finish_folder, write_json
+from gidlite.errors import DiskFullError, GidliteError
+from gidlite.media.reader import find_videos, probe_video
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif")
 _MOST_PIXELS = 8192 * 4352  # a little over 8K; larger headers are mistakes or attacks
 
 
@@ -32,34 +30,6 @@ class Plan:
 
     segments: list[Segment]
     refused: dict[str, str]
-
-
-def find_videos(inputs: Iterable[str | Path]) -> list[tuple[Path, str]]:
-    """Return (path, name) of every video in files, folders (searched deeply) and glob patterns.
-
-    Raises:
-        GidliteError: If an input matches nothing, or there is no video at all.
-    """
-    found: dict[Path, str] = {}
-    for entry in inputs:
-        path = Path(entry)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-            for video in inside:
-                found.setdefault(video.resolve(), video.relative_to(path).as_posix())
-            continue
-        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(entry)))]
-        if not matches:
-            raise GidliteError(f"{entry} does not exist; give videos, folders or patterns")
-        for video in matches:
-            if video.is_file():
-                found.setdefault(video.resolve(), video.name)
-    if not found:
-        raise GidliteError(
-            f"no video found in {', '.join(map(str, inputs))}; known suffixes: "
-            + " ".join(VIDEO_SUFFIXES)
-        )
-    return list(found.items())
 
 
 def _fingerprint(path: Path) -> str:
@@ -188,7 +158,7 @@ def _prepare(out: Path, settings: Settings) -> None:
             )
     else:
         write_json(path, settings.to_json())
-    for stale in out.glob("*/.*.tmp"):
+    for stale in out.glob("*/.gidlite-*"):
         stale.unlink(missing_ok=True)
 
 

@@ -22,13 +22,12 @@ from torch.nn import functional
 
 from gidlite.data.shards import (
     SHARD_BYTES,
-    DiskFullError,
     Sample,
     sample_bytes,
     write_json,
     write_shard,
 )
-from gidlite.errors import GidliteError
+from gidlite.errors import DiskFullError, GidliteError
 from gidlite.media.reader import stream_video
 from gidlite.motion.flow import consistent, follow, grey, optical_flow_engine, textured
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, pack_complex

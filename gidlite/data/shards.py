@@ -15,7 +15,6 @@ in px of the (h, w) grid, ``reliable`` (N, h, w) uint8 (1 where the motion can b
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from torch.nn import functional
 
 from gidlite.data.world import Scenes, make_scenes
 from gidlite.data.world.pieces import Pieces, collect_pieces
-from gidlite.errors import GidliteError
+from gidlite.errors import GidliteError, written
 from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, stats_of_variant
 from gidlite.motion.spectral import pack_complex, unpack_complex
@@ -42,10 +41,6 @@ SHARD_BYTES = 256_000_000
 _FORMAT, _VERSION = "gidlite-shard", "1"
 # Magnitudes are counted on a logarithmic scale, about 3.7 % wide, from 1e-5 to 1e3 px.
 _DECADES, _PER_DECADE = (-5, 3), 64
-
-
-class DiskFullError(GidliteError):
-    """There is no space left where shards are written; no other sample could be saved either."""
 
 
 @dataclass(frozen=True)
@@ -93,23 +88,12 @@ def magnitude_percentile(
     return 10 ** ((place + share.clamp(0, 1)) / _PER_DECADE + _DECADES[0])[:, 0].float()
 
 
-def _atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"no space left for {path}; free some and run the same command again, "
-                "it goes on where it stopped"
-            ) from None
-        raise GidliteError(f"cannot write {path} ({error}); choose a writable folder") from None
+def _durably(path: Path, content: bytes) -> None:
+    """Write a file that is still whole after the machine goes down."""
+    with written(path) as hidden, hidden.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -119,7 +103,7 @@ def write_json(path: Path, content: Any) -> None:
         DiskFullError: If there is no space left.
         GidliteError: If it cannot be written for another reason.
     """
-    _atomically(path, json.dumps(content, indent=1).encode())
+    _durably(path, json.dumps(content, indent=1).encode())
 
 
 def write_shard(path: Path, samples: list[Sample]) -> None:
@@ -138,7 +122,7 @@ def write_shard(path: Path, samples: list[Sample]) -> None:
     }
     infos = json.dumps([sample.info for sample in samples])
     metadata = {"format": _FORMAT, "version": _VERSION, "samples": infos}
-    _atomically(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+    _durably(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
 
 class ShardFolder:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from gidlite.dynamics.layers import split_layers
 from gidlite.dynamics.modal import dominant_modes
-from gidlite.errors import GidliteError, check_output, sibling, writing
-from gidlite.media import fit_size, resize, to_bytes
+from gidlite.errors import GidliteError, written
+from gidlite.media import encode_jpeg, fit_size, resize, to_bytes
 from gidlite.motion import SpectralVolume
 from gidlite.motion.spectral import pack_complex
 
@@ -94,20 +94,14 @@ def make_scene(
     }  # fmt: skip
     return Scene(
         header,
-        _jpeg(to_bytes(image), 90),
-        b"" if layers.back is image else _jpeg(to_bytes(layers.back), 85, subsampling="4:2:0"),
-        _jpeg(to_bytes(layers.alpha.expand(3, -1, -1))[..., 0], 90),
+        encode_jpeg(to_bytes(image), 90),
+        b""
+        if layers.back is image
+        else encode_jpeg(to_bytes(layers.back), 85, subsampling="4:2:0"),
+        encode_jpeg(to_bytes(layers.alpha.expand(3, -1, -1))[..., 0], 90),
         _halves(layers.front_modes),
         _halves(layers.back_modes),
     )
-
-
-def _jpeg(pixels: np.ndarray, quality: int, *, subsampling: str = "4:4:4") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(
-        file, "JPEG", quality=quality, subsampling=subsampling, optimize=True
-    )
-    return file.getvalue()
 
 
 def _halves(modes: Complex[Tensor, "modes 2 rows columns"]) -> bytes:
@@ -185,11 +179,5 @@ def write_page(path: str | Path, scenes: Scene | list[Scene], *, title: str = "T
     """
     path = Path(path)
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
-    check_output(path)
-    temporary = sibling(path)
-    try:
-        with writing(path):
-            temporary.write_text(page_html(scenes, title=title), encoding="utf-8")
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path) as hidden:
+        hidden.write_text(page_html(scenes, title=title), encoding="utf-8")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gidlite.errors import GidliteError, sibling, writing
+from gidlite.errors import GidliteError, writing, written
 from gidlite.evaluate import bootstrap_interval, frechet_distance, kernel_distance, moments_of
 from gidlite.evaluate.networks import LEAST_FRAMES, load_inception, load_kinetics_i3d, load_user_i3d
 from gidlite.media.reader import stream_video
@@ -187,10 +187,8 @@ class FeatureStore:
     def _save(path: Path, features: Tensor) -> None:
         from safetensors.torch import save_file
 
-        partial = sibling(path)
-        with writing(path):
-            save_file({"features": features.contiguous()}, partial)
-            partial.replace(path)
+        with written(path) as hidden:
+            save_file({"features": features.contiguous()}, hidden)
 
 
 def _content_hash(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import warnings
 from pathlib import Path
@@ -20,8 +21,7 @@ from gidlite.errors import (
     check_shape,
     require,
     require_file,
-    sibling,
-    writing,
+    written,
 )
 
 MIN_SIDE = 16
@@ -116,14 +116,8 @@ def write_image(path: str | Path, image: Tensor) -> None:
     )
     pixels = to_bytes(image)
     options = {} if suffix == ".png" else {"quality": 95}
-    check_output(path)
-    temporary = sibling(path)
-    try:
-        with writing(path):
-            Image.fromarray(pixels).save(temporary, **options)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path) as hidden:
+        Image.fromarray(pixels).save(hidden, **options)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -138,6 +132,15 @@ def to_bytes(image: Tensor) -> np.ndarray:
         f"the image has type {image.dtype}; give floats in [0, 1] or uint8",
     )
     return image.permute(1, 2, 0).contiguous().numpy()
+
+
+def encode_jpeg(pixels: np.ndarray, quality: int = 90, *, subsampling: str = "4:4:4") -> bytes:
+    """Return a JPEG of uint8 pixels, (H, W, 3) or grey (H, W)."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(
+        stream, "JPEG", quality=quality, subsampling=subsampling, optimize=True
+    )
+    return stream.getvalue()
 
 
 def resize(image: Tensor, *, height: int, width: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +18,9 @@ from gidlite.errors import GidliteError, require, require_file
 
 # swscale flags that older PyAV does not name.
 _ACCURATE_ROUNDING, _FULL_CHROMA = 0x40000, 0x2000
+
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif")
 
 
 @dataclass(frozen=True)
@@ -278,3 +282,31 @@ def resample_frame_rate(frames: Tensor, *, source_fps: float, target_fps: float)
     valid = all(0 < rate < float("inf") for rate in (source_fps, target_fps))
     require(valid, f"frame rates must be positive, got {source_fps} and {target_fps}")
     return frames[nearest_indices(len(frames), source_fps, target_fps)]
+
+
+def find_videos(inputs: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    """Return (path, name) of every video in files, folders (searched deeply) and glob patterns.
+
+    Raises:
+        GidliteError: If an input matches nothing, or there is no video at all.
+    """
+    found: dict[Path, str] = {}
+    for entry in inputs:
+        path = Path(entry)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+            for video in inside:
+                found.setdefault(video.resolve(), video.relative_to(path).as_posix())
+            continue
+        matches = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(entry)))]
+        if not matches:
+            raise GidliteError(f"{entry} does not exist; give videos, folders or patterns")
+        for video in matches:
+            if video.is_file():
+                found.setdefault(video.resolve(), video.name)
+    if not found:
+        raise GidliteError(
+            f"no video found in {', '.join(map(str, inputs))}; known suffixes: "
+            + " ".join(VIDEO_SUFFIXES)
+        )
+    return list(found.items())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from gidlite.errors import check_output, require, sibling, writing
+from gidlite.errors import GidliteError, check_output, require, writing, written
 from gidlite.media import to_bytes
 from gidlite.media.reader import nearest_indices
 
@@ -56,12 +55,13 @@ class VideoWriter:
             "or a name ending in / for a folder of PNG frames",
         )
         check_output(self.path, folder=folder)
-        self._temporary: Path | None = None
+        self._output = written(self.path, folder=folder)
+        self._hidden: Path | None = None
         self._sink: _Mp4Sink | _AnimationSink | _FolderSink | None = None
         self._size: tuple[int, int] | None = None
 
     def __enter__(self) -> VideoWriter:
-        self._temporary = sibling(self.path)
+        self._hidden = self._output.__enter__()
         return self
 
     def write(self, frame: Tensor) -> None:
@@ -73,7 +73,7 @@ class VideoWriter:
         Raises:
             GidliteError: If the frame's shape, size or type is wrong, or writing fails.
         """
-        require(self._temporary is not None, "use VideoWriter in a with statement")
+        require(self._hidden is not None, "use VideoWriter in a with statement")
         pixels = to_bytes(frame)
         height, width = pixels.shape[:2]
         self._size = self._size or (height, width)
@@ -86,25 +86,25 @@ class VideoWriter:
             if self._sink is None:
                 sinks = {".mp4": _Mp4Sink, "": _FolderSink}
                 sink = sinks.get(self._suffix, _AnimationSink)
-                self._sink = sink(self._temporary, self.fps, self.quality, self._size)
+                self._sink = sink(self._hidden, self.fps, self.quality, self._size)
             self._sink.add(pixels)
 
     def __exit__(self, kind, error, trace) -> None:
-        temporary, sink = self._temporary, self._sink
-        self._temporary = self._sink = None
+        sink, self._sink, self._hidden = self._sink, None, None
         try:
             if sink is not None:
                 with suppress(Exception) if kind else writing(self.path):
                     sink.close(keep=kind is None)
             if kind is None:
                 require(sink is not None, f"no frame was written to {self.path}; write some")
-                with writing(self.path):
-                    _move_into_place(temporary, self.path)
+                if isinstance(sink, _FolderSink):
+                    sink.clear(self.path)
+        except GidliteError as failure:
+            kind, error = GidliteError, failure
+            raise
         finally:
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            with suppress(Exception) if kind else nullcontext():
+                self._output.__exit__(kind, error, trace)
 
 
 class _Mp4Sink:
@@ -190,7 +190,6 @@ def _with_shared_palette(frames: list[np.ndarray]) -> list[Image.Image]:
 class _FolderSink:
     def __init__(self, path: Path, fps: float, quality: float, size: tuple[int, int]) -> None:
         self._path, self._count = path, 0
-        path.mkdir()
 
     def add(self, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(self._path / f"frame_{self._count:05d}.png")
@@ -199,17 +198,12 @@ class _FolderSink:
     def close(self, *, keep: bool) -> None:
         pass
 
-
-def _move_into_place(temporary: Path, path: Path) -> None:
-    if not path.is_dir():
-        os.replace(temporary, path)
-        return
-    # A folder that already exists may hold other files, so only its frames are replaced.
-    for old in path.iterdir():
-        if FRAME_NAME.fullmatch(old.name):
-            old.unlink()
-    for frame in temporary.iterdir():
-        os.replace(frame, path / frame.name)
+    @staticmethod
+    def clear(path: Path) -> None:
+        """Remove older frames from a folder that exists already, and nothing else."""
+        for old in path.iterdir() if path.is_dir() else ():
+            if FRAME_NAME.fullmatch(old.name):
+                old.unlink()
 
 
 def write_video(

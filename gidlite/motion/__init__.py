@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gidlite.errors import GidliteError, all_finite, check_shape, require_file
+from gidlite.errors import GidliteError, all_finite, check_shape, require_file, written
 from gidlite.motion.spectral import pack_complex, unpack_complex
 
 _FORMAT = "gidlite-spectral-volume"
@@ -55,15 +55,9 @@ def save_volume(path: str | Path, volume: SpectralVolume) -> None:
         "fps": volume.fps, "width": width, "height": height,
         "seed": volume.seed, "model": volume.model,
     }  # fmt: skip
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as hidden:
         packed = pack_complex(volume.spectral).contiguous()
-        save_file({"packed": packed}, temporary, {k: str(v) for k, v in metadata.items()})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise GidliteError(f"cannot write {path} ({error}); choose a writable folder") from None
+        save_file({"packed": packed}, hidden, {k: str(v) for k, v in metadata.items()})
 
 
 def load_volume(path: str | Path) -> SpectralVolume:

@@ -124,6 +124,32 @@ def follow(
     return flows
 
 
+def sample_at(
+    image: Float[Tensor, "*batch channels height width"],
+    offset: Float[Tensor, "*batch 2 height width"],
+    *,
+    mode: str = "bilinear",
+) -> Float[Tensor, "*batch channels height width"]:
+    """Return ``image(p + offset(p))`` at every pixel p, the border repeated outside.
+
+    Warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden.
+
+    Args:
+        image: Any maps.
+        offset: (dx, dy) in px of this resolution.
+        mode: "bilinear" or "bicubic".
+    """
+    height, width = image.shape[-2:]
+    maps, offset = (x.reshape(-1, *x.shape[-3:]) for x in (image, offset))
+    x = torch.arange(width, device=image.device) + offset[:, 0]
+    y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    sampled = functional.grid_sample(
+        maps, grid, mode=mode, padding_mode="border", align_corners=False
+    )
+    return sampled.reshape(image.shape)
+
+
 def consistent(
     forward: Float[Tensor, "2 height width"], backward: Float[Tensor, "2 height width"]
 ) -> Bool[Tensor, "height width"]:

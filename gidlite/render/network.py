@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, load_part
+from gidlite.errors import GidliteError, load_network
 from gidlite.render.photo import LARGEST_METRIC, fill_holes
 from gidlite.render.splat import SplatPlan
 
@@ -275,7 +275,7 @@ def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
     """
     folder = WEIGHTS if folder is None else Path(folder)
     try:
-        net = load_part(SynthesisNet, folder)
+        net = load_network(SynthesisNet, folder)
     except (OSError, ValueError) as error:
         # Of files that are not there diffusers says more than one sentence.
         why = f" ({error})" if isinstance(error, ValueError) else ""

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from gidlite.data import Augmented, MotionDataset, ShardSource, SyntheticSource, seeded
 from gidlite.data.pairs import PairDataset, PairFolder, ScenePairs
 from gidlite.data.world.pieces import collect_pieces
-from gidlite.errors import GidliteError, load_part
+from gidlite.errors import GidliteError, load_network
 from gidlite.media import write_image
 from gidlite.motion.normalize import (
     FrequencyStats,
@@ -922,7 +922,7 @@ def _load_part(run: str | Path) -> tuple[str, nn.Module]:
     folder = folder if folder.exists() else Path(run)
     try:
         name = _NAME_OF_CLASS[json.loads((folder / "config.json").read_text())["_class_name"]]
-        return name, load_part(_KINDS[name], folder)
+        return name, load_network(_KINDS[name], folder)
     except (OSError, KeyError):
         raise GidliteError(
             f"{run} holds no trained part (no model/ of one); train it first"

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from gidlite.data import Example, MotionDataset, seeded
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
-from gidlite.errors import GidliteError, check_output, sibling, writing
+from gidlite.errors import GidliteError, check_output, written
 from gidlite.motion.spectral import pack_complex, unpack_complex
 from studies.ablation.rows import Preset
 
@@ -74,11 +74,9 @@ def store_scenes(
         volumes.append(pack_complex(scenes.spectral(_MOST_BINS)).half().cpu())
         if progress is not None:
             progress(min(first + _BATCH, count), count)
-    partial = sibling(path)
-    with writing(path):
+    with written(path) as hidden:
         tensors = {"image": torch.cat(photos), "packed": torch.cat(volumes)}
-        save_file(tensors, partial, {"settings": json.dumps(settings)})
-        partial.replace(path)
+        save_file(tensors, hidden, {"settings": json.dumps(settings)})
 
 
 class StoredScenes:

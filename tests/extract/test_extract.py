@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from gidlite.data.extract import Settings, find_videos, make_plan, run_extraction
 from gidlite.data.screening import camera_path, camera_way, left_behind, remove_camera
-from gidlite.data.shards import DiskFullError, ShardFolder
+from gidlite.data.shards import ShardFolder
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
-from gidlite.errors import GidliteError
+from gidlite.errors import DiskFullError, GidliteError
 from gidlite.media.writer import write_video
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from gidlite.cli import app
+from gidlite.__main__ import app
 from gidlite.errors import GidliteError
 from gidlite.evaluate import videos as module
 from gidlite.evaluate.motion import video_tables
