@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from gidlite.errors import GidliteError, load_network, check_shape
+from gidlite.errors import GidliteError, check_shape, load_network
 from gidlite.loops import close_loop, loop_guidance
 from gidlite.media import resize
 from gidlite.motion import SpectralVolume

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gidlite.errors import GidliteError
-from gidlite.evaluate import psnr, ssim
 from gidlite.loops import close_loop, whole_periods
 from gidlite.media.reader import read_video
 from gidlite.motion import SpectralVolume
@@ -221,6 +220,11 @@ def reanimate(
     Raises:
         GidliteError: If the video cannot be used or holds too few frames for K.
     """
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
     check_renderer(renderer)
     clip = read_video(path, width=width, max_frames=max_frames)
     observed = motion_texture(clip.frames, progress=progress)
@@ -232,10 +236,14 @@ def reanimate(
     rendered = torch.stack([(frame * 255).round().byte() for frame in moved])
     real = clip.float_frames()[1:]
     again, still = rendered[1:].float() / 255, first.expand_as(real)
-    pairs = {"": again, "still_": still}
     scores = {}
-    for prefix, frames in pairs.items():
-        quality = [psnr(a, b) for a, b in zip(frames, real, strict=True)]
+    for prefix, frames in {"": again, "still_": still}.items():
+        quality = [
+            peak_signal_noise_ratio(a, b, data_range=1.0).item()
+            for a, b in zip(frames, real, strict=True)
+        ]
         scores[f"{prefix}psnr"] = sum(min(q, 100.0) for q in quality) / len(quality)
-        scores[f"{prefix}ssim"] = ssim(frames, real)
+        scores[f"{prefix}ssim"] = structural_similarity_index_measure(
+            frames, real, data_range=1.0
+        ).item()
     return Reanimation(clip.frames, rendered, spectral, clip.fps, **scores)

@@ -15,7 +15,7 @@ from gidlite.motion.normalize import FrequencyStats
 from gidlite.pipeline import GidPipeline
 from gidlite.prior.denoiser import Denoiser
 from gidlite.train import TrainConfig
-from gidlite.train.loop import make_dataset, make_task, run_training
+from gidlite.train.loop import load_parts, make_dataset, make_task, run_training
 
 TINY = {
     "num_frequencies": 4, "height": 64, "width": 64, "scenes_per_step": 2, "slices_per_scene": 2,
