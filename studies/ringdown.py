@@ -9,9 +9,11 @@ projection (Golub and Pereyra 1973): shapes and rest are linear, so only poles a
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -258,3 +260,29 @@ def check_ringdown(
     """Follow the pixels of a clip with a still camera and return ``ringdown`` of their motion."""
     clip = read_video(path, width=width, max_frames=max_frames)
     return ringdown(motion_texture(clip.frames, progress=progress), fps=clip.fps, share=share)
+
+
+def main() -> None:
+    """Print the table."""
+    paths = [Path(argument) for argument in sys.argv[1:]]
+    clips = [clip for path in paths for clip in (sorted(path.glob("phys_*")) or [path])]
+    if not clips:
+        print("give clips of things poked and released, or a folder that holds phys_* clips")
+        return
+    print("clip                 predicted  last pose  still  rest pose  modes (Hz @ damping)")
+    ratios = []
+    for clip in clips:
+        result = check_ringdown(clip)
+        modes = zip(result.fit.frequencies_hz.tolist(), result.fit.damping.tolist(), strict=True)
+        print(
+            f"{clip.stem:20} {result.predicted:9.3f} {result.last:10.3f} {result.still:6.2f} "
+            f"{result.rest:10.3f}  " + ", ".join(f"{hz:.2f} @ {ratio:.3f}" for hz, ratio in modes),
+            flush=True,
+        )
+        ratios.append([result.predicted / held for held in (result.last, result.still)])
+    last, still = (geometric_mean(column) for column in zip(*ratios, strict=True))
+    print(f"geometric mean of the ratio to holding the last pose {last:.2f}, the photo {still:.2f}")
+
+
+if __name__ == "__main__":
+    main()

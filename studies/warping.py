@@ -7,24 +7,32 @@ sampled backwards (bicubic) along the inverted motion, which leaves ghosts where
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from gidlite.cli import console, progress_bar
 from gidlite.data.pairs import Pair, scene_pairs
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
-from gidlite.errors import GidliteError
+from gidlite.errors import GidliteError, check_output, written
 from gidlite.evaluate import psnr, ssim
+from gidlite.evaluate.networks import NETWORKS, load_lpips, weights_folder
+from gidlite.media import write_image
 from gidlite.media.reader import probe_video, read_video
 from gidlite.motion.flow import consistent, follow, grey, optical_flow_engine
-from gidlite.render.network import NeuralRenderer, SynthesisNet
+from gidlite.render.network import NeuralRenderer, SynthesisNet, load_renderer
 from gidlite.render.photo import keep_sharp, splat_photo
 from gidlite.render.splat import splat
 from gidlite.viz import contact_sheet
@@ -265,13 +273,46 @@ def _cell(key: str, value: float | None) -> str:
     return f"{value:.2f}" if key.startswith("psnr") else f"{value:.4f}"
 
 
-def check_clips(clips: Iterable[str | Path]) -> list[Path]:
-    """Return the paths of clips, all of which are videos.
+def main(
+    clips: Annotated[list[Path] | None, typer.Argument(metavar="CLIP...")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores as JSON.")] = None,
+    scenes: Annotated[int, typer.Option(help="Also so many held-out synthetic scenes.")] = 24,
+    renderer: Annotated[Path | None, typer.Option(help="Folder of a trained renderer.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Close-ups of motion edges, as PNG.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of metric networks.")] = None,
+    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+) -> None:
+    """Rendered against real frames, same motion for all: python -m studies.warping clips/*.mp4.
 
-    Raises:
-        GidliteError: If one is not.
+    LPIPS needs the metric networks, see gidlite weights list.
     """
-    paths = [Path(clip) for clip in clips]
+    for path in (output, sheet):
+        if path is not None:
+            check_output(path)
+    paths = clips or []
     for path in paths:
-        probe_video(path)
-    return paths
+        probe_video(path)  # refuse what is no video before minutes are spent on the others
+    if not paths and scenes < 1:
+        raise GidliteError("nothing to evaluate; give clips, or --scenes")
+    net = load_renderer(renderer)
+    known = ((weights or weights_folder()) / NETWORKS["lpips"].file).is_file()
+    cases = chain(clip_cases(paths), scene_cases(scenes, sprites=sprites))
+    with progress_bar("Rendering") as progress:
+        report = evaluate_render(
+            cases, net, count=len(paths) + scenes, lpips=load_lpips(weights) if known else None,
+            progress=progress,
+        )  # fmt: skip
+    for table in render_tables(report):
+        console.print(table)
+    if output is not None:
+        with written(output) as hidden:
+            hidden.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+    if sheet is not None:
+        write_image(sheet, report.sheet())
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except GidliteError as error:
+        sys.exit(f"{error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -133,3 +134,10 @@ def measure(
         console.print(shown)
     (out / "table.md").write_text(markdown_table(rows, table))
     console.print(f"{out / 'table.md'}")
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except GidliteError as error:
+        sys.exit(f"{error}")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _VIDEO = {"fid": "FID", "kid": "KID", "fvd": "FVD", "fvd32": "FVD_32"}
 _MOTION = {"auc": "AUC", "spectrum": "spectrum", "axes": "axes", "phase": "phase"}
 CAPTION = (
-    "Lower is better but for AUC. Brackets: 95 % bootstrap intervals over photos; if one ends at "
-    "0, the whole distance may be the bias of few photos. AUC: where it moves; spectrum: distance "
+    "Lower is better but for AUC. Brackets: 95 % bootstrap intervals over photos; [–]: too few "
+    "photos, the distance may be their bias alone. AUC: where it moves; spectrum: distance "
     "of the shapes of power spectra in dB, over the bins the row has; axes, phase: how far the "
     "agreement of neighbouring bins is from the observed. Paper: FVD and DT-FVD of Li et al. 2024, "
     "on their data; compare signs of differences, not numbers. Its full model renders with a "
@@ -57,8 +57,11 @@ def _cells(
         lines.append(
             [
                 row.title,
-                *(_number(one["video"][key], 3 if key == "kid" else 1, intervals) for key in video),
-                *(_number(one["motion"][key], 2, intervals) for key in _MOTION),
+                *(
+                    format_number(one["video"][key], 3 if key == "kid" else 1, intervals)
+                    for key in video
+                ),
+                *(format_number(one["motion"][key], 2, intervals) for key in _MOTION),
                 _against(difference),
                 *(_plain(row.published.get(key)) for key in ("fvd", "dtfvd")),
                 ordering(row.published, full, difference),
@@ -67,17 +70,23 @@ def _cells(
     return headings, lines
 
 
-def _number(entry: dict | None, digits: int, interval: bool = True, *, sign: bool = False) -> str:
+def format_number(
+    entry: dict | None, digits: int, interval: bool = True, *, sign: bool = False
+) -> str:
+    """Return a value with its interval; a dash for what is not known."""
     if entry is None or entry["value"] is None:
         return "-"
     text = f"{entry['value']:{'+' if sign else ''}.{digits}f}"
     if entry["low"] is None or not interval:
         return text
+    # Both ends lie below the value where it is mostly the bias of few samples.
+    if not entry["low"] <= entry["value"] <= entry["high"]:
+        return f"{text} [–]"
     return f"{text} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
 
 
 def _against(difference: dict | None) -> str:
-    text = _number(difference, 1, sign=True)
+    text = format_number(difference, 1, sign=True)
     other = (difference or {}).get("against", "full")
     return text if other == "full" else f"{text} to {other}"
 

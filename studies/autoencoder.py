@@ -5,7 +5,7 @@ and one that enlarges latents bilinearly, and compared on held-out scenes and, w
 samples of real clips, with which neither is trained. The shipped autoencoder is measured beside
 them.
 
-    python benchmarks/studies/autoencoder.py --sprites sprites --real runs/held_out
+    python -m studies.autoencoder --sprites sprites --real runs/held_out
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the published results, and judged on that part: where things move, by its map al
 samples of the whole pipeline, with networks that have not seen the photo, are then compared with
 its motion for several contrasts. Nothing that is kept for the final judgement is looked at.
 
-    python benchmarks/studies/amplitude.py --real runs/real_train --published runs/published \
+    python -m studies.mixes --real runs/real_train --published runs/published \
         --sprites sprites --out runs/amplitude_mixes
 """
 

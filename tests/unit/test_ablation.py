@@ -272,3 +272,12 @@ def test_commands_make_scenes_train_and_pack(monkeypatch, capsys, tmp_path):
     assert about["steps"] == {"vae": 2, "amplitude": 2, "prior": 2}
     assert run_command(monkeypatch, "pack", tmp_path / "archives", "--out", out) == 0
     assert [path.name for path in (tmp_path / "archives").iterdir()] == ["rows_0.tar"]
+
+
+def test_an_interval_that_misses_its_own_value_is_a_dash():
+    """A basic bootstrap interval of a distance between few samples ends below the distance."""
+    from studies.ablation.table import format_number
+
+    assert format_number({"value": 18.8, "low": 0.0, "high": 0.0}, 1) == "18.8 [–]"
+    assert format_number({"value": 1.0, "low": 0.5, "high": 1.5}, 1) == "1.0 [0.5, 1.5]"
+    assert format_number({"value": None, "low": None, "high": None}, 1) == "-"
