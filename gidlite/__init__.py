@@ -10,9 +10,9 @@ import importlib
 import sys
 from importlib.machinery import ModuleSpec
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 
-# Modules under their names of version 0.1, for one release more.
+# Modules under their other names, for one release.
 _MOVED = {
     "gidlite.modal": "gidlite.dynamics.modal",
     "gidlite.normalize": "gidlite.motion.normalize",
