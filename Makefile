@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab notebooks gallery bench clean
+.PHONY: help demo test lint lab notebooks gallery ablation bench docs wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,10 +20,6 @@ demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 
 test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
 	$(BIN)/python -m pytest -q
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
-		GIDLITE_FAST=1 $(BIN)/python -m pytest -q --nbmake notebooks -p no:cacheprovider \
-			--nbmake-timeout=300; \
-	else echo "notebooks/ holds no notebook yet: none run"; fi
 
 lint: $(READY)  ## check style and formatting, notebooks included
 	$(BIN)/ruff check .
@@ -38,14 +34,24 @@ notebooks: $(READY)  ## run every notebook in full and store its outputs
 gallery: $(READY)  ## pages to touch in outputs/gallery; PHOTOS=folder for your own photos
 	@$(BIN)/python tools/gallery.py -o outputs/gallery $(PHOTOS)
 
-bench: $(READY)  ## run every benchmark but benchmarks/studies, which want data and time
-	@set -e; for script in benchmarks/*.py; do \
-		if [ -e "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script"; \
-		else echo "benchmarks/ holds no script yet: none run"; fi; \
-	done
+ablation: $(READY)  ## train, measure and print the ablation table (hours on a CPU)
+	$(BIN)/python -m studies.ablation train
+	$(BIN)/python -m studies.ablation measure
+
+bench: $(READY)  ## run every benchmark
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(READY)  ## pages and API reference in outputs/docs, links checked
+	@$(PIP) -e ".[docs]"
+	@$(BIN)/python tools/draw_rooms.py --check || { \
+		echo "docs/rooms.svg is not what imports say: run tools/draw_rooms.py" >&2; exit 1; }
+	$(BIN)/mkdocs build -q --strict
+
+wheel: $(READY)  ## build the wheel, install it elsewhere, and animate a photo with it
+	$(BIN)/python tools/try_wheel.py
 
 clean:  ## remove .venv, caches and outputs/demo
-	rm -rf $(VENV) outputs/demo dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) outputs/demo outputs/docs outputs/wheel dist .pytest_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
 		-exec rm -rf {} +
 

@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("notebooks", "dev")
-CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+EXTRAS = ("notebooks", "docs", "dev")
+CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base", "build": "python-build"}
 SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -86,4 +86,10 @@ def test_constraints_pin_every_dependency_within_its_bound(python):
     for name, requirement in project_requirements().items():
         assert name in versions, f"constraints.txt does not pin {name}"
         assert requirement.specifier.contains(versions[name]), f"{name}: {versions[name]}"
-    assert versions["torch"] == "2.13.0"
+
+
+def test_make_finds_the_one_pin_of_torch():
+    """The Makefile installs the line of constraints.txt that begins with torch== first of all."""
+    (line,) = (x for x in open(ROOT / "constraints.txt") if x.startswith("torch=="))
+    assert "grep '^torch==' constraints.txt" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert Requirement(line.strip()) in pins()

@@ -37,7 +37,8 @@ SAYS = {
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 280, 52, 60, 34, 20
 STYLE = """
   .room { fill: #e8f1ea; stroke: #2f6b4f; stroke-width: 1.5 } .name { font: 600 15px sans-serif }
-  .says { font: 12px sans-serif; fill: #333 } .arrow { fill: none; stroke: #7a8b83; stroke-width: 1.6 }
+  .says { font: 12px sans-serif; fill: #333 }
+  .arrow { fill: none; stroke: #7a8b83; stroke-width: 1.6 }
   .tip { fill: #7a8b83 } .page { fill: #fff }
 """
 
@@ -69,9 +70,7 @@ def reduced(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
     for middle, first, last in product(SAYS, SAYS, SAYS):
         if (first, middle) in reach and (middle, last) in reach:
             reach.add((first, last))
-    return {
-        (a, b) for a, b in pairs if not any((a, m) in reach and (m, b) in reach for m in SAYS)
-    }
+    return {(a, b) for a, b in pairs if not any((a, m) in reach and (m, b) in reach for m in SAYS)}
 
 
 def places() -> dict[str, tuple[float, float]]:

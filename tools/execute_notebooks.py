@@ -4,10 +4,13 @@
     python tools/execute_notebooks.py notebooks/02_*   # only these
 
 A notebook is written only when it ran without an error, shows no path of this machine and fits
-the size budget; otherwise its file is left as it was and the exit status is 1.
+the size budget; otherwise its file is left as it was and the exit status is 1. It is run once more
+in fast mode, and cells that then say something else are tagged ``fast-differs``: all others are
+compared by ``tests/notebooks``, so that what is stored cannot drift from what the code says.
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -23,6 +26,12 @@ NOTEBOOKS = ROOT / "notebooks"
 MAX_BYTES = 400_000
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+TAG = "fast-differs"
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+ADDRESS = re.compile(r"0x[0-9a-f]+")
+TIMING = re.compile(
+    r"\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)? ?(?:s|ms|seconds|min|minutes|fps|steps/s)\b"
+)
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow"}
 PRIVATE_PATH = re.compile(
     r"/(?:home|Users|root)/[\w.]|[A-Za-z]:\\{1,2}Users|/ipykernel_\d|"
@@ -65,8 +74,9 @@ def private_paths(notebook: nbformat.NotebookNode) -> list[str]:
     return found
 
 
-def execute(path: Path, *, timeout: float) -> list[str]:
-    """Run one notebook; write it and return nothing, or return what is wrong with it."""
+def run(path: Path, *, fast: bool, timeout: float = 900) -> nbformat.NotebookNode:
+    """Return a notebook as executed in a fresh kernel."""
+    os.environ["GIDLITE_FAST"] = "1" if fast else ""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -77,13 +87,59 @@ def execute(path: Path, *, timeout: float) -> list[str]:
         store_widget_state=False,
         coalesce_streams=True,
     )
+    client.execute()
+    return notebook
+
+
+def said(cell: nbformat.NotebookNode) -> str:
+    """Return what a cell printed or returned as text; pictures, widgets and addresses left out."""
+    found = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            found.append(output.text)
+        elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):
+            data = output.get("data", {})
+            found.append(data.get("text/markdown") or data.get("text/plain", ""))
+    return TIMING.sub("<time>", ADDRESS.sub("<address>", "\n".join(found)))
+
+
+def agree(stored: str, fresh: str) -> bool:
+    """Return whether two texts say the same: equal words, numbers within 2 % or a last decimal."""
+    words = [NUMBER.sub("#", text).split() for text in (stored, fresh)]
+    numbers = [NUMBER.findall(text) for text in (stored, fresh)]
+    if words[0] != words[1] or len(numbers[0]) != len(numbers[1]):
+        return False
+    for old, new in zip(*numbers, strict=True):
+        decimals = 0 if "e" in old else len(old.partition(".")[2])
+        last = 1.5 * 10.0**-decimals if decimals else 0.0
+        if not math.isclose(float(old), float(new), rel_tol=0.02, abs_tol=last):
+            return False
+    return True
+
+
+def differing(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> list[int]:
+    """Return the indices of cells that say something else."""
+    pairs = enumerate(zip(stored.cells, fresh.cells, strict=True))
+    return [i for i, (a, b) in pairs if a.cell_type == "code" and not agree(said(a), said(b))]
+
+
+def execute(path: Path, *, timeout: float) -> list[str]:
+    """Run one notebook; write it and return nothing, or return what is wrong with it."""
     started = time.perf_counter()
     try:
-        client.execute()
+        notebook = run(path, fast=False, timeout=timeout)
+        seconds = time.perf_counter() - started
+        fast = run(path, fast=True, timeout=timeout)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return [str(error).strip()]
-    seconds = time.perf_counter() - started
     normalise(notebook)
+    other = set(differing(notebook, fast))
+    for index, cell in enumerate(notebook.cells):
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag != TAG]
+        tags += [TAG] if index in other else []
+        cell.metadata.pop("tags", None)
+        if tags:
+            cell.metadata["tags"] = tags
     text = nbformat.writes(notebook) + "\n"
     size = len(text.encode())
     print(f"{path.name:48s} {size / 1000:6.0f} kB {seconds:6.1f} s", flush=True)
@@ -100,7 +156,6 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--timeout", type=float, default=900, help="seconds a cell may take")
     arguments = parser.parse_args()
-    os.environ.pop("GIDLITE_FAST", None)  # stored outputs are those of the full run
     failed = 0
     for path in arguments.notebooks or sorted(NOTEBOOKS.glob("*.ipynb")):
         problems = execute(path, timeout=arguments.timeout)
