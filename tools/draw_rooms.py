@@ -14,11 +14,7 @@ from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, PICTURE = ROOT / "gidlite", ROOT / "docs" / "rooms.svg"
-# Rows from top to bottom, as a photo travels.
-ROWS = [
-    ["errors"], ["media"], ["motion"], ["viz", "prior"], ["loops"], ["dynamics", "render"],
-    ["pipeline"], ["data"], ["train", "evaluate"], ["cli"],
-]  # fmt: skip
+# From top to bottom, as a photo travels; an import points upwards.
 SAYS = {
     "errors": "refuse, write, load: one way each",
     "media": "photos and clips in and out",
@@ -34,7 +30,8 @@ SAYS = {
     "evaluate": "motion, videos, distances",
     "cli": "the gidlite command",
 }
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 280, 52, 60, 34, 20
+WIDTH, HEIGHT, GAP, MARGIN = 300, 48, 16, 20
+ARC = 26  # px to the side for every room that an arrow passes
 STYLE = """
   .room { fill: #e8f1ea; stroke: #2f6b4f; stroke-width: 1.5 } .name { font: 600 15px sans-serif }
   .says { font: 12px sans-serif; fill: #333 }
@@ -73,47 +70,36 @@ def reduced(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
     return {(a, b) for a, b in pairs if not any((a, m) in reach and (m, b) in reach for m in SAYS)}
 
 
-def places() -> dict[str, tuple[float, float]]:
-    """Return the upper left corner of every room."""
-    full = 2 * WIDTH + GAP_X
-    corners = {}
-    for number, row in enumerate(ROWS):
-        left = MARGIN + (full - len(row) * WIDTH - (len(row) - 1) * GAP_X) / 2
-        for place, name in enumerate(row):
-            x = left + place * (WIDTH + GAP_X)
-            corners[name] = x, MARGIN + number * (HEIGHT + GAP_Y)
-    return corners
-
-
-def arrow(start: tuple[float, float], end: tuple[float, float], shift: float) -> str:
-    """Return a curve from the lower edge of one room to the upper edge of another."""
-    x1, y1 = start[0] + WIDTH / 2 + shift, start[1] + HEIGHT
-    x2, y2 = end[0] + WIDTH / 2 + shift, end[1] - 7
-    bend = (y2 - y1) / 2
-    side = 190 if x1 == x2 and y2 - y1 > GAP_Y + HEIGHT else 0  # around what stands between
-    curve = f"M{x1:g} {y1:g} C{x1 + side:g} {y1 + bend:g} {x2 + side:g} {y2 - bend:g} {x2:g} {y2:g}"
-    tip = f"{x2 - 5:g},{y2:g} {x2 + 5:g},{y2:g} {x2:g},{y2 + 7:g}"
+def arc(first: int, last: int) -> str:
+    """Return an arrow from the right edge of one room around to that of another further down."""
+    x, (y1, y2) = MARGIN + WIDTH, (MARGIN + n * (HEIGHT + GAP) + HEIGHT / 2 for n in (first, last))
+    # Leaving low and arriving high keeps the two ends of a room apart.
+    y1, y2, side = y1 + 9, y2 - 9, 14 + ARC * (last - first)
+    curve = f"M{x} {y1:g} C{x + side} {y1:g} {x + side} {y2:g} {x + 7} {y2:g}"
+    tip = f"{x + 8},{y2 - 5:g} {x + 8},{y2 + 5:g} {x},{y2:g}"
     return f'<path class="arrow" d="{curve}"/><polygon class="tip" points="{tip}"/>'
 
 
 def draw() -> str:
     """Return the picture as SVG."""
-    corners = places()
-    width = 2 * MARGIN + 2 * WIDTH + GAP_X
-    height = 2 * MARGIN + len(ROWS) * (HEIGHT + GAP_Y) - GAP_Y
+    order = list(SAYS)
+    pairs = sorted((order.index(a), order.index(b)) for a, b in reduced(imports()))
+    longest = max(last - first for first, last in pairs)
+    width = 2 * MARGIN + WIDTH + 14 + int(0.75 * ARC * longest)
+    height = 2 * MARGIN + len(SAYS) * (HEIGHT + GAP) - GAP
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         "<title>Rooms of gidlite; an arrow leads to a room that imports the one before</title>",
         f"<style>{STYLE}</style>",
         f'<rect class="page" width="{width}" height="{height}"/>',
+        *(arc(*pair) for pair in pairs),
     ]
-    for number, (first, last) in enumerate(sorted(reduced(imports()))):
-        parts.append(arrow(corners[first], corners[last], 12 * (number % 5 - 2)))
-    for name, (x, y) in corners.items():
+    for number, (name, says) in enumerate(SAYS.items()):
+        y = MARGIN + number * (HEIGHT + GAP)
         parts += [
-            f'<rect class="room" x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
-            f'<text class="name" x="{x + 14:g}" y="{y + 22:g}">{name}</text>',
-            f'<text class="says" x="{x + 14:g}" y="{y + 40:g}">{escape(SAYS[name])}</text>',
+            f'<rect class="room" x="{MARGIN}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
+            f'<text class="name" x="{MARGIN + 14}" y="{y + 20}">{name}</text>',
+            f'<text class="says" x="{MARGIN + 14}" y="{y + 38}">{escape(says)}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
