@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,16 +28,67 @@ from gidlite.cli import (
     Width,
     console,
     progress_bar,
+    quiet_diffusers,
+    reads,
 )
-from gidlite.errors import GidliteError
+from gidlite.errors import GidliteError, check_output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gidlite.motion import SpectralVolume
 
 app = typer.Typer()
+
 # Swing of the liveliest pixels in px at 256 wide: below the first, motion is easily missed; beyond
 # the second, a renderer invents more than it moves.
 _SLIGHT, _FAR = 1.0, 12.0
 
 
-def _read_photo(path: Path, max_width: int):
+@dataclass(frozen=True)
+class _Video:
+    """What is asked of a video of a photo.
+
+    Attributes:
+        output: File or folder.
+        xt: Where its X-t slice goes, if anywhere.
+    """
+
+    output: Path
+    xt: Path | None
+    seconds: float | None = None
+    fps: float | None = None
+    loop: bool = True
+    slow: float = 1.0
+    amplify: float = 1.0
+    quality: float = 0.8
+    renderer: str = "softmax"
+
+    def times(self, volume: SpectralVolume) -> Tensor:
+        """Return the volume times of its frames."""
+        from gidlite.render import frame_times
+
+        options = {"seconds": self.seconds, "fps": self.fps, "slow": self.slow, "loop": self.loop}
+        return frame_times(volume, **options)
+
+    def check(self) -> None:
+        """Refuse what cannot work before minutes are spent on it."""
+        import torch
+
+        from gidlite.media import VideoWriter
+        from gidlite.motion import SpectralVolume
+        from gidlite.render import check_renderer
+
+        VideoWriter(self.output, fps=self.fps or 30, quality=self.quality)
+        if self.xt is not None:
+            check_output(self.xt)
+        self.times(SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64)))
+        if not (math.isfinite(self.amplify) and 0 <= self.amplify <= 5):
+            raise GidliteError(f"--amplify is {self.amplify}; it must lie between 0 and 5")
+        check_renderer(self.renderer)
+
+
+def _read_photo(path: Path, max_width: int) -> Tensor:
     from gidlite.media import fit_size, read_image, resize
 
     if max_width < 16:
@@ -46,13 +98,14 @@ def _read_photo(path: Path, max_width: int):
     return resize(image, height=height, width=width)
 
 
-def _predict(image, *, seed: int, steps: int, guidance: float, model: Path | None):
+def _predict(
+    image: Tensor, *, seed: int, steps: int, guidance: float, model: Path | None
+) -> SpectralVolume:
     import torch
-    from diffusers.utils import logging
 
     from gidlite.pipeline import GidPipeline
 
-    logging.set_verbosity_error()
+    quiet_diffusers()
     if seed < 0:
         raise GidliteError(f"--seed is {seed}; it must be 0 or a positive number")
     pipeline = GidPipeline.from_pretrained(model)
@@ -63,16 +116,42 @@ def _predict(image, *, seed: int, steps: int, guidance: float, model: Path | Non
         ).volume  # fmt: skip
 
 
-def _render(
-    image, volume, output: Path, xt: Path | None, *, times, fps, quality, amplify, renderer
-) -> None:
-    """Stream frames to one video and collect its X-t slice through the row that moves most."""
+def _write(image: Tensor, volume: SpectralVolume, video: _Video) -> None:
+    """Close the loop, stream the frames to the video, and collect the row that moves most."""
     import torch
 
-    from gidlite.media import write_image
-    from gidlite.media.writer import VideoWriter
-    from gidlite.render import farthest_motion, render_frames
+    from gidlite.media import VideoWriter, write_image
+    from gidlite.render import close_for, render_frames
     from gidlite.viz import liveliest_row
+
+    times, fps = video.times(volume), video.fps or volume.fps
+    if video.loop:
+        speed = float(times[1] - times[0]) * fps / volume.fps
+        if not math.isclose(speed, 1 / video.slow, rel_tol=0.01):
+            console.print(f"To loop seamlessly the motion plays at {speed:.2f}x.")
+        volume = close_for(volume, times)
+    _warn(volume, video.amplify)
+    row, lines = liveliest_row(volume.spectral, height=image.shape[-2]), []
+    with (
+        VideoWriter(video.output, fps=fps, quality=video.quality) as writer,
+        progress_bar("Rendering") as progress,
+    ):
+        frames = render_frames(
+            image, volume, times, amplify=video.amplify, renderer=video.renderer
+        )  # fmt: skip
+        for done, frame in enumerate(frames, start=1):
+            writer.write(frame)
+            lines.append(frame[:, row])
+            progress(done, len(times))
+    console.print(f"{video.output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
+    if video.xt is not None:
+        write_image(video.xt, torch.stack(lines, dim=1))
+        console.print(f"{video.xt}  row {row} over time, downwards")
+
+
+def _warn(volume: SpectralVolume, amplify: float) -> None:
+    """Say so if the motion is so far that shapes stretch, or so slight that it is missed."""
+    from gidlite.render import farthest_motion
 
     farthest = amplify * farthest_motion(volume)
     if farthest > _FAR:
@@ -82,41 +161,10 @@ def _render(
         )
     elif 0 < farthest < _SLIGHT:
         console.print(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
-    row = liveliest_row(volume.spectral, height=image.shape[-2])
-    lines = []
-    with (
-        VideoWriter(output, fps=fps, quality=quality) as writer,
-        progress_bar("Rendering") as progress,
-    ):
-        frames = render_frames(image, volume, times, amplify=amplify, renderer=renderer)
-        for done, frame in enumerate(frames, start=1):
-            writer.write(frame)
-            lines.append(frame[:, row])
-            progress(done, len(times))
-    console.print(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
-    if xt is not None:
-        write_image(xt, torch.stack(lines, dim=1))
-        console.print(f"{xt}  row {row} over time, downwards")
-
-
-def _check_target(output: Path, quality: float = 0.8) -> None:
-    """Refuse an unwritable target, or quality, before minutes are spent on it."""
-    from gidlite.media.writer import VideoWriter
-
-    VideoWriter(output, fps=30, quality=quality)
-
-
-def _close(volume, times, *, fps: float, slow: float):
-    """Return the volume closed to a loop, and say what that takes."""
-    from gidlite.render import close_for
-
-    speed = float(times[1] - times[0]) * fps / volume.fps
-    if not math.isclose(speed, 1 / slow, rel_tol=0.01):
-        console.print(f"To loop seamlessly the motion plays at {speed:.2f}x.")
-    return close_for(volume, times)
 
 
 @app.command()
+@reads("photo")
 def animate(
     photo: Photo,
     output: Output = None,
@@ -135,41 +183,18 @@ def animate(
     model: Model = None,
 ) -> None:
     """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
-    from gidlite.motion import SpectralVolume
-    from gidlite.render import frame_times
-
     started = time.monotonic()
     image = _read_photo(photo, width)
-    ending = "loop" if loop else "video"
-    output = output or photo.with_name(f"{photo.stem}_{ending}.mp4")
+    output = output or photo.with_name(f"{photo.stem}_{'loop' if loop else 'video'}.mp4")
     xt = xt or output.with_name(f"{photo.stem}_xt.png")
-    _check_target(output, quality)
-    import torch
-
-    probe = SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64))
-    options = {"seconds": seconds, "fps": fps, "slow": slow, "loop": loop}
-    frame_times(probe, **options)  # refuse impossible lengths before the long part
-    _check_amplify(amplify, renderer)
-    volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
-    times = frame_times(volume, **options)
-    if loop:
-        volume = _close(volume, times, fps=fps or volume.fps, slow=slow)
-    _render(
-        image, volume, output, xt, times=times, fps=fps or volume.fps, quality=quality,
-        amplify=amplify, renderer=renderer,
-    )  # fmt: skip
+    video = _Video(output, xt, seconds, fps, loop, slow, amplify, quality, renderer)
+    video.check()
+    _write(image, _predict(image, seed=seed, steps=steps, guidance=guidance, model=model), video)
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
 
 
-def _check_amplify(amplify: float, renderer: str) -> None:
-    from gidlite.render import check_renderer
-
-    if not (math.isfinite(amplify) and 0 <= amplify <= 5):
-        raise GidliteError(f"--amplify is {amplify}; it must lie between 0 and 5")
-    check_renderer(renderer)
-
-
 @app.command()
+@reads("photo")
 def predict(
     photo: Photo,
     output: Output = None,
@@ -183,6 +208,7 @@ def predict(
 
     image = _read_photo(photo, 768)
     output = output or photo.with_suffix(".safetensors")
+    check_output(output)
     volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
     save_volume(output, volume)
     bins, _, height, width = volume.spectral.shape
@@ -190,6 +216,7 @@ def predict(
 
 
 @app.command()
+@reads("photo", "volume_file")
 def render(
     photo: Photo,
     volume_file: Annotated[Path, typer.Argument(metavar="VOLUME", help="From gidlite predict.")],
@@ -206,22 +233,16 @@ def render(
 ) -> None:
     """Photo and volume to video: `gidlite render rose.jpg rose.safetensors -o rose.mp4`."""
     from gidlite.motion import load_volume
-    from gidlite.render import frame_times
 
     image, volume = _read_photo(photo, width), load_volume(volume_file)
     output = output or photo.with_name(f"{photo.stem}_loop.mp4")
-    _check_target(output, quality)
-    _check_amplify(amplify, renderer)
-    times = frame_times(volume, seconds=seconds, fps=fps, slow=slow, loop=loop)
-    if loop:
-        volume = _close(volume, times, fps=fps or volume.fps, slow=slow)
-    _render(
-        image, volume, output, xt, times=times, fps=fps or volume.fps, quality=quality,
-        amplify=amplify, renderer=renderer,
-    )  # fmt: skip
+    video = _Video(output, xt, seconds, fps, loop, slow, amplify, quality, renderer)
+    video.check()
+    _write(image, volume, video)
 
 
 @app.command()
+@reads("video")
 def reanimate(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A real clip, camera still.")],
     output: Output = None,
@@ -231,14 +252,13 @@ def reanimate(
     xt: SlicePath = None,
 ) -> None:
     """Re-render a real video from its first frame and K frequencies of its own motion."""
-    from gidlite.media import write_image
-    from gidlite.media.writer import write_video
+    from gidlite.media import write_image, write_video
     from gidlite.render import reanimate as run
     from gidlite.viz import compare_slices, liveliest_row
 
     output = output or video.with_name(f"{video.stem}_reanimated.mp4")
     xt = xt or output.with_name(f"{output.stem}_xt.png")
-    _check_target(output)
+    _Video(output, xt, renderer=renderer).check()
     with progress_bar("Following pixels") as progress:
         result = run(
             video, num_frequencies=num_frequencies, width=width, renderer=renderer,
@@ -256,6 +276,7 @@ def reanimate(
 
 
 @app.command()
+@reads("source", "photo")
 def poke(
     source: Annotated[
         Path, typer.Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
@@ -277,24 +298,27 @@ def poke(
 
     From a volume: `gidlite poke rose.safetensors --photo rose.jpg -o rose.html`.
     """
-    from gidlite.dynamics import make_scene, write_page
-    from gidlite.errors import check_output
-    from gidlite.motion import load_volume
+    import torch
 
-    is_volume = source.suffix == ".safetensors"
-    if is_volume and photo is None:
-        raise GidliteError(f"{source} holds motion without a picture; add --photo PHOTO")
-    photo = source if photo is None else photo
+    from gidlite.dynamics import make_scene, write_page
+    from gidlite.motion import SpectralVolume, load_volume
+
+    volume = load_volume(source) if source.suffix.lower() == ".safetensors" else None
+    if (volume is None) != (photo is None):
+        raise GidliteError(
+            f"{source} holds motion without a picture; add --photo PHOTO" if photo is None
+            else f"--photo goes with a volume, and {source} is none; leave it out"
+        )  # fmt: skip
+    photo = photo or source
     image = _read_photo(photo, max(width, 768))
     output = output or photo.with_name(f"{photo.stem}_poke.html")
     check_output(output)
     name = photo.stem.replace("_", " ").replace("-", " ").strip()
-    options = {"modes": modes, "damping": damping, "width": width}
-    options["alt"] = alt or f"Photo: {name}."
-    if is_volume:
-        volume = load_volume(source)
-    else:
-        _check_poke(image, options)
+    options = {"modes": modes, "damping": damping, "width": width, "alt": alt or f"Photo: {name}."}
+    if volume is None:
+        # Impossible options are refused before minutes are spent on the motion.
+        probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
+        make_scene(image, probe, **options)
         volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
     scene = make_scene(image, volume, **options)
     write_page(output, scene, title=name or "Touch it")
@@ -302,27 +326,17 @@ def poke(
     console.print(f"{output}  {len(scene.header['frequencies'])} modes, {size:.1f} MB")
 
 
-def _check_poke(image, options: dict) -> None:
-    """Refuse impossible options before minutes are spent on the motion."""
-    import torch
-
-    from gidlite.dynamics import make_scene
-    from gidlite.motion import SpectralVolume
-
-    make_scene(image, SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64)), **options)
-
-
 @app.command()
 def demo(output: Output = Path("outputs/demo")) -> None:
     """Animate the flower photo that scikit-learn ships."""
     from gidlite.media import sample_photo
 
-    for suffix, width, fps in ((".mp4", 640, 30.0), (".gif", 320, 15.0), (".webp", 480, 15.0)):
-        stem = "flower_loop" if suffix == ".mp4" else "flower"
-        volume = output / "flower.safetensors"
-        if suffix == ".mp4":
-            predict(sample_photo(), output=volume)
+    volume = output / "flower.safetensors"
+    predict(photo=sample_photo(), output=volume)
+    for name, width, fps in (
+        ("flower_loop.mp4", 640, 30.0), ("flower.gif", 320, 15.0), ("flower.webp", 480, 15.0)
+    ):  # fmt: skip
         render(
-            sample_photo(), volume, output / f"{stem}{suffix}", width=width, fps=fps,
-            xt=output / "flower_xt.png" if suffix == ".mp4" else None,
+            photo=sample_photo(), volume_file=volume, output=output / name, width=width, fps=fps,
+            xt=output / "flower_xt.png" if name.endswith("mp4") else None,
         )  # fmt: skip

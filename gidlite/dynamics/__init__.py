@@ -1,22 +1,27 @@
-"""What the browser is given: a photo in two sheets and their modes, as compact bytes."""
+"""Touching a photo: what the browser is given, and the one page that holds it.
+
+A scene is a photo in two sheets with their modes as compact bytes; a page holds scenes, styles and
+``explorer.js``, and asks the network for nothing. ``modal`` is the physics, ``layers`` takes the
+photo apart, ``widget`` shows a scene in a notebook.
+
+Source: Davis, Chen and Durand 2015; Li et al. 2024, section 6.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import html
-import io
 import json
 import math
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
-from PIL import Image
 from torch import Tensor
 
 from gidlite.dynamics.layers import split_layers
@@ -61,11 +66,11 @@ def make_scene(
     width: int = 512,
     alt: str = "A photo that moves when it is touched.",
 ) -> Scene:
-    """Prepare a photo and its volume for the browser.
+    """Prepare a photo in [0, 1] and its volume, of any resolution, for the browser.
 
     Args:
-        image: Photo in [0, 1].
-        volume: Its spectral volume, at any resolution.
+        image: Photo.
+        volume: Its motion.
         modes: At most so many of the liveliest bins at 0.5 Hz or more, 1–64.
         damping: Ratio ζ to begin with, 0.005–0.5.
         width: The photo is reduced to this many px at most.
@@ -86,6 +91,7 @@ def make_scene(
     if not kept:
         raise GidliteError(f"the volume has no frequency of {SLOWEST_HZ} Hz or more; keep more")
     layers = split_layers(image, volume.spectral[kept])
+    one_sheet = layers.back is image
     header = {
         "width": width, "height": height, "damping": damping, "alt": alt,
         "frequencies": [round(float(hertz[k]), 6) for k in kept],
@@ -95,9 +101,7 @@ def make_scene(
     return Scene(
         header,
         encode_jpeg(to_bytes(image), 90),
-        b""
-        if layers.back is image
-        else encode_jpeg(to_bytes(layers.back), 85, subsampling="4:2:0"),
+        b"" if one_sheet else encode_jpeg(to_bytes(layers.back), 85, subsampling="4:2:0"),
         encode_jpeg(to_bytes(layers.alpha.expand(3, -1, -1))[..., 0], 90),
         _halves(layers.front_modes),
         _halves(layers.back_modes),
@@ -109,16 +113,9 @@ def _halves(modes: Complex[Tensor, "modes 2 rows columns"]) -> bytes:
     return zlib.compress(packed.numpy().astype("<f2").tobytes(), 9)
 
 
-_HERE = Path(__file__).parent
-_STYLE = """
-body { margin: 0 auto; padding: 16px; max-width: 1024px; background: #16181b; color: #eceff1;
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.1rem; font-weight: 600; margin: 0 0 12px; }
-figure { margin: 0 0 24px; }
-figure > img { display: block; width: 100%; height: auto; }
-figure > img[hidden] { display: none; }
-footer { opacity: 0.6; font-size: 0.85rem; }
-"""
+def asset(name: str) -> str:
+    """Return a text file that lies beside this module, such as ``explorer.js``."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _text(data: bytes) -> str:
@@ -146,38 +143,20 @@ def _figure(scene: Scene) -> str:
 
 def page_html(scenes: list[Scene], *, title: str) -> str:
     """Return a page with one figure per scene under a content security policy of hashes."""
-    style = _STYLE + (_HERE / "explorer.css").read_text(encoding="utf-8")
-    module = (_HERE / "explorer.js").read_text(encoding="utf-8") + "\nmountAll();\n"
-    policy = (
-        f"default-src 'none'; script-src {_hash(module)}; style-src {_hash(style)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n<main>\n"
-        + "".join(map(_figure, scenes))
-        + "</main>\n<footer>Drag, let go, watch it ring. Made from one photo with gidlite; "
-        "nothing leaves this page.</footer>\n"
-        f'<script type="module">{module}</script>\n</body>\n</html>\n'
-    )
+    style = asset("page.css") + asset("explorer.css")
+    script = asset("explorer.js") + "\nmountAll();\n"
+    return Template(asset("page.html")).substitute(
+        title=html.escape(title), figures="".join(map(_figure, scenes)),
+        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
+    )  # fmt: skip
 
 
 def write_page(path: str | Path, scenes: Scene | list[Scene], *, title: str = "Touch it") -> None:
-    """Write a self-contained interactive page.
-
-    Args:
-        path: HTML file.
-        scenes: What to show, one below the other.
-        title: Heading.
+    """Write a self-contained interactive page with scenes one below the other.
 
     Raises:
         GidliteError: If the file cannot be written.
     """
-    path = Path(path)
     scenes = [scenes] if isinstance(scenes, Scene) else scenes
     with written(path) as hidden:
         hidden.write_text(page_html(scenes, title=title), encoding="utf-8")

@@ -29,7 +29,8 @@ _LIKELY, _SURELY, _NEVER = 0.55, 0.85, 0.1
 _ALL = 0.72
 _LIVELY = 0.1  # of the liveliest motion
 _DOUBTFUL, _CLOSED = 14, 4  # px of the grid
-_GUIDE_RADIUS, _GUIDE_SOFTNESS = 4, 1e-3
+_GUIDE_RADIUS = 4  # half a window's side, px of the grid
+_GUIDE_SOFTNESS = 1e-3  # variance of colour under which an edge is ignored
 _SHALLOW = (0.06, 0.14)  # of the width: how deep behind the front the back is mirrored, and faded
 _PINNED = 0.08  # of a side: where the border begins to hold
 _SMOOTH = 2.0  # px of the mode grid; a prior's finer detail would tear what is dragged far
@@ -62,22 +63,13 @@ def guided_filter(
     field: Float[Tensor, "1 height width"],
     *,
     fine_guide: Float[Tensor, "3 fine_height fine_width"],
-    radius: int = _GUIDE_RADIUS,
-    softness: float = _GUIDE_SOFTNESS,
 ) -> Float[Tensor, "1 fine_height fine_width"]:
-    """Return the field as locally linear functions of colour, evaluated at a finer photo.
-
-    Args:
-        guide: Photo at the size of the field, in [0, 1].
-        field: What to align with the edges of the photo.
-        fine_guide: The photo at the size of the result.
-        radius: Half the window's side in px of the guide.
-        softness: Variance of colour under which an edge is ignored.
-    """
+    """Return the field as locally linear functions of a photo's colour, at a finer resolution."""
+    radius = _GUIDE_RADIUS
     mean = _box(guide, radius)
     products = _box((guide[:, None] * guide).flatten(0, 1), radius).unflatten(0, (3, 3))
     covariance = (products - mean[:, None] * mean).permute(2, 3, 0, 1)
-    covariance = covariance + softness * torch.eye(3, device=guide.device)
+    covariance = covariance + _GUIDE_SOFTNESS * torch.eye(3, device=guide.device)
     cross = (_box(guide * field, radius) - mean * _box(field, radius)).permute(1, 2, 0)
     slope = torch.linalg.solve(covariance, cross).permute(2, 0, 1)
     offset = _box(field, radius) - (slope * mean).sum(0, keepdim=True)
@@ -212,12 +204,7 @@ def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
 def split_layers(
     image: Float[Tensor, "3 height width"], spectral: Complex[Tensor, "modes 2 rows columns"]
 ) -> Layers:
-    """Take a photo and its modes apart into a front and a back.
-
-    Args:
-        image: Photo in [0, 1].
-        spectral: Modes in px of their own grid, any resolution of the same picture.
-    """
+    """Take a photo and its modes (px of their own grid) apart into a front and a back."""
     height, width = image.shape[-2:]
     columns = min(_WORK_WIDTH, width)
     rows = max(4, round(height * columns / width))

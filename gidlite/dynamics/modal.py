@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Num
 from torch import Tensor
 
 from gidlite.errors import GidliteError, ShapeError, all_finite, check_shape
@@ -37,10 +37,7 @@ def exact_step(
 ) -> Float[Tensor, "modes 2 2"]:
     """Return the matrices that carry (q, q̇) of unforced oscillators over ``dt`` seconds.
 
-    Args:
-        omega: Undamped angular frequencies in rad/s, > 0.
-        damping: Damping ratios ζ, 0 ≤ ζ < 1.
-        dt: Seconds, any sign.
+    Undamped angular frequencies ω are in rad/s, > 0; damping ratios ζ in [0, 1); dt has any sign.
 
     Example:
         >>> quarter = exact_step(torch.ones(1), torch.zeros(1), math.pi / 2)
@@ -76,6 +73,9 @@ def dominant_modes(
 
 class ModalSystem:
     """A photo's modes in motion. State in float64; shapes stay as given.
+
+    Places (x, y) are columns and rows in px of the modes, fractions allowed; a method raises
+    ``GidliteError`` if its place lies outside the picture or a number is not finite.
 
     Args:
         spectral: ``(K, 2, H, W)`` complex mode shapes in px.
@@ -141,7 +141,7 @@ class ModalSystem:
         return self._state[:, 0]
 
     @modal_coords.setter
-    def modal_coords(self, value: Complex[Tensor, " modes"]) -> None:
+    def modal_coords(self, value: Num[Tensor, " modes"]) -> None:
         self._state[:, 0] = torch.where(self._swings, value.to(torch.complex128), 0)
 
     @property
@@ -150,15 +150,11 @@ class ModalSystem:
         return self._state[:, 1]
 
     @modal_velocity.setter
-    def modal_velocity(self, value: Complex[Tensor, " modes"]) -> None:
+    def modal_velocity(self, value: Num[Tensor, " modes"]) -> None:
         self._state[:, 1] = torch.where(self._swings, value.to(torch.complex128), 0)
 
     def mode_at(self, x: float, y: float) -> Complex[Tensor, "modes 2"]:
-        """Return the mode shapes at a pixel, bilinear between pixels; 0 Hz modes are 0.
-
-        Raises:
-            GidliteError: If the place lies outside the picture.
-        """
+        """Return the mode shapes at a place, bilinear between pixels; 0 Hz modes are 0."""
         height, width = self.spectral.shape[-2:]
         if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
             raise GidliteError(f"pixel ({x}, {y}) lies outside the {width}×{height} picture")
@@ -192,18 +188,9 @@ class ModalSystem:
         """Hold pixel (x, y) of the photo at displacement (dx, dy) px, at once and at rest.
 
         Of all coordinates that do so, the ones of least norm are taken. A pixel that can move
-        along a line only comes as close to (dx, dy) as it can; one that cannot move stays.
-
-        Args:
-            x: Column in px of the modes, fractions allowed.
-            y: Row in px.
-            dx: Displacement to the right in px.
-            dy: Displacement downwards in px.
-            limit: If given, no pixel of the picture is moved by more than this many px; the held
-                pixel comes as close to the pointer as that allows.
-
-        Raises:
-            GidliteError: If a number is not finite, or (x, y) lies outside.
+        along a line only comes as close to (dx, dy) as it can; one that cannot move stays. With a
+        ``limit``, no pixel of the picture is moved by more than so many px, and the held one comes
+        as close to the pointer as that allows.
         """
         _check_finite(x=x, y=y, dx=dx, dy=dy)
         bound = math.inf
@@ -222,11 +209,7 @@ class ModalSystem:
             self.impulse(x=held[0], y=held[1], vx=vx, vy=vy)
 
     def impulse(self, *, x: float, y: float, vx: float, vy: float) -> None:
-        """Change the velocity of pixel (x, y) by (vx, vy) px/s, as by a tap at that pixel.
-
-        Raises:
-            GidliteError: If a number is not finite, or (x, y) lies outside.
-        """
+        """Change the velocity of pixel (x, y) by (vx, vy) px/s, as by a tap at that pixel."""
         _check_finite(x=x, y=y, vx=vx, vy=vy)
         self._state[:, 1] += self._least_norm(x, y, (vx, vy), math.inf)
 
@@ -234,9 +217,6 @@ class ModalSystem:
         """Apply a steady force at pixel (x, y) that accelerates it by (ax, ay) px/s².
 
         It lasts until the next pull; ``ax = ay = 0`` ends it.
-
-        Raises:
-            GidliteError: If a number is not finite, or (x, y) lies outside.
         """
         _check_finite(x=x, y=y, ax=ax, ay=ay)
         self._force = self._least_norm(x, y, (ax, ay), math.inf)
@@ -250,16 +230,8 @@ class ModalSystem:
         more, is accelerated by ``strength``.
 
         They are those of the picture at rest, wherever it swings meanwhile, so that the step stays
-        exact and nothing can be trapped. They last until the next ``attract`` or ``pull``.
-
-        Args:
-            x: Column of the pointer in px, also outside the picture.
-            y: Row in px.
-            strength: px/s², ≥ 0; 0 ends it.
-            radius: Distance in px at which a pixel is drawn most, > 0.
-
-        Raises:
-            GidliteError: If a number is not finite or out of range.
+        exact and nothing can be trapped. They last until the next ``attract`` or ``pull``; a
+        strength (px/s²) of 0 ends them. The pointer may be outside the picture.
         """
         _check_finite(x=x, y=y, strength=strength, radius=radius)
         if strength < 0 or radius <= 0:
@@ -281,15 +253,9 @@ class ModalSystem:
     ) -> None:
         """Advance by ``dt`` seconds, exactly for any dt; a held picture does not move.
 
-        Args:
-            dt: Seconds, ≥ 0.
-            wind: Strength of random forcing (white noise in every mode): the RMS of every |q| that
-                it keeps up in the long run. 2 is the amplitude of the volume itself. An
-                undamped mode takes up no wind.
-            generator: Source of the noise.
-
-        Raises:
-            GidliteError: If a number is negative or not finite.
+        ``wind`` (≥ 0) is the strength of random forcing, white noise in every mode: the RMS of
+        every |q| that it keeps up in the long run; 2 is the amplitude of the volume itself. An
+        undamped mode takes up no wind.
         """
         if not (math.isfinite(dt) and dt >= 0 and math.isfinite(wind) and wind >= 0):
             raise GidliteError(f"dt is {dt} and wind {wind}; both must be numbers of at least 0")
@@ -314,11 +280,7 @@ class ModalSystem:
         return torch.einsum("kchw,k->chw", self.spectral, q).real.contiguous()
 
     def displacement_at(self, x: float, y: float) -> Float[Tensor, " 2"]:
-        """Return the displacement of one pixel in px, float64.
-
-        Raises:
-            GidliteError: If the place lies outside the picture.
-        """
+        """Return the displacement of one place in px, float64."""
         return (self.mode_at(x, y) * self.modal_coords[:, None]).sum(0).real
 
     def energy(self) -> float:

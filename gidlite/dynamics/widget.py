@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import anywidget
 import traitlets
 from jaxtyping import Float
 from torch import Tensor
 
-from gidlite.dynamics import make_scene
+from gidlite.dynamics import asset, make_scene
 from gidlite.motion import SpectralVolume
-
-__all__ = ["ModalExplorer"]
-
-_HERE = Path(__file__).parent
 
 
 class ModalExplorer(anywidget.AnyWidget):
@@ -40,8 +34,8 @@ class ModalExplorer(anywidget.AnyWidget):
         traitlets.TraitError: If a slider is set out of its range.
     """
 
-    _esm = (_HERE / "explorer.js").read_text(encoding="utf-8")
-    _css = (_HERE / "explorer.css").read_text(encoding="utf-8")
+    _esm = asset("explorer.js")
+    _css = asset("explorer.css")
 
     header = traitlets.Dict().tag(sync=True)
     photo = traitlets.Bytes().tag(sync=True)

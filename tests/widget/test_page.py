@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import disc
 
-from gidlite import cli
+from gidlite import __main__ as cli
 from gidlite.dynamics import make_scene, write_page
 from gidlite.dynamics.layers import split_layers
 from gidlite.errors import GidliteError
