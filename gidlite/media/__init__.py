@@ -83,12 +83,7 @@ def _to_rgb_or_gray(image: Image.Image, path: Path) -> Image.Image:
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
-    """Write an image as ``to_bytes`` takes it; the suffix chooses PNG, JPEG or WebP.
-
-    Raises:
-        GidliteError: If the suffix is unknown, the place cannot be written, or the image has
-            the wrong shape, type or non-finite values.
-    """
+    """Write an image, as ``to_bytes`` takes it, as PNG, JPEG or WebP, which the suffix says."""
     suffix = Path(path).suffix.lower()
     known = ", ".join(IMAGE_SUFFIXES)
     require(suffix in IMAGE_SUFFIXES, f"cannot write {path}: use one of the suffixes {known}")
@@ -111,8 +106,8 @@ def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
     if image.is_floating_point():
         require(all_finite(image), "the image has NaN or infinite values; check what made it")
         image = image.to(torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
-    wrong = f"the image has type {image.dtype}; give floats in [0, 1] or uint8"
-    require(image.dtype == torch.uint8, wrong)
+    known = image.dtype == torch.uint8
+    require(known, f"the image has type {image.dtype}; give floats in [0, 1] or uint8")
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
@@ -129,10 +124,7 @@ def encode_jpeg(
 def resize(image: Tensor, *, height: int, width: int) -> Tensor:
     """Resize (..., C, H, W) with bicubic interpolation, antialiased where it shrinks.
 
-    The result is clamped to [0, 1] only if the input lies within.
-
-    Raises:
-        GidliteError: If the image is not floating point or a size is under 1.
+    The image must be floating point. The result is clamped to [0, 1] only if the input lies within.
     """
     check_shape("image", image, "... channels height width")
     require(image.is_floating_point(), f"resize needs a float image, got {image.dtype}")
@@ -147,10 +139,7 @@ def resize(image: Tensor, *, height: int, width: int) -> Tensor:
 def fit_size(height: int, width: int, *, max_width: int, multiple: int = 2) -> tuple[int, int]:
     """Return (height, width), aspect kept, no wider than ``max_width``, never enlarged.
 
-    Both are multiples of ``multiple``, and at least one multiple.
-
-    Raises:
-        GidliteError: If a size is under 1 or ``max_width`` is under ``multiple``.
+    Both are multiples of ``multiple``, which ``max_width`` must not be under.
 
     >>> fit_size(1080, 1920, max_width=512)
     (288, 512)
@@ -166,10 +155,8 @@ def fit_size(height: int, width: int, *, max_width: int, multiple: int = 2) -> t
 def xt_slice(frames: Tensor, *, row: int | None = None, column: int | None = None) -> Tensor:
     """Follow one line of pixels of (T, 3, H, W) through time, which runs downwards.
 
-    A row gives (3, T, W), a column (3, T, H); a negative index counts from the bottom or right.
-
-    Raises:
-        GidliteError: Unless exactly one of ``row`` and ``column`` is given, and in range.
+    Give either a row, for (3, T, W), or a column, for (3, T, H); a negative index counts from the
+    bottom or right.
     """
     check_shape("frames", frames, "time 3 height width")
     require((row is None) != (column is None), "give exactly one of row and column")

@@ -43,10 +43,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says about itself: average frame rate in Hz, and its size in pixels.
-
-    ``seconds`` is None if the file does not tell; the size is that before any rotation.
-    """
+    """What a header says: mean rate in Hz, duration if known, size in px before any rotation."""
 
     fps: float
     seconds: float | None
@@ -55,11 +52,7 @@ class VideoInfo:
 
 
 def probe_video(path: str | Path) -> VideoInfo:
-    """Read a video's header.
-
-    Raises:
-        GidliteError: If the file is missing, is not a video, or has no pictures.
-    """
+    """Read the header of a video; refuse a file that is missing or has no pictures."""
     with _opened(path) as (container, stream):
         seconds = container.duration / 1e6 if container.duration else None
         if stream.duration:
@@ -212,11 +205,7 @@ def _converter(first, width: int | None, size: tuple[int, int] | None) -> Callab
 
 
 def resample_frame_rate(frames: Tensor, *, source_fps: float, target_fps: float) -> Tensor:
-    """Change the rate of (T, ...) frames: each output time takes the nearest, the earlier on a tie.
-
-    Raises:
-        GidliteError: If there are no frames or a rate is not positive.
-    """
+    """Return the nearest of (T, ...) frames for each output time, the earlier one on a tie."""
     require(frames.ndim > 0 and len(frames) > 0, "there are no frames to resample")
     valid = all(0 < rate < float("inf") for rate in (source_fps, target_fps))
     require(valid, f"frame rates must be positive, got {source_fps} and {target_fps}")
@@ -228,10 +217,8 @@ def resample_frame_rate(frames: Tensor, *, source_fps: float, target_fps: float)
 def find_videos(inputs: Iterable[str | Path]) -> list[tuple[Path, str]]:
     """Return (path, name) of every video in files, folders (searched deeply) and glob patterns.
 
-    In folders, what is hidden or has no known suffix is left out.
-
-    Raises:
-        GidliteError: If an input matches nothing, or there is no video at all.
+    In folders, what is hidden or has no known suffix is left out. An input that matches nothing
+    is refused, and so is finding no video at all.
     """
     inputs, found = list(inputs), {}
     for entry in inputs:

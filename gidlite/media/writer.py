@@ -20,7 +20,7 @@ from gidlite.media import to_bytes
 from gidlite.media.reader import resample_frame_rate
 
 GIF_MAX_FPS = 50.0  # browsers slow a GIF down when a delay is under 2 centiseconds
-Add = Callable[[np.ndarray, int], None]  # takes 8-bit pixels and the number of the frame
+_Add = Callable[[np.ndarray, int], None]  # takes 8-bit pixels and the number of the frame
 
 
 class VideoWriter:
@@ -29,17 +29,14 @@ class VideoWriter:
     ``.mp4`` (H.264) is encoded as frames arrive; ``.gif`` and ``.webp`` (both loop forever) hold
     the 8-bit frames until the end; a name without suffix, or ending in ``/``, is a folder of
     ``frame_00000.png``, ``frame_00001.png``, ... whose older frames are replaced. The output
-    appears on a clean exit; after an exception nothing is left.
+    appears on a clean exit; after an exception nothing is left. What cannot work is refused at
+    once, before any frame is written.
 
     Args:
         path: Output file or folder; missing parent folders are created.
         fps: Frames per second. GIF delays are whole centiseconds, rounded so that the average
             speed is right; above 50 fps a GIF drops frames.
         quality: In [0, 1]; for MP4 and WebP only.
-
-    Raises:
-        GidliteError: If the suffix is unknown, the place cannot be written, or an option is out
-            of range (all before any frame is written).
     """
 
     def __init__(self, path: str | Path, *, fps: float, quality: float = 0.8) -> None:
@@ -57,7 +54,7 @@ class VideoWriter:
         self._encoder, self._folder = encoders[suffix], suffix == ""
         self._stack: ExitStack | None = None
         check_output(self.path, folder=self._folder)
-        for frame in _frames_in(self.path):
+        for frame in _frames_in(self.path):  # to be replaced or removed
             check_output(frame)
 
     def __enter__(self) -> VideoWriter:
@@ -98,11 +95,11 @@ def _frames_in(folder: Path) -> list[Path]:
     """Return the frames of an earlier or the present sequence in a folder, in order."""
     pattern = re.compile(r"frame_(\d{5}|[1-9]\d{5,})\.png")
     found = [path for path in folder.glob("frame_*.png") if pattern.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("frame_")))
+    return sorted(found, key=lambda path: int(path.stem[6:]))
 
 
 @contextmanager
-def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[Add]:
+def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
     import av
 
     rate = Fraction(fps).limit_denominator(1001)  # 1001 holds 30000/1001 exactly
@@ -121,9 +118,9 @@ def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Itera
         context.color_range = 1  # luma 16 to 235
 
         def add(pixels: np.ndarray, number: int) -> None:
-            border = [(0, side % 2) for side in size]
-            pixels = np.pad(pixels, (*border, (0, 0)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+            pixels = np.pad(pixels, [(0, size[0] % 2), (0, size[1] % 2), (0, 0)], mode="edge")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = frame.reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
             )
             frame.pts, frame.time_base = number, 1 / rate
@@ -138,11 +135,11 @@ def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Itera
 
 
 @contextmanager
-def _animation(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[Add]:
+def _animation(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
     frames: list[np.ndarray] = []
 
     def add(pixels: np.ndarray, number: int) -> None:
-        frames.append(pixels)
+        frames.append(pixels.copy())  # the caller may use its memory again
 
     yield add
     if path.suffix.lower() == ".gif":
@@ -170,7 +167,7 @@ def _with_shared_palette(frames: list[np.ndarray]) -> list[Image.Image]:
 
 
 @contextmanager
-def _sequence(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[Add]:
+def _sequence(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
     def add(pixels: np.ndarray, number: int) -> None:
         Image.fromarray(pixels).save(path / f"frame_{number:05d}.png")
 
