@@ -25,11 +25,8 @@ def read_image(path: str | Path, *, max_side: int = 4096) -> Float32[Tensor, "3 
 
     EXIF orientation is applied, transparency is laid over white, and an animation gives its
     first frame. Colour profiles are ignored: sRGB is assumed. Larger images are reduced until
-    neither side exceeds ``max_side`` pixels.
-
-    Raises:
-        GidliteError: If the file is missing, not an image, damaged, far too large, or if a side
-            is under 16 pixels.
+    neither side exceeds ``max_side`` pixels. What is missing, no image, damaged, over 170
+    megapixels, or then has a side under 16 pixels raises ``GidliteError``.
     """
     require(max_side >= MIN_SIDE, f"max_side must be at least {MIN_SIDE}, got {max_side}")
     path = require_file(path, what="a photo")
@@ -96,10 +93,7 @@ def write_image(path: str | Path, image: Tensor) -> None:
 def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
     """Return an image, (3, H, W) uint8 or float, as contiguous 8-bit pixels; 1.0 becomes 255.
 
-    Floats outside [0, 1] are clamped.
-
-    Raises:
-        GidliteError: If the image has the wrong shape, another type, or non-finite values.
+    Floats outside [0, 1] are clamped; NaN and infinite ones raise ``GidliteError``.
     """
     check_shape("image", image, "3 height width")
     image = image.detach().cpu()
@@ -111,10 +105,8 @@ def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
-def encode_jpeg(
-    pixels: UInt8[np.ndarray, "height width *rgb"], quality: int = 90, *, subsampling: str = "4:4:4"
-) -> bytes:
-    """Return a JPEG of RGB or gray pixels; ``subsampling`` 4:2:0 halves the sides of colour."""
+def encode_jpeg(pixels: np.ndarray, quality: int = 90, *, subsampling: str = "4:4:4") -> bytes:
+    """Return a JPEG of uint8 pixels, RGB (H, W, 3) or gray (H, W)."""
     stream = io.BytesIO()
     options = {"quality": quality, "subsampling": subsampling, "optimize": True}
     Image.fromarray(pixels).save(stream, "JPEG", **options)

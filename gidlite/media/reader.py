@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import islice, repeat
 from pathlib import Path
@@ -53,12 +52,12 @@ class VideoInfo:
 
 def probe_video(path: str | Path) -> VideoInfo:
     """Read the header of a video; refuse a file that is missing or has no pictures."""
-    with _opened(path) as (container, stream):
-        seconds = container.duration / 1e6 if container.duration else None
+    with _opened(path) as stream:
+        whole = stream.container.duration
+        seconds = whole / 1e6 if whole else None
         if stream.duration:
             seconds = float(stream.duration * stream.time_base)
-        rate = float(_average_rate(container, stream))
-        return VideoInfo(rate, seconds, stream.width or 0, stream.height or 0)
+        return VideoInfo(_average_rate(stream), seconds, stream.width or 0, stream.height or 0)
 
 
 def read_video(
@@ -70,7 +69,7 @@ def read_video(
     start: float = 0.0,
 ) -> Clip:
     """Read a video at once; see ``stream_video``. ``fps`` defaults to the average rate."""
-    fps = float(probe_video(path).fps if fps is None else fps)
+    fps = probe_video(path).fps if fps is None else float(fps)
     frames = stream_video(path, fps=fps, width=width, max_frames=max_frames, start=start)
     return Clip(torch.stack(list(frames)), fps)
 
@@ -89,7 +88,8 @@ def stream_video(
     Output frame k is the source frame whose timestamp is nearest to ``start + k / fps`` (the
     earlier one on a tie), so variable frame rates are handled and nothing is blended. The
     duration is that of the source to within one output frame. Of a file that is cut short come
-    the frames that still decode, as a player would show them.
+    the frames that still decode, as a player would show them. Fewer than two frames, and none
+    after ``start``, raise ``GidliteError``.
 
     Args:
         path: Any video that FFmpeg decodes (it does not decode animated WebP).
@@ -98,19 +98,14 @@ def stream_video(
         size: Instead of ``width``: scale and cut the middle out to exactly (height, width).
         max_frames: Stop after this many output frames.
         start: Seconds after the first frame at which to begin.
-
-    Raises:
-        GidliteError: If the file is missing, not a video, damaged, has fewer than two frames,
-            ends before ``start``, or if an option is out of range.
     """
     for name, value in {"fps": fps, "width": width, "max_frames": max_frames}.items():
         valid = value is None or 0 < value < float("inf")
         require(valid, f"{name} must be positive, got {value}")
     require(0 <= start < float("inf"), f"start must be 0 seconds or more, got {start}")
-    with _opened(path) as (container, stream):
+    with _opened(path) as stream:
         stream.thread_type = "AUTO"
-        timed = _timed_frames(container, stream, start)
-        shown = _nearest_frames(timed, Path(path), fps=fps, start=start)
+        shown = _nearest_frames(_timed_frames(stream, start), path, fps=fps, start=start)
         convert = None
         for frame in islice(shown, max_frames):
             convert = convert or _converter(frame, width, size)
@@ -118,15 +113,15 @@ def stream_video(
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple]:
-    """Yield a file's open container and pictures; decoder errors become one sentence."""
+def _opened(path: str | Path) -> Iterator:
+    """Yield the pictures of an open file; decoder errors become one sentence."""
     import av
 
     path = require_file(path, what="a video")
     try:
         with av.open(str(path)) as container:
             require(bool(container.streams.video), f"{path} has no pictures; give a video")
-            yield container, container.streams.video[0]
+            yield container.streams.video[0]
     except (av.FFmpegError, OSError) as error:
         raise GidliteError(
             f"{path} could not be decoded ({error.strerror or error}); it is not a video or is "
@@ -134,29 +129,31 @@ def _opened(path: str | Path) -> Iterator[tuple]:
         ) from error
 
 
-def _average_rate(container, stream) -> Fraction:
-    if container.format.name == "gif" and stream.frames and stream.duration:
+def _average_rate(stream) -> float:
+    if stream.container.format.name == "gif" and stream.frames and stream.duration:
         # FFmpeg guesses a GIF's rate from its first delays only.
-        return stream.frames / (stream.duration * stream.time_base)
-    return stream.average_rate or Fraction(25)
+        return float(stream.frames / (stream.duration * stream.time_base))
+    return float(stream.average_rate or 25)
 
 
-def _timed_frames(container, stream, start: float) -> Iterator[tuple]:
+def _timed_frames(stream, start: float) -> Iterator[tuple]:
     """Yield (begin, duration, frame); seconds, counted from the first frame of the stream."""
     import av
 
     origin = float((stream.start_time or 0) * stream.time_base)
     if start > 0:
         with suppress(av.FFmpegError):  # some formats cannot seek; then decode from the beginning
-            container.seek(int((origin + start) / stream.time_base), stream=stream)
-    usual = 1 / float(_average_rate(container, stream))
-    for index, frame in enumerate(container.decode(stream)):
+            stream.container.seek(int((origin + start) / stream.time_base), stream=stream)
+    usual = 1 / _average_rate(stream)
+    for index, frame in enumerate(stream.container.decode(stream)):
         begin = index * usual if frame.pts is None else float(frame.pts * frame.time_base) - origin
         duration = float(frame.duration * frame.time_base) if frame.duration else usual
         yield begin, duration, frame
 
 
-def _nearest_frames(timed: Iterator[tuple], path: Path, *, fps: float, start: float) -> Iterator:
+def _nearest_frames(
+    timed: Iterator[tuple], path: str | Path, *, fps: float, start: float
+) -> Iterator:
     """Yield, for each output time, the frame with the nearest timestamp."""
     begin, duration, frame = next(timed, (0.0, 0.0, None))
     require(frame is not None, f"{path} has no frame that can be decoded; give another video")

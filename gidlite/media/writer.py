@@ -46,11 +46,8 @@ class VideoWriter:
         self.fps, self.quality = fps, quality
         suffix = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()
         encoders = {".mp4": _mp4, ".gif": _animation, ".webp": _animation, "": _sequence}
-        require(
-            suffix in encoders,
-            f"cannot write {path}: use one of the suffixes .mp4, .gif, .webp, "
-            "or a name ending in / for a folder of PNG frames",
-        )
+        known = ".mp4, .gif, .webp, or a name ending in / for a folder of PNG frames"
+        require(suffix in encoders, f"cannot write {path}: use one of {known}")
         self._encoder, self._folder = encoders[suffix], suffix == ""
         self._stack: ExitStack | None = None
         check_output(self.path, folder=self._folder)
@@ -120,11 +117,9 @@ def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Itera
         def add(pixels: np.ndarray, number: int) -> None:
             pixels = np.pad(pixels, [(0, size[0] % 2), (0, size[1] % 2), (0, 0)], mode="edge")
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame = frame.reformat(
-                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
-            )
-            frame.pts, frame.time_base = number, 1 / rate
-            container.mux(stream.encode(frame))
+            yuv = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            yuv.pts, yuv.time_base = number, 1 / rate
+            container.mux(stream.encode(yuv))
 
         yield add
         container.mux(stream.encode(None))
@@ -147,23 +142,19 @@ def _animation(path: Path, fps: float, quality: float, size: tuple[int, int]) ->
             kept = torch.arange(len(frames))
             kept = resample_frame_rate(kept, source_fps=fps, target_fps=GIF_MAX_FPS)
             frames, fps = [frames[i] for i in kept], GIF_MAX_FPS
-        images, tick = _with_shared_palette(frames), 10
-        options = {"format": "GIF", "optimize": True}
+        # With a palette for each frame, still regions would flicker. The 256th entry is left for
+        # "unchanged since the last frame".
+        sample = np.concatenate(frames[:: max(1, len(frames) // 8)])
+        palette = Image.fromarray(sample).quantize(255)
+        images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+        options, tick = {"format": "GIF", "optimize": True}, 10
     else:
-        images, tick = [Image.fromarray(frame) for frame in frames], 1
-        options = {"format": "WEBP", "quality": round(100 * quality), "method": 4}
+        images = [Image.fromarray(frame) for frame in frames]
+        options, tick = {"format": "WEBP", "quality": round(100 * quality), "method": 4}, 1
     # Rounding the end times, not the delays, keeps the error from adding up.
     ends = [tick * round(1000 * i / fps / tick) for i in range(len(images) + 1)]
     options["duration"] = [end - begin for begin, end in pairwise(ends)]
     images[0].save(path, save_all=True, append_images=images[1:], loop=0, **options)
-
-
-def _with_shared_palette(frames: list[np.ndarray]) -> list[Image.Image]:
-    """Return frames that share 255 colours; with a palette each, still regions would flicker."""
-    chosen = frames[:: max(1, len(frames) // 8)]
-    # The 256th entry is left for "unchanged since the last frame".
-    palette = Image.fromarray(np.concatenate(chosen)).quantize(255)
-    return [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
 
 
 @contextmanager
