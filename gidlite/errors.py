@@ -41,11 +41,11 @@ def require(condition: bool, message: str) -> None:
         raise GidliteError(message)
 
 
-def check_shape(name: str, tensor: torch.Tensor, axes: str) -> None:
+def check_shape(name: str, tensor: torch.Tensor, axes: str, *, hint: str = "") -> None:
     """Raise ``ShapeError`` unless the axes of ``tensor``, called ``name``, match ``axes``.
 
     ``axes`` is a word per axis: a number is an exact size, any other word a size of at least 1.
-    Further leading axes are allowed where it begins with ``...``.
+    Further leading axes are allowed where it begins with ``...``. A ``hint`` says what to do.
     """
     words = axes.removeprefix("...").split()
     sizes = tensor.shape[-len(words) :]
@@ -54,7 +54,8 @@ def check_shape(name: str, tensor: torch.Tensor, axes: str) -> None:
         matches &= size == int(word) if word.isdigit() else size > 0
     if not matches:
         named, shape = ", ".join(axes.split()), tuple(tensor.shape)
-        raise ShapeError(f"expected {name} with axes ({named}), got shape {shape}")
+        advice = f"; {hint}" if hint else ""
+        raise ShapeError(f"expected {name} with axes ({named}), got shape {shape}{advice}")
 
 
 def all_finite(tensor: torch.Tensor) -> bool:

@@ -47,6 +47,8 @@ def test_check_shape():
     for shape in [(3, 4), (1, 3, 4, 5), (4, 4, 5), (3, 0, 5), ()]:
         with pytest.raises(ShapeError, match=r"image with axes \(3, height, width\), got shape"):
             check_shape("image", torch.zeros(shape), "3 height width")
+    with refuses(r"shape \(3, 4\); crop it"):
+        check_shape("image", torch.zeros(3, 4), "3 height width", hint="crop it")
     for shape in [(2, 4, 5), (6, 3, 4, 5), (0, 2, 4, 5)]:
         with pytest.raises(ValueError, match=r"axes \(\.\.\., freq, 2, height, width\)"):
             check_shape("volume", torch.zeros(shape), "... freq 2 height width")
