@@ -63,7 +63,7 @@ def liveliest_slice(frames: Frames) -> dict[str, int]:
 def _travel(picture: UInt8[Tensor, "3 time length"]) -> float:
     """Return the share of the change in a slice that movement along it explains, in [0, 1].
 
-    What moves by u a frame changes by ``p_t = -u p_x``: in every window, the part of p_t² that is
+    What moves by u a frame changes by ``p_t = -u p_x``: in every window, the share of p_t² that is
     gone with the best u.
     """
     gray = picture.float().mean(0)
@@ -81,7 +81,7 @@ def compare_slices(
     _check_one_size(clips)
     slices = [xt_slice(frames, row=row, column=column).float() / 255 for frames in clips]
     line = torch.ones_like(slices[0][:, :1]).expand(-1, 3, -1)
-    return torch.cat([part for piece in slices for part in (line, piece)][1:], dim=1)
+    return torch.cat([strip for piece in slices for strip in (line, piece)][1:], dim=1)
 
 
 def _check_one_size(clips: Collection[Frames]) -> None:

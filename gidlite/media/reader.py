@@ -180,7 +180,7 @@ def _converter(first, width: int | None, size: tuple[int, int] | None) -> Callab
     whole = (first.width, first.height) if turns % 2 else (first.height, first.width)
     if size is not None:
         zoom = max(size[0] / whole[0], size[1] / whole[1])
-        scaled = [max(part, round(zoom * side)) for part, side in zip(size, whole, strict=True)]
+        scaled = [max(asked, round(zoom * side)) for asked, side in zip(size, whole, strict=True)]
     elif width is not None:
         scaled = [max(2, 2 * round(width * whole[0] / whole[1] / 2)), width]
     else:
