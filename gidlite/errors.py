@@ -10,19 +10,17 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
-# Files that must not be written to, by device and inode: links and other spellings are the same.
-_PROTECTED: ContextVar[frozenset[tuple[int, int]]] = ContextVar("protected", default=frozenset())
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PROTECTED: ContextVar[tuple[os.stat_result, ...]] = ContextVar("protected", default=())
 
 
 class GidliteError(Exception):
@@ -43,124 +41,84 @@ def require(condition: bool, message: str) -> None:
         raise GidliteError(message)
 
 
-def check_shape(name: str, tensor: Tensor, axes: str, *, hint: str = "") -> None:
-    """Raise unless the trailing axes of ``tensor`` match ``axes``.
+def check_shape(name: str, tensor: torch.Tensor, axes: str, *, hint: str = "") -> None:
+    """Raise ``ShapeError`` unless the axes of ``tensor``, called ``name``, match ``axes``.
 
-    Args:
-        name: Argument name, for the message.
-        tensor: What arrived; extra leading axes are allowed when ``axes`` begins with ``...``.
-        axes: Space-separated words; a number is an exact size, a word is any size of at least 1.
-        hint: What to do about it, appended to the message.
-
-    Raises:
-        ShapeError: If the number of axes or a fixed size differs, or an axis is empty.
+    ``axes`` is a word per axis: a number is an exact size, any other word a size of at least 1.
+    Further leading axes are allowed where it begins with ``...``. A ``hint`` says what to do.
     """
-    words = axes.split()
-    leading = words[0] == "..."
-    words = words[1:] if leading else words
-    count_ok = tensor.ndim >= len(words) if leading else tensor.ndim == len(words)
-    sizes = tensor.shape[tensor.ndim - len(words) :] if count_ok else ()
-    matches = count_ok and all(
-        size == int(word) if word.isdigit() else size > 0
-        for word, size in zip(words, sizes, strict=True)
-    )
+    words = axes.removeprefix("...").split()
+    sizes = tensor.shape[-len(words) :]
+    matches = len(sizes) == len(words) and (axes.startswith("...") or tensor.ndim == len(words))
+    for size, word in zip(sizes, words, strict=False):
+        matches &= size == int(word) if word.isdigit() else size > 0
     if not matches:
+        named, shape = ", ".join(axes.split()), tuple(tensor.shape)
         advice = f"; {hint}" if hint else ""
-        raise ShapeError(
-            f"expected {name} with axes ({', '.join(axes.split())}), "
-            f"got shape {tuple(tensor.shape)}{advice}"
-        )
+        raise ShapeError(f"expected {name} with axes ({named}), got shape {shape}{advice}")
 
 
-def all_finite(tensor: Tensor) -> bool:
+def all_finite(tensor: torch.Tensor) -> bool:
     """Return whether every (real or complex) entry is finite."""
     return bool(tensor.isfinite().all())
 
 
 def require_file(path: str | Path, *, what: str) -> Path:
-    """Return ``path`` as a ``Path``, or say in one sentence why it cannot be read.
-
-    Raises:
-        GidliteError: If nothing is there, or it is a folder.
-    """
+    """Return ``path`` as a ``Path``; refuse it if nothing is there or it is a folder."""
     path = Path(path)
-    require(not path.is_dir(), f"{path} is a folder, not {what}; give the path of a file")
-    require(path.exists(), f"{path} does not exist; check the path to {what}")
+    require(not os.path.isdir(path), f"{path} is a folder, not {what}; give the path of a file")
+    require(os.path.exists(path), f"{path} does not exist; check the path to {what}")
     return path
 
 
 @contextmanager
 def protected(*inputs: str | Path) -> Iterator[None]:
-    """Within this context ``written`` refuses to replace these files, whatever they are called."""
-    found = {(stat.st_dev, stat.st_ino) for path in inputs if (stat := _stat(path))}
-    token = _PROTECTED.set(_PROTECTED.get() | found)
+    """Refuse, within this context, to write over these files, by whatever name or link."""
+    found = list(_PROTECTED.get())
+    for path in inputs:
+        with suppress(OSError, ValueError):  # what is not there needs no protection
+            found.append(os.stat(path))
+    token = _PROTECTED.set(tuple(found))
     try:
         yield
     finally:
         _PROTECTED.reset(token)
 
 
-def _stat(path: str | Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):  # not there, or no name that a file could have
-        return None
-
-
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while writing ``path`` into one sentence.
-
-    Raises:
-        DiskFullError: If there is no space left.
-        GidliteError: For any other reason.
-    """
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn whatever goes wrong while ``path`` is written into a ``GidliteError``."""
     try:
         yield
     except GidliteError:
         raise
     except Exception as error:  # encoders, PyAV, safetensors and the file system share no base
-        if getattr(error, "errno", None) in _FULL or "No space left" in str(error):
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error):
             raise DiskFullError(
                 f"no space left for {path}; free some and run the same command again"
-            ) from None
-        reason = getattr(error, "strerror", None) or error
+            ) from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise GidliteError(
-            f"cannot write {path}: {reason}; check the folder and the free space there"
+            f"cannot write {path}: {' '.join(reason.split())}; "
+            "check the folder and the free space there"
         ) from error
 
 
 def check_output(path: str | Path, *, folder: bool = False) -> None:
     """Create missing parents and prove that ``path`` can be written, before work is spent on it.
 
-    Raises:
-        GidliteError: If it is an input (see ``protected``), a folder where a file is meant or the
-            other way round, or nothing can be made there.
+    Refused are inputs (see ``protected``), and a folder where a file is meant or the reverse.
     """
-    path = Path(path)
-    stat = _stat(path)
-    require(
-        stat is None or (stat.st_dev, stat.st_ino) not in _PROTECTED.get(),
-        f"{path} is an input and would be lost; choose another output name",
-    )
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _hidden(path)
-        probe.touch()
-        probe.unlink()
-    kind = "an existing file" if folder else "a folder"
-    require(
-        not path.exists() or path.is_dir() == folder,
-        f"cannot write {path}: it is {kind}; choose another output name",
-    )
+    _discard(_begin(Path(path), folder))
 
 
 @contextmanager
 def written(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield a hidden name to write to; on leaving, what is there appears as ``path``.
 
-    After an exception nothing is left, and what ``path`` held before is still there. The file's
-    permissions are those the umask gives, whatever the writer gave it.
+    After an exception nothing is left, and what ``path`` held before is still there. A file gets
+    the permissions of any new file, whatever the writer gave it.
 
     Args:
         path: Final name; missing parent folders are created.
@@ -168,48 +126,66 @@ def written(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
 
     Raises:
         DiskFullError: If there is no space left.
-        GidliteError: As ``check_output``, and if writing fails.
-
-    Example:
-        >>> import tempfile
-        >>> name = Path(tempfile.mkdtemp()) / "note.txt"
-        >>> with written(name) as hidden:
-        ...     _ = hidden.write_text("whole")
-        >>> name.read_text()
-        'whole'
+        GidliteError: As ``check_output``, and for any other exception from inside.
     """
+    with writing(path), staged(path, folder=folder) as hidden:
+        yield hidden
+
+
+@contextmanager
+def staged(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
+    """Do as ``written``, but let the exceptions of the block pass unchanged."""
     path = Path(path)
-    check_output(path, folder=folder)
-    hidden = _hidden(path)
+    hidden = _begin(path, folder)
     try:
+        mode = stat.S_IMODE(hidden.stat().st_mode)
+        yield hidden
         with writing(path):
-            hidden.mkdir() if folder else hidden.touch()
-            mode = hidden.stat().st_mode
-            yield hidden
             if folder and path.exists():
-                for made in hidden.iterdir():
-                    os.replace(made, path / made.name)
+                made = [(entry, path / entry.name) for entry in hidden.iterdir()]
+                for entry, name in made:  # all, before anything is moved
+                    check_output(name, folder=entry.is_dir())
+                for entry, name in made:
+                    os.replace(entry, name)
             else:
-                os.chmod(hidden, mode)
+                hidden.chmod(mode)
                 os.replace(hidden, path)
     finally:
-        if hidden.is_dir():
-            shutil.rmtree(hidden, ignore_errors=True)
-        else:
-            hidden.unlink(missing_ok=True)
+        _discard(hidden)
 
 
-def _hidden(path: Path) -> Path:
-    """Return an unused hidden name in the same folder, so that a move stays on one disk."""
-    return path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
+def _begin(path: Path, folder: bool) -> Path:
+    """Refuse, or make a hidden file or folder beside ``path``: a later move stays on one disk."""
+    with writing(path):
+        with suppress(FileNotFoundError):
+            old = os.stat(path)
+            require(
+                not any(os.path.samestat(old, found) for found in _PROTECTED.get()),
+                f"{path} is an input and would be lost; choose another output name",
+            )
+            require(
+                stat.S_ISDIR(old.st_mode) == folder,
+                f"cannot write {path}: it is {'an existing file' if folder else 'a folder'}; "
+                "choose another output name",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
+        make = hidden.mkdir if folder else hidden.touch
+        make()
+    return hidden
+
+
+def _discard(hidden: Path) -> None:
+    """Remove a file or folder, if it is there; never raise, an exception may be on its way."""
+    shutil.rmtree(hidden, ignore_errors=True)
+    with suppress(OSError):
+        hidden.unlink()
 
 
 def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:
     """Return a diffusers network with all its weights from a folder, in single precision.
 
-    Raises:
-        OSError: If a file is missing or cannot be read; the message names it.
-        ValueError: If weights are missing; they would otherwise be random.
+    A missing file raises ``OSError``; missing weights, otherwise random, raise ``ValueError``.
     """
     import torch
 
@@ -217,10 +193,8 @@ def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Mo
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing")
-    network, info = kind.from_pretrained(
-        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True,
-        output_loading_info=True,
-    )  # fmt: skip
+    options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
+    network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
     if missing := info["missing_keys"]:
         raise ValueError(f"{folder} lacks {len(missing)} weights, such as {min(missing)}")
     return network

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Complex, Float, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,8 +15,9 @@ from gidlite.errors import GidliteError, ShapeError, check_shape
 from gidlite.media import to_bytes, xt_slice
 from gidlite.motion.spectral import motion_amplitude
 
-Clip = UInt8[Tensor, "time 3 height width"]
-_LINE = (255, 64, 32)
+# Underscored axes may differ between the arguments of one function.
+Frames = UInt8[Tensor, "_time 3 _height _width"]
+_LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
 
 
 def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int) -> int:
@@ -26,7 +28,7 @@ def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: i
     return int((power.argmax() + margin + 0.5) * height / (len(power) + 2 * margin))
 
 
-def liveliest_line(frames: Clip, *, columns: bool = False) -> int:
+def liveliest_line(frames: Frames, *, columns: bool = False) -> int:
     """Return the row, or column, whose pixels change most over time, without knowing the motion.
 
     Its own mean at each time is taken off first, so that flicker of the light does not count; a
@@ -40,7 +42,7 @@ def liveliest_line(frames: Clip, *, columns: bool = False) -> int:
     return int(change[margin : len(change) - margin].argmax()) + margin
 
 
-def liveliest_slice(frames: Clip) -> dict[str, int]:
+def liveliest_slice(frames: Frames) -> dict[str, int]:
     """Return ``{"row": y}`` or ``{"column": x}``: where motion is seen best, to be passed on.
 
     Of the liveliest row and the liveliest column, see ``liveliest_line``, the one in whose slice
@@ -61,7 +63,7 @@ def liveliest_slice(frames: Clip) -> dict[str, int]:
 def _travel(picture: UInt8[Tensor, "3 time length"]) -> float:
     """Return the share of the change in a slice that movement along it explains, in [0, 1].
 
-    What moves by u a frame changes by ``p_t = -u p_x``: in every window, the part of p_t² that is
+    What moves by u a frame changes by ``p_t = -u p_x``: in every window, the share of p_t² that is
     gone with the best u.
     """
     gray = picture.float().mean(0)
@@ -73,23 +75,18 @@ def _travel(picture: UInt8[Tensor, "3 time length"]) -> float:
 
 
 def compare_slices(
-    *clips: Clip, row: int | None = None, column: int | None = None
+    *clips: Frames, row: int | None = None, column: int | None = None
 ) -> Float[Tensor, "3 rows width"]:
-    """Return the X-t slices of videos one below the other, with white lines between.
-
-    Args:
-        clips: Videos of equal size; their lengths may differ.
-        row: Image row to follow.
-        column: Or image column.
-
-    Raises:
-        ShapeError: If the sizes differ.
-    """
-    if len({clip.shape[1:] for clip in clips}) != 1:
-        raise ShapeError(f"expected videos of one size, got {[tuple(c.shape) for c in clips]}")
+    """Return the X-t slices of videos of one size, one below the other, white lines between."""
+    _check_one_size(clips)
     slices = [xt_slice(frames, row=row, column=column).float() / 255 for frames in clips]
     line = torch.ones_like(slices[0][:, :1]).expand(-1, 3, -1)
-    return torch.cat([part for piece in slices for part in (line, piece)][1:], dim=1)
+    return torch.cat([strip for piece in slices for strip in (line, piece)][1:], dim=1)
+
+
+def _check_one_size(clips: Collection[Frames]) -> None:
+    if len({clip.shape[1:] for clip in clips}) != 1:
+        raise ShapeError(f"expected videos of one size, got {[tuple(c.shape) for c in clips]}")
 
 
 def amplitude_map(
@@ -120,7 +117,7 @@ def contact_sheet(
 
 
 def show_xt_slice(
-    axis, frames: Clip, *, fps: float, row: int | None = None, column: int | None = None
+    axis, frames: Frames, *, fps: float, row: int | None = None, column: int | None = None
 ):
     """Draw a row or column over time on a matplotlib axis and return it; px and seconds."""
     picture = xt_slice(frames, row=row, column=column).movedim(0, -1).numpy()
@@ -132,23 +129,28 @@ def show_xt_slice(
     return axis
 
 
+def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):
+    """Draw RMS motion over a darkened photo on a matplotlib axis and return it."""
+    amplitude = amplitude_map(spectral, height=image.shape[-2], width=image.shape[-1])
+    axis.imshow(image.movedim(0, -1) * 0.4)
+    drawn = axis.imshow(amplitude, cmap="magma", alpha=0.7, vmin=0)
+    axis.figure.colorbar(drawn, ax=axis, label="RMS motion (px at 256 wide)", shrink=0.7)
+    axis.set_axis_off()
+    return axis
+
+
 def show_slices(
-    clips: Mapping[str, Clip], *, fps: float, row: int | None = None, column: int | None = None
+    clips: Mapping[str, Frames], *, fps: float, row: int | None = None, column: int | None = None
 ):
-    """Draw the slices of several videos side by side, one scale for all, and return the figure.
+    """Draw the slices of videos of one size, by title, side by side; return the figure.
 
-    Args:
-        clips: Videos of equal size by title, for example real, ours and a baseline.
-        fps: Their frame rate.
-        row: Image row to follow.
-        column: Or image column. With neither, the ``liveliest_slice`` of the first video.
-
-    Raises:
-        ShapeError: If the sizes differ.
+    They have one scale. With neither row nor column, it is the ``liveliest_slice`` of the first.
     """
     from matplotlib import pyplot
 
-    row, column = _default_line(clips, row, column)
+    _check_one_size(clips.values())
+    if row is None and column is None:
+        return show_slices(clips, fps=fps, **liveliest_slice(next(iter(clips.values()))))
     figure, axes = pyplot.subplots(
         1, len(clips), figsize=(3 * len(clips), 3.2), sharex=True, sharey=True, squeeze=False,
         layout="constrained",
@@ -162,75 +164,45 @@ def show_slices(
     return figure
 
 
-def _default_line(
-    clips: Mapping[str, Clip], row: int | None = None, column: int | None = None
-) -> tuple[int | None, int | None]:
-    if not clips or len({clip.shape[1:] for clip in clips.values()}) != 1:
-        raise ShapeError(
-            f"expected videos of one size, got {[tuple(c.shape) for c in clips.values()]}"
-        )
-    if row is None and column is None:
-        found = liveliest_slice(next(iter(clips.values())))
-        return found.get("row"), found.get("column")
-    return row, column
-
-
 def slice_view(
-    clips: Mapping[str, Clip], *, time: int, row: int | None = None, column: int | None = None
+    clips: Mapping[str, Frames], *, time: int, row: int | None = None, column: int | None = None
 ) -> UInt8[Tensor, "3 rows columns"]:
-    """Return frames above their slices, side by side, with the line and the time drawn in.
+    """Return frames above their slices, videos side by side, with the line and the time drawn in.
 
-    Args:
-        clips: Videos of equal size by title.
-        time: Frame to show; of a shorter video, its last one.
-        row: Image row to follow.
-        column: Or image column; its slice is turned so that it has the height of the frame.
+    Frame ``time`` is shown; of a shorter video, its last one. Of a column the slice is turned, to
+    stand beside the frame, and the videos are one below the other.
     """
-    gap = 4
-    tallest = max(map(len, clips.values()))
+    gap, tallest = 4, max(map(len, clips.values()))
     tiles = []
     for frames in clips.values():
         now = min(time, len(frames) - 1)
-        frame, picture = frames[now].clone(), xt_slice(frames, row=row, column=column).clone()
-        colour = torch.tensor(_LINE, dtype=torch.uint8)[:, None]
-        picture[:, now] = colour
-        if column is None:
-            frame[:, row] = colour
-        else:
-            frame[:, :, column] = colour
-        picture = functional.pad(picture, (0, 0, 0, tallest - len(frames)), value=255)
-        picture = picture if column is None else picture.transpose(1, 2)
-        axis = 1 if column is None else 2
-        padding = (0, 0, 0, gap) if column is None else (0, gap)
-        tiles.append(torch.cat([functional.pad(frame, padding, value=255), picture], dim=axis))
-    tiles = [functional.pad(tile, (0, gap, 0, gap), value=255) for tile in tiles]
-    return torch.cat(tiles, dim=2 if column is None else 1)
+        picture = xt_slice(frames, row=row, column=column).clone()
+        picture[:, now] = _LINE
+        # From here on a column is the row of a frame that lies on its side.
+        frame = (frames[now] if column is None else frames[now].mT).clone()
+        frame[:, row if column is None else column] = _LINE
+        frame = functional.pad(frame, (0, 0, 0, gap), value=255)
+        padding = (0, gap, 0, tallest - len(frames) + gap)
+        tiles.append(functional.pad(torch.cat([frame, picture], 1), padding, value=255))
+    view = torch.cat(tiles, dim=2)
+    return view if column is None else view.mT
 
 
-def explore_slices(clips: Mapping[str, Clip], *, fps: float):
-    """Return a notebook widget: choose row or column and the frame; pictures follow.
+def explore_slices(clips: Mapping[str, Frames], *, fps: float):
+    """Return a notebook widget: choose row or column and the frame; the ``slice_view`` follows.
 
-    It starts at the ``liveliest_slice`` of the first video.
-
-    Args:
-        clips: Videos of equal size by title, for example real and ours.
-        fps: Frames per second, for the play button.
-
-    Raises:
-        GidliteError: If ipywidgets is not installed.
-        ShapeError: If the sizes differ.
+    It starts at the ``liveliest_slice`` of the first video. The play button runs at ``fps``.
     """
     try:
         import ipywidgets
     except ImportError as error:
         raise GidliteError("explore_slices needs ipywidgets; pip install ipywidgets") from error
-    first = next(iter(clips.values()), None)
-    row, column = _default_line(clips)
-    height, width = first.shape[-2:]
-    start, last = (row, height - 1) if column is None else (column, width - 1)
-    kind = ipywidgets.ToggleButtons(options=["row", "column"], description="follow a")
-    kind.value = "row" if column is None else "column"
-    line = ipywidgets.IntSlider(start, 0, last, description="at (px)")
+    _check_one_size(clips.values())
+    first = next(iter(clips.values()))
+    [(begin, position)] = liveliest_slice(first).items()
+    length = {"row": first.shape[2], "column": first.shape[3]}
+    kind = ipywidgets.ToggleButtons(options=["row", "column"], value=begin, description="follow a")
+    line = ipywidgets.IntSlider(position, 0, length[begin] - 1, description="at (px)")
     time = ipywidgets.IntSlider(0, 0, max(map(len, clips.values())) - 1, description="frame")
     play = ipywidgets.Play(0, 0, time.max, interval=round(1000 / fps))
     ipywidgets.jslink((play, "value"), (time, "value"))
@@ -238,12 +210,13 @@ def explore_slices(clips: Mapping[str, Clip], *, fps: float):
 
     def draw(_=None) -> None:
         view = slice_view(clips, time=time.value, **{kind.value: line.value})
-        picture.value = _png(view)
+        stream = io.BytesIO()
+        Image.fromarray(to_bytes(view)).save(stream, "PNG")
+        picture.value = stream.getvalue()
 
     def turn(_) -> None:
-        columns = kind.value == "column"
-        line.max = (width if columns else height) - 1
-        line.value = liveliest_line(first, columns=columns)
+        line.max = length[kind.value] - 1
+        line.value = liveliest_line(first, columns=kind.value == "column")
         draw()
 
     kind.observe(turn, "value")
@@ -251,23 +224,5 @@ def explore_slices(clips: Mapping[str, Clip], *, fps: float):
         slider.observe(draw, "value")
     draw()
     titles = ipywidgets.Label(", ".join(clips))
-    return ipywidgets.VBox([ipywidgets.HBox([kind, line]), ipywidgets.HBox([play, time]), titles,
-                            picture])  # fmt: skip
-
-
-def _png(picture: Tensor) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(to_bytes(picture)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):
-    """Draw RMS motion over a darkened photo on a matplotlib axis and return it."""
-    amplitude = amplitude_map(spectral, height=image.shape[-2], width=image.shape[-1])
-    axis.imshow(image.movedim(0, -1) * 0.4)
-    drawn = axis.imshow(amplitude, cmap="magma", alpha=0.7, vmin=0)
-    axis.figure.colorbar(drawn, ax=axis, label="RMS motion (px at 256 wide)", shrink=0.7)
-    axis.set_axis_off()
-    return axis
+    rows = [ipywidgets.HBox([kind, line]), ipywidgets.HBox([play, time]), titles, picture]
+    return ipywidgets.VBox(rows)

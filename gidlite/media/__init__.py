@@ -1,49 +1,32 @@
-"""Still images: reading, writing, resizing, and slices through a stack of frames."""
+"""Pictures in and out: photos here, videos in ``reader`` and ``writer``."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import (
-    GidliteError,
-    all_finite,
-    check_output,
-    check_shape,
-    require,
-    require_file,
-    written,
-)
+from gidlite.errors import GidliteError, all_finite, check_shape, require, require_file, written
 
 MIN_SIDE = 16
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def read_image(path: str | Path, *, max_side: int = 4096) -> Tensor:
-    """Read a photo the way a viewer shows it.
+def read_image(path: str | Path, *, max_side: int = 4096) -> Float32[Tensor, "3 height width"]:
+    """Read a photo the way a viewer shows it: RGB in [0, 1].
 
     EXIF orientation is applied, transparency is laid over white, and an animation gives its
-    first frame. Colour profiles are ignored: sRGB is assumed.
-
-    Args:
-        path: A PNG, JPEG, WebP or other file that Pillow reads.
-        max_side: Larger images are reduced until neither side exceeds this many pixels.
-
-    Returns:
-        (3, H, W) float32 RGB in [0, 1].
-
-    Raises:
-        GidliteError: If the file is missing, not an image, damaged, far too large, or if a side
-            is under 16 pixels.
+    first frame. Colour profiles are ignored: sRGB is assumed. Larger images are reduced until
+    neither side exceeds ``max_side`` pixels. What is missing, no image, damaged, over 170
+    megapixels, or then has a side under 16 pixels raises ``GidliteError``.
     """
     require(max_side >= MIN_SIDE, f"max_side must be at least {MIN_SIDE}, got {max_side}")
     path = require_file(path, what="a photo")
@@ -67,13 +50,12 @@ def read_image(path: str | Path, *, max_side: int = 4096) -> Tensor:
 
 
 def _decode_image(image: Image.Image, path: Path, max_side: int) -> Tensor:
-    size = f"{image.width}×{image.height}"
     scale = min(1.0, max_side / max(image.size))
     target = (round(image.width * scale), round(image.height * scale))
     require(
         min(target) >= MIN_SIDE,
-        f"{path} is {size} pixels; give a photo with sides of at least {MIN_SIDE} pixels "
-        f"(after any reduction to {max_side})",
+        f"{path} is {image.width}×{image.height} pixels; give a photo with sides of at least "
+        f"{MIN_SIDE} pixels (after any reduction to {max_side})",
     )
     image.draft(None, target)  # lets the JPEG decoder skip detail that would be thrown away
     image = _to_rgb_or_gray(ImageOps.exif_transpose(image), path)
@@ -98,64 +80,43 @@ def _to_rgb_or_gray(image: Image.Image, path: Path) -> Image.Image:
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
-    """Write an image; the format follows the suffix (.png, .jpg, .jpeg, .webp).
-
-    Args:
-        path: Output file; missing parent folders are created.
-        image: (3, H, W), float in [0, 1] (values outside are clamped) or uint8.
-
-    Raises:
-        GidliteError: If the suffix is unknown, the place cannot be written, or the image has
-            the wrong shape, type or non-finite values.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    require(
-        suffix in IMAGE_SUFFIXES,
-        f"cannot write {path}: use one of the suffixes {', '.join(IMAGE_SUFFIXES)}",
-    )
+    """Write an image, as ``to_bytes`` takes it, as PNG, JPEG or WebP, which the suffix says."""
+    suffix = Path(path).suffix.lower()
+    known = ", ".join(IMAGE_SUFFIXES)
+    require(suffix in IMAGE_SUFFIXES, f"cannot write {path}: use one of the suffixes {known}")
     pixels = to_bytes(image)
     options = {} if suffix == ".png" else {"quality": 95}
     with written(path) as hidden:
         Image.fromarray(pixels).save(hidden, **options)
 
 
-def to_bytes(image: Tensor) -> np.ndarray:
-    """Return (3, H, W) float in [0, 1] or uint8 as a contiguous uint8 array (H, W, 3)."""
+def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
+    """Return an image, (3, H, W) uint8 or float, as contiguous 8-bit pixels; 1.0 becomes 255.
+
+    Floats outside [0, 1] are clamped; NaN and infinite ones raise ``GidliteError``.
+    """
     check_shape("image", image, "3 height width")
     image = image.detach().cpu()
     if image.is_floating_point():
         require(all_finite(image), "the image has NaN or infinite values; check what made it")
         image = image.to(torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
-    require(
-        image.dtype == torch.uint8,
-        f"the image has type {image.dtype}; give floats in [0, 1] or uint8",
-    )
+    known = image.dtype == torch.uint8
+    require(known, f"the image has type {image.dtype}; give floats in [0, 1] or uint8")
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int = 90, *, subsampling: str = "4:4:4") -> bytes:
-    """Return a JPEG of uint8 pixels, (H, W, 3) or grey (H, W)."""
+    """Return a JPEG of uint8 pixels, RGB (H, W, 3) or gray (H, W)."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(
-        stream, "JPEG", quality=quality, subsampling=subsampling, optimize=True
-    )
+    options = {"quality": quality, "subsampling": subsampling, "optimize": True}
+    Image.fromarray(pixels).save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
 def resize(image: Tensor, *, height: int, width: int) -> Tensor:
-    """Resize with bicubic interpolation, antialiased where it shrinks.
+    """Resize (..., C, H, W) with bicubic interpolation, antialiased where it shrinks.
 
-    Args:
-        image: (..., C, H, W) float.
-        height: Output height in pixels.
-        width: Output width in pixels.
-
-    Returns:
-        (..., C, height, width); clamped to [0, 1] only if the input lay within [0, 1].
-
-    Raises:
-        GidliteError: If the image is not floating point or a size is under 1.
+    The image must be floating point. The result is clamped to [0, 1] only if the input lies within.
     """
     check_shape("image", image, "... channels height width")
     require(image.is_floating_point(), f"resize needs a float image, got {image.dtype}")
@@ -170,14 +131,7 @@ def resize(image: Tensor, *, height: int, width: int) -> Tensor:
 def fit_size(height: int, width: int, *, max_width: int, multiple: int = 2) -> tuple[int, int]:
     """Return (height, width), aspect kept, no wider than ``max_width``, never enlarged.
 
-    Args:
-        height: Source height in pixels.
-        width: Source width in pixels.
-        max_width: Upper bound of the output width, at least ``multiple``.
-        multiple: Both outputs are multiples of this, and at least one multiple.
-
-    Raises:
-        GidliteError: If a size is under 1 or ``max_width`` is under ``multiple``.
+    Both are multiples of ``multiple``, which ``max_width`` must not be under.
 
     >>> fit_size(1080, 1920, max_width=512)
     (288, 512)
@@ -191,18 +145,10 @@ def fit_size(height: int, width: int, *, max_width: int, multiple: int = 2) -> t
 
 
 def xt_slice(frames: Tensor, *, row: int | None = None, column: int | None = None) -> Tensor:
-    """Follow one line of pixels through time; time runs downwards in the result.
+    """Follow one line of pixels of (T, 3, H, W) through time, which runs downwards.
 
-    Args:
-        frames: (T, 3, H, W).
-        row: Index of an image row; negative counts from the bottom.
-        column: Index of an image column; negative counts from the right.
-
-    Returns:
-        (3, T, W) for a row, (3, T, H) for a column.
-
-    Raises:
-        GidliteError: Unless exactly one of ``row`` and ``column`` is given, and in range.
+    Give either a row, for (3, T, W), or a column, for (3, T, H); a negative index counts from the
+    bottom or right.
     """
     check_shape("frames", frames, "time 3 height width")
     require((row is None) != (column is None), "give exactly one of row and column")
@@ -213,14 +159,9 @@ def xt_slice(frames: Tensor, *, row: int | None = None, column: int | None = Non
 
 
 def sample_photo() -> Path:
-    """Return the path of ``flower.jpg``, the photo that comes with scikit-learn.
-
-    Raises:
-        GidliteError: If scikit-learn or the photo is not installed.
-    """
+    """Return the path of ``flower.jpg``, the photo that comes with scikit-learn."""
     spec = importlib.util.find_spec("sklearn")  # finds the folder without the slow import
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in folders:
+    for folder in (spec and spec.submodule_search_locations) or []:
         photo = Path(folder) / "datasets" / "images" / "flower.jpg"
         if photo.is_file():
             return photo

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from gidlite.errors import GidliteError, check_output, require, writing, written
+from gidlite.errors import check_output, require, staged, writing
 from gidlite.media import to_bytes
-from gidlite.media.reader import nearest_indices
+from gidlite.media.reader import resample_frame_rate
 
-VIDEO_SUFFIXES = (".mp4", ".gif", ".webp")
 GIF_MAX_FPS = 50.0  # browsers slow a GIF down when a delay is under 2 centiseconds
-FRAME_NAME = re.compile(r"frame_\d{5,}\.png")
+_Add = Callable[[np.ndarray, int], None]  # takes 8-bit pixels and the number of the frame
 
 
 class VideoWriter:
@@ -29,17 +29,14 @@ class VideoWriter:
     ``.mp4`` (H.264) is encoded as frames arrive; ``.gif`` and ``.webp`` (both loop forever) hold
     the 8-bit frames until the end; a name without suffix, or ending in ``/``, is a folder of
     ``frame_00000.png``, ``frame_00001.png``, ... whose older frames are replaced. The output
-    appears on a clean exit; after an exception nothing is left.
+    appears on a clean exit; after an exception nothing is left. What cannot work is refused at
+    once, before any frame is written.
 
     Args:
         path: Output file or folder; missing parent folders are created.
         fps: Frames per second. GIF delays are whole centiseconds, rounded so that the average
             speed is right; above 50 fps a GIF drops frames.
         quality: In [0, 1]; for MP4 and WebP only.
-
-    Raises:
-        GidliteError: If the suffix is unknown, the place cannot be written, or an option is out
-            of range (all before any frame is written).
     """
 
     def __init__(self, path: str | Path, *, fps: float, quality: float = 0.8) -> None:
@@ -47,179 +44,131 @@ class VideoWriter:
         require(0 <= quality <= 1, f"quality must lie in [0, 1], got {quality}")
         self.path = Path(os.path.abspath(path))
         self.fps, self.quality = fps, quality
-        folder = str(path).endswith(("/", os.sep)) or self.path.suffix == ""
-        self._suffix = "" if folder else self.path.suffix.lower()
-        require(
-            folder or self._suffix in VIDEO_SUFFIXES,
-            f"cannot write {path}: use one of the suffixes {', '.join(VIDEO_SUFFIXES)}, "
-            "or a name ending in / for a folder of PNG frames",
-        )
-        check_output(self.path, folder=folder)
-        self._output = written(self.path, folder=folder)
-        self._hidden: Path | None = None
-        self._sink: _Mp4Sink | _AnimationSink | _FolderSink | None = None
-        self._size: tuple[int, int] | None = None
+        suffix = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()
+        encoders = {".mp4": _mp4, ".gif": _animation, ".webp": _animation, "": _sequence}
+        known = ".mp4, .gif, .webp, or a name ending in / for a folder of PNG frames"
+        require(suffix in encoders, f"cannot write {path}: use one of {known}")
+        self._encoder, self._folder = encoders[suffix], suffix == ""
+        self._stack: ExitStack | None = None
+        check_output(self.path, folder=self._folder)
+        for frame in _frames_in(self.path):  # to be replaced or removed
+            check_output(frame)
 
     def __enter__(self) -> VideoWriter:
-        self._hidden = self._output.__enter__()
+        self._stack, self._size, self._count = ExitStack(), None, 0
+        self._hidden = self._stack.enter_context(staged(self.path, folder=self._folder))
         return self
 
     def write(self, frame: Tensor) -> None:
-        """Add one frame.
-
-        Args:
-            frame: (3, H, W), float in [0, 1] (values outside are clamped) or uint8.
-
-        Raises:
-            GidliteError: If the frame's shape, size or type is wrong, or writing fails.
-        """
-        require(self._hidden is not None, "use VideoWriter in a with statement")
+        """Add one frame, as ``to_bytes`` takes it, of the same size as the others."""
+        require(self._stack is not None, "use VideoWriter in a with statement")
         pixels = to_bytes(frame)
-        height, width = pixels.shape[:2]
-        self._size = self._size or (height, width)
-        require(
-            self._size == (height, width),
-            f"the frames of {self.path.name} are {self._size[1]}×{self._size[0]}, but one is "
-            f"{width}×{height}; make all frames the same size",
-        )
+        height, width = size = pixels.shape[:2]
         with writing(self.path):
-            if self._sink is None:
-                sinks = {".mp4": _Mp4Sink, "": _FolderSink}
-                sink = sinks.get(self._suffix, _AnimationSink)
-                self._sink = sink(self._hidden, self.fps, self.quality, self._size)
-            self._sink.add(pixels)
+            if self._size is None:
+                encoder = self._encoder(self._hidden, self.fps, self.quality, size)
+                self._size, self._add = size, self._stack.enter_context(encoder)
+            require(
+                size == self._size,
+                f"the frames of {self.path.name} are {self._size[1]}×{self._size[0]}, but one is "
+                f"{width}×{height}; make all frames the same size",
+            )
+            self._add(pixels, self._count)
+        self._count += 1
 
     def __exit__(self, kind, error, trace) -> None:
-        sink, self._sink, self._hidden = self._sink, None, None
-        try:
-            if sink is not None:
-                with suppress(Exception) if kind else writing(self.path):
-                    sink.close(keep=kind is None)
-            if kind is None:
-                require(sink is not None, f"no frame was written to {self.path}; write some")
-                if isinstance(sink, _FolderSink):
-                    sink.clear(self.path)
-        except GidliteError as failure:
-            kind, error = GidliteError, failure
-            raise
-        finally:
-            with suppress(Exception) if kind else nullcontext():
-                self._output.__exit__(kind, error, trace)
+        stack, self._stack = self._stack, None
+        if error is not None:
+            stack.__exit__(kind, error, trace)
+            return
+        with writing(self.path), stack:
+            require(self._count > 0, f"no frame was written to {self.path}; write some")
+        if self._folder:
+            for frame in _frames_in(self.path)[self._count :]:
+                frame.unlink()
 
 
-class _Mp4Sink:
-    def __init__(self, path: Path, fps: float, quality: float, size: tuple[int, int]) -> None:
-        import av
+def _frames_in(folder: Path) -> list[Path]:
+    """Return the frames of an earlier or the present sequence in a folder, in order."""
+    pattern = re.compile(r"frame_(\d{5}|[1-9]\d{5,})\.png")
+    found = [path for path in folder.glob("frame_*.png") if pattern.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.stem[6:]))
 
-        self._rate = Fraction(fps).limit_denominator(1001)  # 1001 holds 30000/1001 exactly
-        self._count = 0
-        # The index at the front lets a browser start before the whole file has arrived.
-        options = {"movflags": "+faststart"}
-        self._container = av.open(str(path), "w", format="mp4", options=options)
-        self._stream = self._container.add_stream("libx264", rate=self._rate)
+
+@contextmanager
+def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
+    import av
+
+    rate = Fraction(fps).limit_denominator(1001)  # 1001 holds 30000/1001 exactly
+    # The index at the front lets a browser start before the whole file has arrived.
+    container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+    try:
+        stream = container.add_stream("libx264", rate=rate)
         # yuv420p shares colour between 2×2 pixels, so both sides have to be even.
-        self._stream.height, self._stream.width = (side + side % 2 for side in size)
-        self._stream.pix_fmt = "yuv420p"
-        # swscale centres colour samples; unless told so, readers assume that they sit to the left.
-        self._stream.options = {
-            "crf": str(round(38 - 25 * quality)),
-            "preset": "medium",
-            "x264-params": "chromaloc=1",
-        }
-        context = self._stream.codec_context
+        stream.height, stream.width = (side + side % 2 for side in size)
+        stream.pix_fmt = "yuv420p"
+        # swscale centres colour samples; readers assume that they sit to the left, unless told.
+        crf = str(round(38 - 25 * quality))
+        stream.options = {"crf": crf, "preset": "medium", "x264-params": "chromaloc=1"}
+        context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # luma 16 to 235
 
-    def add(self, pixels: np.ndarray) -> None:
-        import av
+        def add(pixels: np.ndarray, number: int) -> None:
+            pixels = np.pad(pixels, [(0, size[0] % 2), (0, size[1] % 2), (0, 0)], mode="edge")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            yuv = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            yuv.pts, yuv.time_base = number, 1 / rate
+            container.mux(stream.encode(yuv))
 
-        height, width = pixels.shape[:2]
-        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-        frame.pts, frame.time_base = self._count, 1 / self._rate
-        self._container.mux(self._stream.encode(frame))
-        self._count += 1
-
-    def close(self, *, keep: bool) -> None:
-        try:
-            if keep:
-                self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
+        yield add
+        container.mux(stream.encode(None))
+        container.close()
+    finally:
+        with suppress(Exception):  # of a video that is given up
+            container.close()
 
 
-class _AnimationSink:
-    def __init__(self, path: Path, fps: float, quality: float, size: tuple[int, int]) -> None:
-        self._path, self._fps, self._quality = path, fps, quality
-        self._frames: list[np.ndarray] = []
+@contextmanager
+def _animation(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
+    frames: list[np.ndarray] = []
 
-    def add(self, pixels: np.ndarray) -> None:
-        self._frames.append(pixels)
+    def add(pixels: np.ndarray, number: int) -> None:
+        frames.append(pixels.copy())  # the caller may use its memory again
 
-    def close(self, *, keep: bool) -> None:
-        if not keep:
-            return
-        frames, fps = self._frames, self._fps
-        if self._path.suffix.lower() == ".gif":
-            if fps > GIF_MAX_FPS:
-                kept = nearest_indices(len(frames), fps, GIF_MAX_FPS)
-                frames, fps = [frames[i] for i in kept], GIF_MAX_FPS
-            images, tick = _with_shared_palette(frames), 10
-            options = {"format": "GIF", "optimize": True}
-        else:
-            images, tick = [Image.fromarray(frame) for frame in frames], 1
-            options = {"format": "WEBP", "quality": round(100 * self._quality), "method": 4}
-        # Rounding the end times, not the delays, keeps the error from adding up.
-        ends = [tick * round(1000 * i / fps / tick) for i in range(len(images) + 1)]
-        delays = [end - begin for begin, end in pairwise(ends)]
-        first, *rest = images
-        first.save(
-            self._path, save_all=True, append_images=rest, duration=delays, loop=0, **options
-        )
+    yield add
+    if path.suffix.lower() == ".gif":
+        if fps > GIF_MAX_FPS:
+            kept = torch.arange(len(frames))
+            kept = resample_frame_rate(kept, source_fps=fps, target_fps=GIF_MAX_FPS)
+            frames, fps = [frames[i] for i in kept], GIF_MAX_FPS
+        # With a palette for each frame, still regions would flicker. The 256th entry is left for
+        # "unchanged since the last frame".
+        sample = np.concatenate(frames[:: max(1, len(frames) // 8)])
+        palette = Image.fromarray(sample).quantize(255)
+        images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+        options, tick = {"format": "GIF", "optimize": True}, 10
+    else:
+        images = [Image.fromarray(frame) for frame in frames]
+        options, tick = {"format": "WEBP", "quality": round(100 * quality), "method": 4}, 1
+    # Rounding the end times, not the delays, keeps the error from adding up.
+    ends = [tick * round(1000 * i / fps / tick) for i in range(len(images) + 1)]
+    options["duration"] = [end - begin for begin, end in pairwise(ends)]
+    images[0].save(path, save_all=True, append_images=images[1:], loop=0, **options)
 
 
-def _with_shared_palette(frames: list[np.ndarray]) -> list[Image.Image]:
-    # With a palette for each frame, still regions would flicker.
-    chosen = frames[:: max(1, len(frames) // 8)]
-    # The 256th entry is left for "unchanged since the last frame".
-    palette = Image.fromarray(np.concatenate(chosen)).quantize(255)
-    return [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
+@contextmanager
+def _sequence(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
+    def add(pixels: np.ndarray, number: int) -> None:
+        Image.fromarray(pixels).save(path / f"frame_{number:05d}.png")
 
-
-class _FolderSink:
-    def __init__(self, path: Path, fps: float, quality: float, size: tuple[int, int]) -> None:
-        self._path, self._count = path, 0
-
-    def add(self, pixels: np.ndarray) -> None:
-        Image.fromarray(pixels).save(self._path / f"frame_{self._count:05d}.png")
-        self._count += 1
-
-    def close(self, *, keep: bool) -> None:
-        pass
-
-    @staticmethod
-    def clear(path: Path) -> None:
-        """Remove older frames from a folder that exists already, and nothing else."""
-        for old in path.iterdir() if path.is_dir() else ():
-            if FRAME_NAME.fullmatch(old.name):
-                old.unlink()
+    yield add
 
 
 def write_video(
     path: str | Path, frames: Iterable[Tensor], *, fps: float, quality: float = 0.8
 ) -> None:
-    """Write all frames with ``VideoWriter``, which documents the formats.
-
-    Args:
-        path: Output ``.mp4``, ``.gif``, ``.webp``, or a folder for PNG frames.
-        frames: Each (3, H, W), float in [0, 1] or uint8; a (T, 3, H, W) tensor or a generator.
-        fps: Frames per second.
-        quality: In [0, 1].
-
-    Raises:
-        GidliteError: As ``VideoWriter``, and if there are no frames.
-    """
+    """Write a (T, 3, H, W) tensor, or the frames of a generator, with ``VideoWriter``."""
     with VideoWriter(path, fps=fps, quality=quality) as video:
         for frame in frames:
             video.write(frame)

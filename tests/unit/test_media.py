@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import subprocess
 import sys
 from fractions import Fraction
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from gidlite import media
-from gidlite.errors import GidliteError, ShapeError
+from gidlite.errors import DiskFullError, GidliteError, ShapeError, protected
 
 torch.set_num_threads(1)
 
@@ -54,6 +55,19 @@ def gray_video(path: Path, times_ms: list[int], levels: list[int]) -> None:
 def ffmpeg(*arguments: str | Path) -> bytes:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def refuses(match: str, error: type[GidliteError] = GidliteError):
+    """Expect an error of one sentence, so of one line."""
+    return pytest.raises(error, match=rf"\A(?=[^\n]*\Z).*({match})")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def no_space(*arguments, **options):
+    raise OSError(28, "No space left on device")
 
 
 def levels_of(clip: media.Clip) -> np.ndarray:
@@ -189,15 +203,15 @@ def test_decompression_bomb(tmp_path, rgb, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
     media.read_image(path)  # 960 pixels: between once and twice the limit is fine
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
-    with pytest.raises(GidliteError, match=r"a\.png is too large"):
+    with refuses(r"a\.png is too large"):
         media.read_image(path)
 
 
 def test_unreadable_images(tmp_path, rgb):
     def fails(name: str, match: str) -> None:
-        with pytest.raises(GidliteError, match=match) as caught:
+        with refuses(match) as caught:
             media.read_image(tmp_path / name)
-        assert name in str(caught.value) and "\n" not in str(caught.value)
+        assert name in str(caught.value)
 
     fails("nothing.jpg", "does not exist")
     (tmp_path / "folder").mkdir()
@@ -231,7 +245,7 @@ def test_image_round_trip(tmp_path, suffix, tolerance):
     assert (media.read_image(path) - image).abs().mean() <= tolerance
     media.write_image(path, (image * 255).to(torch.uint8))
     assert (media.read_image(path) - image).abs().mean() <= tolerance
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert names_in(path.parent) == [path.name]
 
 
 def test_write_image_clamps(tmp_path):
@@ -241,28 +255,35 @@ def test_write_image_clamps(tmp_path):
 
 
 def test_unwritable_images(tmp_path, monkeypatch):
-    with pytest.raises(GidliteError, match=r"\.png, \.jpg, \.jpeg, \.webp"):
+    with refuses(r"use one of the suffixes \.png, \.jpg, \.jpeg, \.webp"):
         media.write_image(tmp_path / "a.tiff", gradient())
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(GidliteError, match="cannot write"):
+    with refuses("cannot write .*: Not a directory"):
         media.write_image(tmp_path / "file" / "a.png", gradient())
     (tmp_path / "b.png").mkdir()
-    with pytest.raises(GidliteError, match="it is a folder"):
+    with refuses("it is a folder"):
         media.write_image(tmp_path / "b.png", gradient())
-    with pytest.raises(ShapeError):
+    with refuses("axes", ShapeError):
         media.write_image(tmp_path / "c.png", gradient()[None])
-    with pytest.raises(GidliteError, match="NaN"):
+    with refuses("NaN"):
         media.write_image(tmp_path / "c.png", gradient() * float("nan"))
-    with pytest.raises(GidliteError, match="int64"):
+    with refuses("int64"):
         media.write_image(tmp_path / "c.png", gradient().long())
-
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(GidliteError, match="No space left"):
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    with refuses(r"no space left for .*c\.png", DiskFullError):
         media.write_image(tmp_path / "c.png", gradient())
-    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "b.png"}
+    assert names_in(tmp_path) == ["b.png", "file"]
+
+
+def test_encode_jpeg(rgb):
+    smooth = media.to_bytes(gradient())
+    whole = media.encode_jpeg(smooth)
+    got = np.asarray(Image.open(io.BytesIO(whole)))
+    assert np.abs(got.astype(float) - smooth).mean() < 1.5
+    assert len(media.encode_jpeg(smooth, 40)) < len(whole)
+    assert len(media.encode_jpeg(rgb, subsampling="4:2:0")) < len(media.encode_jpeg(rgb))
+    gray = Image.open(io.BytesIO(media.encode_jpeg(smooth[..., 0], 95)))
+    assert gray.mode == "L" and np.abs(np.asarray(gray, float) - smooth[..., 0]).mean() < 1
 
 
 # ---------------------------------------------------------------- MP4 out and in
@@ -394,9 +415,8 @@ def test_width_keeps_the_aspect(tmp_path):
 
 def test_unreadable_videos(tmp_path):
     def fails(path: Path, match: str, **options) -> None:
-        with pytest.raises(GidliteError, match=match) as caught:
+        with refuses(match):
             media.read_video(path, **options)
-        assert "\n" not in str(caught.value)
 
     good = tmp_path / "good.mp4"
     media.write_video(good, moving(), fps=10)
@@ -423,46 +443,51 @@ def test_unreadable_videos(tmp_path):
 # ---------------------------------------------------------------- GIF, WebP, folders
 
 
+def played(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Return the frames of an animation, in [0, 1], and how long each is shown, in ms."""
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+        pictures, delays = [], []
+        for t in range(image.n_frames):
+            image.seek(t)
+            image.load()
+            delays.append(image.info["duration"])
+            pictures.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1) / 255)
+    return np.stack(pictures), delays
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 @pytest.mark.parametrize("fps", [30.0, 12.5, 24000 / 1001])
 def test_animations(tmp_path, suffix, fps):
-    frames = moving(13)
     path = tmp_path / f"a{suffix}"
-    media.write_video(path, frames, fps=fps)
-    with Image.open(path) as image:
-        assert image.n_frames == 13 and image.info["loop"] == 0
-        milliseconds = 0
-        for t, frame in enumerate(frames):
-            image.seek(t)
-            image.load()
-            milliseconds += image.info["duration"]
-            got = np.asarray(image.convert("RGB")).transpose(2, 0, 1) / 255
-            assert np.abs(got - frame.numpy()).mean() < 0.03
-    assert abs(milliseconds - 1000 * 13 / fps) <= (5 if suffix == ".gif" else 0.5)
+    media.write_video(path, moving(13), fps=fps)
+    pictures, delays = played(path)
+    assert len(pictures) == 13
+    assert (np.abs(pictures - moving(13).numpy()).mean((1, 2, 3)) < 0.03).all()
+    assert abs(sum(delays) - 1000 * 13 / fps) <= (5 if suffix == ".gif" else 0.5)
 
 
 def test_gif_above_fifty_frames_per_second_keeps_its_speed(tmp_path):
     media.write_video(tmp_path / "a.gif", moving(24), fps=60)
-    with Image.open(tmp_path / "a.gif") as image:
-        delays = []
-        for t in range(image.n_frames):
-            image.seek(t)
-            delays.append(image.info["duration"])
+    _, delays = played(tmp_path / "a.gif")
     assert min(delays) >= 20 and sum(delays) == 400
 
 
-def test_repeated_frames_keep_their_time(tmp_path):
-    frames = moving(3).repeat_interleave(4, 0)
-    for suffix in (".gif", ".webp"):
-        path = tmp_path / f"a{suffix}"
-        media.write_video(path, frames, fps=10)
-        with Image.open(path) as image:
-            total = 0
-            for t in range(image.n_frames):
-                image.seek(t)
-                image.load()
-                total += image.info["duration"]
-        assert total == 1200
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_repeated_frames_keep_their_time(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    media.write_video(path, moving(3).repeat_interleave(4, 0), fps=10)
+    assert sum(played(path)[1]) == 1200
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_animations_keep_frames_whose_memory_is_used_again(tmp_path, suffix):
+    buffer = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    with media.VideoWriter(tmp_path / f"a{suffix}", fps=10) as video:
+        for level in (50, 200):
+            video.write(buffer.fill_(level).permute(2, 0, 1))
+    pictures, _ = played(tmp_path / f"a{suffix}")
+    np.testing.assert_allclose(pictures.mean((1, 2, 3)) * 255, (50, 200), atol=4)
 
 
 def test_gif_is_read_back(tmp_path):
@@ -479,14 +504,27 @@ def test_png_sequence(tmp_path, name):
     target = f"{tmp_path}/new/{name}"
     media.write_video(target, moving(5), fps=10)
     folder = Path(target)
-    assert sorted(p.name for p in folder.iterdir()) == [f"frame_{t:05d}.png" for t in range(5)]
+    assert names_in(folder) == [f"frame_{t:05d}.png" for t in range(5)]
     got = torch.stack([media.read_image(p) for p in sorted(folder.iterdir())])
     assert (got - moving(5)).abs().max() <= 0.5 / 255 + 1e-6
     (folder / "notes.txt").write_text("mine")
     media.write_video(target, moving(2), fps=10)
-    names = sorted(p.name for p in folder.iterdir())
-    assert names == ["frame_00000.png", "frame_00001.png", "notes.txt"]
-    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+    kept = ["frame_00000.png", "frame_00001.png", "notes.txt"]
+    assert names_in(folder) == kept and names_in(folder.parent) == [folder.name]
+    with pytest.raises(RuntimeError), media.VideoWriter(target, fps=10) as video:
+        video.write(gradient())
+        raise RuntimeError
+    assert names_in(folder) == kept and names_in(folder.parent) == [folder.name]
+    assert (media.read_image(folder / kept[1]) - moving(2)[1]).abs().max() < 0.01
+
+
+def test_png_sequence_never_takes_an_input(tmp_path):
+    photo = tmp_path / "frame_00003.png"
+    media.write_image(photo, gradient())
+    before = photo.read_bytes()
+    with protected(photo), refuses(r"frame_00003\.png is an input"):
+        media.VideoWriter(tmp_path, fps=10)  # one frame would not replace, but remove it
+    assert photo.read_bytes() == before
 
 
 # ---------------------------------------------------------------- the writer's promises
@@ -496,12 +534,14 @@ TARGETS = ["a.mp4", "a.gif", "a.webp", "a"]
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("count", [0, 1, 3])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_nothing(tmp_path, name, count, error):
-    with pytest.raises(error), media.VideoWriter(tmp_path / name, fps=10) as video:
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, StopIteration])
+def test_an_exception_leaves_nothing_and_passes_unchanged(tmp_path, name, count, kind):
+    error = kind("mine")
+    with pytest.raises(kind) as caught, media.VideoWriter(tmp_path / name, fps=10) as video:
         for frame in moving(count):
             video.write(frame)
         raise error
+    assert caught.value is error and error.__context__ is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -509,20 +549,38 @@ def test_an_exception_keeps_the_earlier_output(tmp_path):
     path = tmp_path / "a.mp4"
     media.write_video(path, moving(3), fps=10)
     before = path.read_bytes()
-    with pytest.raises(GidliteError, match=r"64×48.*40×40"):
+    with refuses(r"64×48.*40×40"):
         media.write_video(path, [moving(1)[0], gradient(40, 40)], fps=10)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a"])
+def test_a_full_disk(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    with refuses("no space left for", DiskFullError):
+        media.write_video(tmp_path / name, moving(2), fps=10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_can_be_used_again(tmp_path):
+    video = media.VideoWriter(tmp_path / "a.gif", fps=10)
+    for side in (20, 30):
+        with video:
+            video.write(gradient(side, side))
+        with refuses("with statement"):
+            video.write(gradient(side, side))
+    assert played(tmp_path / "a.gif")[0].shape == (1, 3, 30, 30)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_bad_frames(tmp_path, name):
     path = tmp_path / name
-    with pytest.raises(GidliteError, match="no frame"):
+    with refuses("no frame"):
         media.write_video(path, [], fps=10)
     with pytest.raises(ShapeError):
         media.write_video(path, [gradient()[0]], fps=10)
-    with pytest.raises(GidliteError, match="NaN"):
+    with refuses("NaN"):
         media.write_video(path, [gradient(), gradient() / 0], fps=10)
     assert list(tmp_path.iterdir()) == []
     media.write_video(path, [gradient()], fps=10)
@@ -530,23 +588,23 @@ def test_bad_frames(tmp_path, name):
 
 
 def test_the_place_is_checked_before_any_work(tmp_path):
-    with pytest.raises(GidliteError, match=r"\.mp4, \.gif, \.webp"):
+    with refuses(r"\.mp4, \.gif, \.webp"):
         media.VideoWriter(tmp_path / "a.avi", fps=10)
     (tmp_path / "file").write_text("in the way")
     for name in TARGETS:
-        with pytest.raises(GidliteError, match="cannot write"):
+        with refuses("cannot write"):
             media.VideoWriter(tmp_path / "file" / name, fps=10)
-    with pytest.raises(GidliteError, match="an existing file"):
+    with refuses("an existing file"):
         media.VideoWriter(tmp_path / "file", fps=10)
     (tmp_path / "b.mp4").mkdir()
-    with pytest.raises(GidliteError, match="it is a folder"):
+    with refuses("it is a folder"):
         media.VideoWriter(tmp_path / "b.mp4", fps=10)
     for options in ({"fps": 1e-5}, {"fps": float("nan")}, {"fps": 10, "quality": 1.5}):
-        with pytest.raises(GidliteError, match=r"fps|quality"):
+        with refuses(r"fps|quality"):
             media.VideoWriter(tmp_path / "c.mp4", **options)
-    with pytest.raises(GidliteError, match="with statement"):
+    with refuses("with statement"):
         media.VideoWriter(tmp_path / "c.mp4", fps=10).write(gradient())
-    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "b.mp4"}
+    assert names_in(tmp_path) == ["b.mp4", "file"]
 
 
 def test_float_and_uint8_frames_agree(tmp_path, monkeypatch):
@@ -555,6 +613,29 @@ def test_float_and_uint8_frames_agree(tmp_path, monkeypatch):
     media.write_video("a.MP4", frames / 255, fps=10)
     media.write_video("b.mp4", frames.to(torch.uint8), fps=10)
     assert torch.equal(media.read_video("a.MP4").frames, media.read_video("b.mp4").frames)
+
+
+# ---------------------------------------------------------------- finding videos
+
+
+def test_find_videos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["b.MP4", "a.gif", "deep/er/c.mov", "notes.txt", ".hidden.mp4", ".trash/d.mp4"]
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("folder.mp4").mkdir()
+    Path("again.mp4").symlink_to("b.MP4")
+    found = media.reader.find_videos(["."])
+    assert [name for _, name in found] == ["a.gif", "again.mp4", "deep/er/c.mov"]
+    assert [path for path, _ in found] == [tmp_path / n for n in ("a.gif", "b.MP4", names[2])]
+    named = media.reader.find_videos([Path("deep/er/c.mov"), "*.gif", "deep", ".hidden.mp4"])
+    assert [name for _, name in named] == ["c.mov", "a.gif", ".hidden.mp4"]
+    with refuses(r"\*\.webm does not exist"):
+        media.reader.find_videos([".", "*.webm"])
+    with refuses(r"no video found in folder\.mp4, notes; known suffixes: \.mp4"):
+        Path("notes").mkdir()
+        media.reader.find_videos(["folder.mp4", "notes"])
 
 
 # ---------------------------------------------------------------- sizes, times, slices
