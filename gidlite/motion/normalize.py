@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,11 +50,11 @@ class FrequencyStats:
 
 
 def fit_frequency_stats(
-    volumes: Iterable[Spectral],
+    volumes: Iterable[Complex[Tensor, "freq 2 _ _"]],
     *,
     percentile: float = 95,
     variant: str = "adaptive",
-    reliable: Iterable[Bool[Tensor, "rows columns"]] | None = None,
+    reliable: Iterable[Bool[Tensor, "_ _"]] | None = None,
 ) -> FrequencyStats:
     """Return the given percentile of coefficient magnitude for every bin.
 

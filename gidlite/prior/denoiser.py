@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -166,7 +167,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def __init__(
         self,
         num_frequencies: int = 16,
-        channels: tuple[int, ...] = (64, 128, 192),
+        channels: Sequence[int] = (64, 128, 192),
         layers: int = 1,
         coordination: str = "attention",
         prediction_type: str = "v_prediction",
