@@ -29,7 +29,7 @@ from gidlite.loops import close_loop
 from gidlite.media import fit_size, read_image, resize, sample_photo
 from gidlite.motion import SpectralVolume
 from gidlite.motion.spectral import anchor, resize_motion, resize_spectral, spectral_to_motion
-from gidlite.pipeline import GidPipeline
+from gidlite.pipeline import GidPipeline, Sampling
 from gidlite.render import mean_motion, render_frame
 
 BANDS_HZ = (0.1, 0.5, 0.9, 1.7, 3.1)
@@ -191,8 +191,8 @@ def run(options: argparse.Namespace, pipeline: GidPipeline) -> dict[int, dict[st
             for weight in options.weights if count % free.num_frames else ():
                 name = f"guidance {weight:g}"
                 volume, took = timed(
-                    pipeline, image, options.seed, loop_frames=count, loop_weight=weight,
-                    close=False, **settings,
+                    pipeline, image, options.seed, loop=count,
+                    sampling=Sampling(loop_weight=weight, close=False), **settings,
                 )  # fmt: skip
                 guided[name] = volume.spectral
                 seconds[name].append(took)

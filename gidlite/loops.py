@@ -14,49 +14,32 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from gidlite.errors import GidliteError, check_shape
-from gidlite.motion.spectral import power_spectrum
-from gidlite.prior.diffusion import signal_levels
+from gidlite.errors import check_shape, require
+from gidlite.motion.spectral import Spectral, derivative_basis, power_spectrum
 
+Predict = Callable[[Tensor, Tensor], Tensor]
 # Lengths within this share of a whole number of periods are reached by a change of speed.
 _SPEED_TOLERANCE = 0.1
 # Relative error of phases after many periods, and of small matrices.
 _ROUNDING = 1e-9
 
 
-def derivative_basis(
-    times: Float[Tensor, " time"], *, num_frequencies: int, num_frames: int, order: int = 0
-) -> Float[Tensor, "time coefficients"]:
-    """Return the matrix from real, then imaginary parts of all bins to a derivative of motion.
-
-    Args:
-        times: In frames, fractional allowed.
-        num_frequencies: K.
-        num_frames: T.
-        order: 0 for position (px), 1 for velocity (px per frame), 2 for acceleration.
-    """
-    bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
-    speed = 2 * math.pi / num_frames * bins
-    angles = times.double()[:, None] * speed + order * math.pi / 2
-    weight = torch.where((bins > 0) & (2 * bins != num_frames), 2.0, 1.0) * speed**order
-    return torch.cat([angles.cos() * weight, -angles.sin() * weight], dim=1)
-
-
 def _equations(
     loop_frames: float, orders: tuple[int, ...], num_frequencies: int, num_frames: int
 ) -> Float[Tensor, "orders coefficients"]:
     """Return one row per order: its product with the coefficients is the gap at the seam."""
-    if not (math.isfinite(loop_frames) and loop_frames > 0):
-        raise GidliteError(f"loop length is {loop_frames} frames; it must be a positive number")
+    require(
+        math.isfinite(loop_frames) and loop_frames > 0,
+        f"loop length is {loop_frames} frames; it must be a positive number",
+    )
     ends = torch.tensor([0.0, loop_frames], dtype=torch.float64)
+    size = {"num_frequencies": num_frequencies, "num_frames": num_frames}
     rows = []
     for order in orders:
-        start, end = derivative_basis(
-            ends, num_frequencies=num_frequencies, num_frames=num_frames, order=order
-        )
+        start, end = derivative_basis(ends, order=order, **size)
         # A whole period leaves only rounding errors, which are no equation.
         certain = (end - start).abs() > _ROUNDING * start.abs().max().clamp(min=1e-300)
         rows.append(torch.where(certain, end - start, 0))
@@ -64,22 +47,11 @@ def _equations(
 
 
 def loop_gap(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-    *,
-    num_frames: int,
-    loop_frames: float,
-    orders: tuple[int, ...] = (0, 1),
+    spectral: Spectral, *, num_frames: int, loop_frames: float, orders: tuple[int, ...] = (0, 1)
 ) -> Float[Tensor, "*batch orders 2 height width"]:
-    """Return what is missing for a seamless loop: ``F_N − F_0``, ``v_N − v_0``, ….
+    """Return what a loop of N frames lacks: ``F_N − F_0`` in px, ``v_N − v_0`` in px per frame.
 
-    Args:
-        spectral: Spectral volume in px.
-        num_frames: T.
-        loop_frames: N, fractional allowed.
-        orders: Derivatives to compare: 0 position (px), 1 velocity (px per frame), ….
-
-    Raises:
-        GidliteError: If N is not finite and positive.
+    N, ``loop_frames``, may be fractional; ``orders`` are the derivatives to compare.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
     rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames)
@@ -88,14 +60,14 @@ def loop_gap(
 
 
 def close_loop(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
+    spectral: Spectral,
     *,
     num_frames: int,
     loop_frames: float,
     orders: tuple[int, ...] = (0, 1),
     exponent: float = 0.5,
     keep_amplitude: bool = True,
-) -> Complex[Tensor, "*batch freq 2 height width"]:
+) -> Spectral:
     """Return the nearest volume whose motion comes back to itself after ``loop_frames``.
 
     The change is least in the norm ``Σ_k |ΔS_k|² / P_k^exponent``, with P_k the power of bin k.
@@ -105,19 +77,15 @@ def close_loop(
     move less. One half keeps the spectrum best. One small matrix serves all pixels and both
     coordinates, so that shapes and directions of motion stay what they were.
 
+    F_0 stays what it was, and nothing changes if N is a multiple of T.
+
     Args:
         spectral: Spectral volume in px.
         num_frames: T.
-        loop_frames: N, fractional allowed; nothing changes if it is a multiple of T.
+        loop_frames: N, positive, fractional allowed.
         orders: Derivatives that must agree at the seam.
         exponent: 0 to 1, see above.
         keep_amplitude: Multiply by the one factor that restores the RMS motion.
-
-    Returns:
-        The volume; F_0 stays what it was.
-
-    Raises:
-        GidliteError: If N is not finite and positive.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
     rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames).to(spectral.device)
@@ -126,25 +94,21 @@ def close_loop(
     power = power_spectrum(spectral).double()
     matrix = _projection(rows, torch.cat([power, power], dim=-1) ** exponent)
     parts = _parts(spectral)
-    closed = _complex(torch.einsum("...jk,...kchw->...jchw", matrix.to(parts), parts))
+    closed = torch.einsum("...jk,...kchw->...jchw", matrix.to(parts), parts)
+    closed = torch.complex(*closed.chunk(2, dim=-4))
     if keep_amplitude:
         left = power_spectrum(closed).double()[..., 1:].sum(-1)
         factor = (power[..., 1:].sum(-1) / left.clamp(min=torch.finfo(left.dtype).tiny)).sqrt()
         closed = closed * factor.to(parts)[..., None, None, None, None]
-    start = derivative_basis(
-        rows.new_zeros(1), num_frequencies=spectral.shape[-4], num_frames=num_frames
-    )
-    gone = torch.einsum("k,...kchw->...chw", start[0].to(parts), parts - _parts(closed))
+    bins = spectral.shape[-4]
+    start = derivative_basis(rows.new_zeros(1), num_frequencies=bins, num_frames=num_frames)[0]
+    gone = torch.einsum("k,...kchw->...chw", start.to(parts), parts - _parts(closed))
     closed[..., 0, :, :, :] += gone
     return closed
 
 
 def _parts(spectral: Tensor) -> Tensor:
     return torch.cat([spectral.real, spectral.imag], dim=-4)
-
-
-def _complex(parts: Tensor) -> Tensor:
-    return torch.complex(*parts.chunk(2, dim=-4))
 
 
 def _projection(
@@ -158,9 +122,7 @@ def _projection(
     gram = gram / (size[..., :, None] * size[..., None, :])
     inverse = torch.linalg.pinv(gram, rtol=_ROUNDING, hermitian=True)
     inverse = inverse / (size[..., :, None] * size[..., None, :])
-    return (
-        torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device) - given.mT @ inverse @ rows
-    )
+    return torch.eye(rows.shape[1]).to(rows) - given.mT @ inverse @ rows
 
 
 def whole_periods(loop_frames: float, *, num_frames: int) -> int:
@@ -177,15 +139,8 @@ def whole_periods(loop_frames: float, *, num_frames: int) -> int:
     return periods if near else 0
 
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-
-
 def loop_loss(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-    *,
-    num_frames: int,
-    loop_frames: float,
-    orders: tuple[int, ...] = (0, 1),
+    spectral: Spectral, *, num_frames: int, loop_frames: float, orders: tuple[int, ...] = (0, 1)
 ) -> Float[Tensor, ""]:
     """Return ``mean |F_N − F_0| + mean |v_N − v_0|``, each over what unrelated times differ by.
 
@@ -195,20 +150,20 @@ def loop_loss(
     200 × that RMS / n as the weight of ``loop_guidance``, n the number of latents: about 0.001.
     The divisors are constants to the gradient, or stillness would be rewarded less than it is.
 
-    Args:
-        spectral: Spectral volume in px.
-        num_frames: T.
-        loop_frames: N, fractional allowed.
-        orders: Derivatives compared: 0 position, 1 velocity, 2 acceleration.
+    Departure: the paper's second term is ``|∇F_T − ∇F_1|``, with ∇ read as the spatial gradient.
+    Where positions agree everywhere, their spatial gradients agree as well, so that term asks
+    nothing new of a loop. A seam is seen in time: motion that comes back to its place with
+    another velocity jerks. Hence velocities are compared instead.
     """
     gap = loop_gap(spectral, num_frames=num_frames, loop_frames=loop_frames, orders=orders)
     power = power_spectrum(spectral.detach()).double()
     speed = 2 * torch.pi / num_frames * torch.arange(power.shape[-1]).to(power)
-    sizes = [(4 * (power * speed ** (2 * d))[..., 1:].sum(-1)).mean().sqrt() for d in orders]
     means = gap.abs().mean((-3, -2, -1)).reshape(-1, len(orders)).mean(0)
-    return sum(mean / size.clamp(min=1e-12) for mean, size in zip(means, sizes, strict=True)).to(
-        gap
-    )
+    total = torch.zeros((), dtype=power.dtype, device=power.device)
+    for mean, order in zip(means, orders, strict=True):
+        size = (4 * (power * speed ** (2 * order))[..., 1:].sum(-1)).mean().sqrt()
+        total = total + mean / size.clamp(min=1e-12)
+    return total.to(gap)
 
 
 def loop_guidance(
@@ -238,6 +193,8 @@ def loop_guidance(
             unit of z: half the time, the same trade of amplitude for gap (notebook 07). Through
             the network, u must be about 100 times smaller, or sampling diverges.
     """
+    from gidlite.prior.diffusion import signal_levels  # loads diffusers, which closing does without
+
     if weight == 0:
         return predict
     is_v = prediction_type == "v_prediction"
@@ -245,9 +202,10 @@ def loop_guidance(
     def guided(z: Tensor, step: Tensor) -> Tensor:
         signal = signal_levels(z.device)[step.long()]
         noise = (1 - signal.square()).sqrt()
+        z = z.detach().requires_grad_(through_network)
+        with torch.set_grad_enabled(through_network):
+            prediction = predict(z, step)
         with torch.enable_grad():
-            z = z.detach().requires_grad_(through_network)
-            prediction = predict(z, step) if through_network else _still(predict, z, step)
             clean = signal * z - noise * prediction if is_v else (z - noise * prediction) / signal
             wanted = z if through_network else clean.requires_grad_()
             loss = loop_loss(to_spectral(clean), num_frames=num_frames, loop_frames=loop_frames)
@@ -257,8 +215,3 @@ def loop_guidance(
         return prediction.detach() + (push / signal if is_v else push)
 
     return guided
-
-
-@torch.no_grad()
-def _still(predict: Predict, z: Tensor, step: Tensor) -> Tensor:
-    return predict(z, step)

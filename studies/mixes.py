@@ -31,7 +31,7 @@ from gidlite.evaluate import auc
 from gidlite.evaluate.motion import MOVING_PX, Case, compare
 from gidlite.motion.normalize import denormalize, normalize
 from gidlite.motion.spectral import motion_amplitude, resize_spectral, spectral_to_motion
-from gidlite.pipeline import GidPipeline
+from gidlite.pipeline import GidPipeline, Sampling
 from gidlite.prior import AmplitudeNet, amplitude_loss, drop_features, photo_features
 from gidlite.train.loop import Prefetched
 
@@ -200,7 +200,8 @@ def sampled(pipeline, net, example: Example, contrast: float) -> dict[str, float
     motion = spectral_to_motion(truth, num_frames=pipeline.num_frames)
     case = Case("", "", example.image, motion, reliable[0, 0] > 0.5)
     generator = torch.Generator().manual_seed(0)
-    drawn = pipeline(example.image, contrast=contrast, generator=generator).spectral
+    sampling = Sampling(contrast=contrast)
+    drawn = pipeline(example.image, sampling=sampling, generator=generator).spectral
     pipeline.amplitude = amplitude
     scores = compare(case, drawn[None])
     names = ("where_auc", "amplitude_ratio", "static_to_moving", "spectral_shape_distance_db")

@@ -22,10 +22,12 @@ from torch import Tensor
 from gidlite.dynamics.modal import ModalSystem
 from gidlite.errors import GidliteError, all_finite, check_shape
 from gidlite.media.reader import read_video
-from gidlite.motion.flow import Motion, motion_texture, moving_mask
+from gidlite.motion.flow import Motion, motion_texture
 
 # Ratios outside are not ringing: weaker than any plant's damping, or gone before half a swing.
 _LEAST_DAMPING, _MOST_DAMPING = 0.002, 0.5
+# RMS displacement about its mean from which a pixel counts as moving.
+_MOVING_PX = 0.25
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,8 @@ def ringdown(observed: Motion, *, fps: float, share: float = 0.5) -> Ringdown:
     motion, count = observed.motion, round(share * len(observed.motion))
     if not 12 <= count < len(motion):
         raise GidliteError(f"{count} of {len(motion)} frames to fit; at least 12, but not all")
-    mask = moving_mask(Motion(motion[:count], observed.reliable))
+    rms = motion[:count].var(dim=0, correction=0).sum(0).sqrt()
+    mask = (rms > _MOVING_PX) & observed.reliable
     if not mask.any():
         raise GidliteError("nothing moves in the first part; start the clip at the release")
     fit = _best_fit(motion[:count], mask, fps)

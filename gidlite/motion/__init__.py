@@ -1,8 +1,8 @@
-"""The spectral volume file: safetensors with the numbers needed to play it."""
+"""What motion is: the spectral volume and its file, safetensors with all that playing it takes."""
 
 from __future__ import annotations
 
-import os
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gidlite.errors import GidliteError, all_finite, check_shape, require_file, written
+from gidlite.errors import GidliteError, all_finite, check_shape, require, require_file, written
 from gidlite.motion.spectral import pack_complex, unpack_complex
 
-_FORMAT = "gidlite-spectral-volume"
-_VERSION = "1"
+_FORMAT, _VERSION = "gidlite-spectral-volume", "1"
+_MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SpectralVolume:
     """A spectral volume and what its numbers refer to.
 
     Attributes:
-        spectral: ``(K, 2, H, W)`` complex64 in px of an (H, W) picture.
+        spectral: In px of an (H, W) picture, complex64.
         num_frames: T, one period in frames.
         fps: Frames per second.
         seed: Seed it was sampled with, or -1.
@@ -42,21 +42,30 @@ class SpectralVolume:
         return self.num_frames / self.fps
 
 
+def check_timing(path: Path, num_frames: object, fps: object) -> None:
+    """Refuse a file whose period no video can have: 1 to a million frames, a positive rate."""
+    number = isinstance(num_frames, int) and 1 <= num_frames <= _MOST_FRAMES
+    rate = isinstance(fps, int | float) and math.isfinite(fps) and fps > 0
+    require(
+        number and rate,
+        f"{path} says {num_frames} frames at {fps} a second, which no video has; make it again",
+    )
+
+
 def save_volume(path: str | Path, volume: SpectralVolume) -> None:
-    """Write a volume atomically (packed float32, see the format in the README).
+    """Write a volume as packed float32, whole or not at all (format: see the README).
 
     Raises:
         GidliteError: If the folder cannot be written to.
     """
-    path = Path(path)
     height, width = volume.spectral.shape[-2:]
     metadata = {
         "format": _FORMAT, "version": _VERSION, "num_frames": volume.num_frames,
         "fps": volume.fps, "width": width, "height": height,
         "seed": volume.seed, "model": volume.model,
     }  # fmt: skip
+    packed = pack_complex(volume.spectral).contiguous()
     with written(path) as hidden:
-        packed = pack_complex(volume.spectral).contiguous()
         save_file({"packed": packed}, hidden, {k: str(v) for k, v in metadata.items()})
 
 
@@ -64,44 +73,33 @@ def load_volume(path: str | Path) -> SpectralVolume:
     """Read a volume file.
 
     Raises:
-        GidliteError: If the file is missing, is not a volume of a known version, or its
-            contents contradict its metadata.
+        GidliteError: If the file is missing, is not a volume of a known version, holds numbers
+            that are not finite, or contradicts its metadata.
     """
     path = require_file(path, what="a spectral volume (.safetensors)")
+    advice = "make one with gidlite predict"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             packed = file.get_tensor("packed").float() if "packed" in file.keys() else None
     except (OSError, SafetensorError):
-        raise GidliteError(
-            f"{path} is not a safetensors file; make one with gidlite predict"
-        ) from None
-    if metadata.get("format") != _FORMAT or packed is None:
-        raise GidliteError(f"{path} is not a spectral volume; make one with gidlite predict")
-    if metadata.get("version") != _VERSION:
-        raise GidliteError(
-            f"{path} has format version {metadata.get('version')}, but this gidlite reads "
-            f"version {_VERSION}; make it again with gidlite predict"
-        )
-    return _checked(path, packed, metadata)
-
-
-def _checked(path: Path, packed: Tensor, metadata: dict[str, str]) -> SpectralVolume:
+        raise GidliteError(f"{path} is not a safetensors file; {advice}") from None
+    known = metadata.get("format") == _FORMAT and packed is not None
+    require(known, f"{path} is not a spectral volume; {advice}")
+    require(
+        metadata.get("version") == _VERSION,
+        f"{path} has format version {metadata.get('version')}, but this gidlite reads version "
+        f"{_VERSION}; {advice}",
+    )
     try:
         num_frames, fps = int(metadata["num_frames"]), float(metadata["fps"])
         size = (int(metadata["height"]), int(metadata["width"]))
-        seed = int(metadata.get("seed", -1))
+        seed, model = int(metadata.get("seed", -1)), metadata.get("model", "unknown")
         check_shape("packed", packed, "freq 4 height width")
     except (KeyError, ValueError) as error:
         raise GidliteError(f"{path} is damaged ({error}); make it again") from None
-    consistent = (
-        packed.shape[-2:] == size
-        and all_finite(packed)
-        and fps > 0
-        and 1 <= packed.shape[0] <= num_frames // 2 + 1
-    )
-    if not consistent:
-        raise GidliteError(f"{path} contradicts its own metadata; make it again")
-    return SpectralVolume(
-        unpack_complex(packed), num_frames, fps, seed, metadata.get("model", "unknown")
-    )
+    check_timing(path, num_frames, fps)
+    consistent = packed.shape[-2:] == size and len(packed) <= num_frames // 2 + 1
+    require(consistent, f"{path} contradicts its own metadata; make it again")
+    require(all_finite(packed), f"{path} holds NaN or infinite numbers; make it again")
+    return SpectralVolume(unpack_complex(packed), num_frames, fps, seed, model)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, check_shape
+from gidlite.errors import check_shape, require
 
 _SMALLEST_SIDE = 32
 # Forward-backward gap accepted, in px: a floor for sub-pixel noise plus a share of the motion.
@@ -27,23 +27,23 @@ _LEAST_TEXTURE = 1e-4
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion observed in a clip.
+    """Motion observed in a clip, and where it can be trusted.
 
     Attributes:
-        motion: ``(T, 2, H, W)`` px from frame 0; ``F_0 = 0``.
-        reliable: ``(H, W)`` bool: textured, and forward and backward flow agree.
+        motion: In px from frame 0; ``F_0 = 0``.
+        reliable: Where frame 0 is textured, and forward and backward flow agree.
     """
 
-    motion: Tensor
-    reliable: Tensor
+    motion: Float[Tensor, "time 2 height width"]
+    reliable: Bool[Tensor, "height width"]
 
 
-def grey(frame: Tensor) -> np.ndarray:
-    """Return the luma of an RGB frame (uint8, or float in [0, 1]) as bytes, (H, W)."""
+def grey(frame: Shaped[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width"]:
+    """Return the luma of an RGB frame (uint8, or float in [0, 1]) as bytes."""
     frame = frame.float() / 255 if frame.dtype == torch.uint8 else frame
     weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)
-    grey = (frame * weights[:, None, None]).sum(0)
-    return (grey * 255).round().clamp(0, 255).byte().cpu().numpy()
+    luma = (frame * weights[:, None, None]).sum(0)
+    return (luma * 255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], Tensor]:
@@ -61,54 +61,43 @@ def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], T
 
 
 def optical_flow(
-    source: Float[Tensor, "3 height width"],
-    target: Float[Tensor, "3 height width"],
-    *,
-    initial: Float[Tensor, "2 height width"] | None = None,
+    source: Float[Tensor, "3 height width"], target: Float[Tensor, "3 height width"]
 ) -> Float[Tensor, "2 height width"]:
     """Return the displacement of every source pixel in the target, in px.
 
-    Args:
-        source: Frame in [0, 1].
-        target: Frame of the same size.
-        initial: Starting point of the search, for example the previous frame's flow.
-
-    Raises:
-        GidliteError: If a side is shorter than 32 px.
-        ShapeError: If the frames are not of one shape.
+    Frames are in [0, 1], of one size, and at least 32 px a side.
     """
     check_shape("source", source, "3 height width")
     check_shape("target", target, f"3 {source.shape[1]} {source.shape[2]}")
-    if min(source.shape[1:]) < _SMALLEST_SIDE:
-        raise GidliteError(f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video")
-    return optical_flow_engine()(grey(source), grey(target), initial)
+    require(
+        min(source.shape[1:]) >= _SMALLEST_SIDE,
+        f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video",
+    )
+    return optical_flow_engine()(grey(source), grey(target), None)
 
 
-def motion_texture(frames: Tensor, *, progress: Callable[[int, int], None] | None = None) -> Motion:
-    """Return the motion of every pixel of frame 0 through a clip.
+def motion_texture(
+    frames: Shaped[Tensor, "time 3 height width"],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Motion:
+    """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1]).
 
     Each flow starts from the previous frame's, so that slow drift over many frames is followed
-    instead of searched for anew.
-
-    Args:
-        frames: ``(T, 3, H, W)``, uint8 or float in [0, 1].
-        progress: Called with (frames done, frames in all).
-
-    Raises:
-        GidliteError: If there are fewer than 2 frames or a side is shorter than 32 px.
+    instead of searched for anew. It takes at least 2 frames of at least 32 px a side; ``progress``
+    is called with (frames done, frames in all).
     """
     check_shape("frames", frames, "time 3 height width")
-    if len(frames) < 2 or min(frames.shape[-2:]) < _SMALLEST_SIDE:
-        raise GidliteError(
-            f"motion needs at least 2 frames of at least {_SMALLEST_SIDE} px a side, "
-            f"got shape {tuple(frames.shape)}"
-        )
-    flows = follow([grey(frame) for frame in frames], progress=progress)
-    engine = optical_flow_engine()
+    require(
+        len(frames) >= 2 and min(frames.shape[-2:]) >= _SMALLEST_SIDE,
+        f"motion needs at least 2 frames of at least {_SMALLEST_SIDE} px a side, "
+        f"got shape {tuple(frames.shape)}",
+    )
+    greys = [grey(frame) for frame in frames]
+    flows = follow(greys, progress=progress)
     farthest = max(range(1, len(flows)), key=lambda t: flows[t].abs().mean().item())
-    back = engine(grey(frames[farthest]), grey(frames[0]), None)
-    reliable = consistent(flows[farthest], back) & textured(grey(frames[0]))
-    return Motion(flows, reliable)
+    back = optical_flow_engine()(greys[farthest], greys[0], None)
+    return Motion(flows, consistent(flows[farthest], back) & textured(greys[0]))
 
 
 def follow(
@@ -132,12 +121,8 @@ def sample_at(
 ) -> Float[Tensor, "*batch channels height width"]:
     """Return ``image(p + offset(p))`` at every pixel p, the border repeated outside.
 
-    Warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden.
-
-    Args:
-        image: Any maps.
-        offset: (dx, dy) in px of this resolution.
-        mode: "bilinear" or "bicubic".
+    This is warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden. The
+    mode is "bilinear" or "bicubic".
     """
     height, width = image.shape[-2:]
     maps, offset = (x.reshape(-1, *x.shape[-3:]) for x in (image, offset))
@@ -154,27 +139,14 @@ def consistent(
     forward: Float[Tensor, "2 height width"], backward: Float[Tensor, "2 height width"]
 ) -> Bool[Tensor, "height width"]:
     """Return where following the flow there and back ends close to the start."""
-    height, width = forward.shape[-2:]
-    x = torch.arange(width) + forward[0]
-    y = torch.arange(height)[:, None] + forward[1]
-    grid = torch.stack([(x + 0.5) * 2 / width - 1, (y + 0.5) * 2 / height - 1], dim=-1)
-    returned = functional.grid_sample(
-        backward[None], grid[None], align_corners=False, padding_mode="border"
-    )[0]
-    gap = (forward + returned).norm(dim=0)
+    gap = (forward + sample_at(backward, forward)).norm(dim=0)
     return gap < _GAP_FLOOR + _GAP_SHARE * forward.norm(dim=0)
 
 
-def textured(grey: np.ndarray) -> Bool[Tensor, "height width"]:
+def textured(grey: UInt8[np.ndarray, "height width"]) -> Bool[Tensor, "height width"]:
     """Return where gradients are strong enough for motion to be visible."""
     image = torch.from_numpy(grey).float()[None, None] / 255
     dx = functional.pad(image.diff(dim=-1), (0, 1))
     dy = functional.pad(image.diff(dim=-2), (0, 0, 0, 1))
     energy = functional.avg_pool2d(dx**2 + dy**2, 7, stride=1, padding=3)
     return (energy > _LEAST_TEXTURE)[0, 0]
-
-
-def moving_mask(observed: Motion, *, threshold: float = 0.25) -> Bool[Tensor, "height width"]:
-    """Return reliable pixels whose RMS displacement about its mean exceeds ``threshold`` px."""
-    rms = observed.motion.var(dim=0, correction=0).sum(0).sqrt()
-    return (rms > threshold) & observed.reliable

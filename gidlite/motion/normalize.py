@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gidlite.errors import GidliteError, ShapeError, all_finite, check_shape, require_file
-from gidlite.motion.spectral import pack_complex, unpack_complex
+from gidlite.errors import GidliteError, all_finite, check_shape, require, require_file, written
+from gidlite.motion.spectral import Packed, Spectral, pack_complex, unpack_complex
 
 # adaptive: the paper's. linear: a scale per bin, no root. global: one scale. none: raw px.
 VARIANTS = ("adaptive", "linear", "global", "none")
@@ -34,47 +34,52 @@ class FrequencyStats:
     """One scale per frequency bin, fitted on training volumes, and what to do with it.
 
     Attributes:
-        scale: ``(K,)`` px at the resolution of the training volumes, positive.
+        scale: In px at the resolution of the training volumes, positive.
         percentile: The percentile of coefficient magnitude the scale was read at.
         power: Exponent of a scaled magnitude: 0.5 is the paper's root, 1 leaves it linear.
     """
 
-    scale: Tensor
+    scale: Float[Tensor, " freq"]
     percentile: float = 95.0
     power: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.scale.ndim != 1 or not all_finite(self.scale) or (self.scale <= 0).any():
-            raise GidliteError("FrequencyStats.scale must be a vector of positive finite numbers")
-        if not 0 < self.power <= 1:
-            raise GidliteError(f"FrequencyStats.power is {self.power}; it must lie in (0, 1]")
+        good = self.scale.ndim == 1 and all_finite(self.scale) and bool((self.scale > 0).all())
+        require(good, "FrequencyStats.scale must be a vector of positive finite numbers")
+        require(0 < self.power <= 1, f"FrequencyStats.power is {self.power}; it must lie in (0, 1]")
 
 
 def fit_frequency_stats(
-    volumes: Iterable[Complex[Tensor, "freq 2 height width"]],
+    volumes: Iterable[Complex[Tensor, "freq 2 _ _"]],
     *,
     percentile: float = 95,
     variant: str = "adaptive",
+    reliable: Iterable[Bool[Tensor, "_ _"]] | None = None,
 ) -> FrequencyStats:
     """Return the given percentile of coefficient magnitude for every bin.
 
     Args:
-        volumes: Spectral volumes in px (a ``(batch, freq, 2, height, width)`` tensor is fine).
+        volumes: Spectral volumes ``(K, 2, H, W)`` in px, of any sizes.
         percentile: Between 0 and 100; the paper uses 95.
         variant: One of ``VARIANTS``.
+        reliable: For each volume the pixels to count, ``(H, W)`` bool; all if not given.
 
     Raises:
-        GidliteError: If there are no volumes, they are not finite, the percentile is not within
-            0–100 or the variant is unknown.
+        GidliteError: If there is nothing to count or it is not finite, the percentile is not
+            within 0–100 or the variant is unknown.
     """
-    if not 0 <= percentile <= 100:
-        raise GidliteError(f"percentile is {percentile}; it must lie between 0 and 100")
-    magnitudes = [volume.abs().flatten(1) for volume in volumes]
-    if not magnitudes:
-        raise GidliteError("no volumes to fit frequency statistics on; give at least one")
+    require(0 <= percentile <= 100, f"percentile is {percentile}; it must lie between 0 and 100")
+    if reliable is None:
+        magnitudes = [volume.abs().flatten(1) for volume in volumes]
+    else:
+        pairs = zip(volumes, reliable, strict=True)
+        magnitudes = [volume[..., trusted].abs().flatten(1) for volume, trusted in pairs]
+    require(
+        sum(found.shape[1] for found in magnitudes) > 0,
+        "no volumes to fit frequency statistics on; give at least one with pixels to trust",
+    )
     pooled = torch.cat(magnitudes, dim=1)
-    if not all_finite(pooled):
-        raise GidliteError("a volume holds NaN or infinite coefficients; remove it first")
+    require(all_finite(pooled), "a volume holds NaN or infinite coefficients; remove it first")
     if variant == "global":
         pooled = pooled.reshape(1, -1).expand(len(pooled), -1)
     # kthvalue instead of torch.quantile, which refuses inputs this large.
@@ -85,62 +90,44 @@ def fit_frequency_stats(
 def stats_of_variant(
     scale: Float[Tensor, " freq"], percentile: float, variant: str
 ) -> FrequencyStats:
-    """Return the statistics of a variant, given the percentiles it is based on.
-
-    Raises:
-        GidliteError: If the variant is unknown.
-    """
-    if variant not in VARIANTS:
-        raise GidliteError(
-            f"normalization {variant!r} is unknown; use one of {', '.join(VARIANTS)}"
-        )
+    """Return the statistics of one of ``VARIANTS``, given the percentiles it is based on."""
+    require(
+        variant in VARIANTS,
+        f"normalization {variant!r} is unknown; use one of {', '.join(VARIANTS)}",
+    )
     scale = torch.ones_like(scale) if variant == "none" else scale.clamp(min=_SMALLEST_SCALE)
     return FrequencyStats(scale, float(percentile), 0.5 if variant == "adaptive" else 1.0)
 
 
 def save_stats(path: str | Path, stats: FrequencyStats) -> None:
-    """Write statistics beside the weights they belong to."""
+    """Write statistics beside the weights they belong to, whole or not at all."""
     numbers = {"percentile": str(stats.percentile), "power": str(stats.power)}
-    save_file({"scale": stats.scale.contiguous()}, path, numbers)
+    with written(path) as hidden:
+        save_file({"scale": stats.scale.contiguous()}, hidden, numbers)
 
 
 def load_stats(path: str | Path) -> FrequencyStats:
-    """Read what ``save_stats`` wrote.
-
-    Raises:
-        GidliteError: If the file is missing or is something else.
-    """
+    """Read what ``save_stats`` wrote; refuse anything else."""
     path = require_file(path, what="frequency statistics (.safetensors)")
     try:
         with safe_open(path, framework="pt") as file:
-            known = file.metadata() or {}
-            return FrequencyStats(
-                file.get_tensor("scale"),
-                percentile=float(known.get("percentile", 95)),
-                power=float(known.get("power", 0.5)),
-            )
+            known, scale = file.metadata() or {}, file.get_tensor("scale")
+        return FrequencyStats(
+            scale, float(known.get("percentile", 95)), float(known.get("power", 0.5))
+        )
     except (SafetensorError, ValueError) as error:
         raise GidliteError(f"{path} holds no frequency statistics ({error})") from None
 
 
-def _scale_for(stats: FrequencyStats, packed: Tensor) -> Tensor:
-    if stats.scale.shape[0] != packed.shape[-4]:
-        raise ShapeError(
-            f"expected {stats.scale.shape[0]} frequencies to match the statistics, "
-            f"got shape {tuple(packed.shape)}"
-        )
+def _scale_for(stats: FrequencyStats, packed: Packed) -> Tensor:
+    bins = len(stats.scale)
+    hint = f"the statistics are of {bins} frequencies"
+    check_shape("packed", packed, f"... {bins} 4 height width", hint=hint)
     return stats.scale.to(packed)[:, None, None, None]
 
 
-def normalize(
-    spectral: Complex[Tensor, "*batch freq 2 height width"], stats: FrequencyStats
-) -> Float[Tensor, "*batch freq 4 height width"]:
-    """Return ``sign(S) |S / s_k|^power`` of each real and imaginary part, packed.
-
-    The power is 1/2 in the paper.
-
-    Raises:
-        ShapeError: If the number of bins differs from the statistics'.
+def normalize(spectral: Spectral, stats: FrequencyStats) -> Packed:
+    """Return ``sign(S) |S / s_k|^power`` of each part; the power is 1/2 in the paper.
 
     Example:
         >>> stats = FrequencyStats(torch.tensor([2.0]))
@@ -152,14 +139,8 @@ def normalize(
     return scaled if stats.power == 1 else scaled.sign() * scaled.abs() ** stats.power
 
 
-def denormalize(
-    packed: Float[Tensor, "*batch freq 4 height width"], stats: FrequencyStats
-) -> Complex[Tensor, "*batch freq 2 height width"]:
-    """Return the spectral volume in px of a normalized one; inverse of ``normalize``.
-
-    Raises:
-        ShapeError: If the number of bins differs from the statistics'.
-    """
-    check_shape("packed", packed, "... freq 4 height width")
+def denormalize(packed: Packed, stats: FrequencyStats) -> Spectral:
+    """Return the spectral volume in px of a normalized one; inverse of ``normalize``."""
+    scale = _scale_for(stats, packed)
     scaled = packed if stats.power == 1 else packed.sign() * packed.abs() ** (1 / stats.power)
-    return unpack_complex(scaled * _scale_for(stats, packed))
+    return unpack_complex(scaled * scale)

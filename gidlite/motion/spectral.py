@@ -13,24 +13,24 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Real
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, check_shape
+from gidlite.errors import check_shape, require
+
+Spectral = Complex[Tensor, "*batch freq 2 height width"]
+Packed = Float[Tensor, "*batch freq 4 height width"]
 
 
-def _check_num_frequencies(num_frequencies: int, num_frames: int) -> None:
-    largest = num_frames // 2 + 1
-    if not 1 <= num_frequencies <= largest:
-        raise GidliteError(
-            f"num_frequencies is {num_frequencies}, but {num_frames} frames hold between 1 and "
-            f"{largest} frequencies; ask for fewer or give a longer clip"
-        )
-
-
-def _fourier_angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
+def _angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
     """Return 2πkt/T as ``(len(times), num_frequencies)``, in float64 for exact phases."""
+    largest = num_frames // 2 + 1
+    require(
+        1 <= num_frequencies <= largest,
+        f"num_frequencies is {num_frequencies}, but {num_frames} frames hold between 1 and "
+        f"{largest} frequencies; ask for fewer or give a longer clip",
+    )
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
     return (2 * math.pi / num_frames) * times.double()[:, None] * bins
 
@@ -38,34 +38,19 @@ def _fourier_angles(times: Tensor, num_frequencies: int, num_frames: int) -> Ten
 def motion_to_spectral(
     motion: Float[Tensor, "*batch time 2 height width"], *, num_frequencies: int
 ) -> Complex[Tensor, "*batch {num_frequencies} 2 height width"]:
-    """Return the lowest temporal Fourier coefficients of a motion texture.
+    """Return the lowest temporal Fourier coefficients of a motion texture, in px.
 
     ``S_k = (1/T) Σ_t F_t exp(-2πi k t / T)``: bin 0 is the mean displacement, and twice the
     modulus of any bin strictly between 0 and Nyquist is a peak displacement. Bin ``k``
     oscillates at ``k * fps / T`` Hz.
 
-    Args:
-        motion: Displacement from the reference frame, ordered (dx, dy), in px of this
-            resolution; +x points right, +y points down.
-        num_frequencies: Bins kept, counted from bin 0; ``1 <= num_frequencies <= T // 2 + 1``.
-
-    Returns:
-        Spectral volume in px, complex64, on the device of ``motion``.
-
     Raises:
-        ShapeError: If the component axis is not of size 2.
-        GidliteError: If ``num_frequencies`` is out of range; the message names the bounds.
-
-    Example:
-        >>> motion_to_spectral(torch.zeros(8, 2, 4, 6), num_frequencies=3).shape
-        torch.Size([3, 2, 4, 6])
+        GidliteError: Unless ``1 <= num_frequencies <= T // 2 + 1``.
     """
     check_shape("motion", motion, "... time 2 height width")
     num_frames = motion.shape[-4]
-    _check_num_frequencies(num_frequencies, num_frames)
-    angles = _fourier_angles(
-        torch.arange(num_frames, device=motion.device), num_frequencies, num_frames
-    )
+    times = torch.arange(num_frames, device=motion.device)
+    angles = _angles(times, num_frequencies, num_frames)
     basis = torch.cat([angles.cos(), -angles.sin()], dim=1).T / num_frames
     flat = motion.flatten(start_dim=-3)
     coefficients = (basis.to(flat.dtype) @ flat).unflatten(-1, motion.shape[-3:])
@@ -73,57 +58,43 @@ def motion_to_spectral(
     return torch.complex(real, imaginary)
 
 
+def derivative_basis(
+    times: Real[Tensor, " time"], *, num_frequencies: int, num_frames: int, order: int = 0
+) -> Float[Tensor, "time coefficients"]:
+    """Return the matrix from real, then imaginary parts of all bins to a derivative of motion.
+
+    Times are in frames, fractional allowed. Order 0 is position (px), 1 velocity (px per frame),
+    2 acceleration. A Nyquist bin, if kept, counts once, like bin 0; all others count twice.
+    """
+    angles = _angles(times, num_frequencies, num_frames) + order * math.pi / 2
+    bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
+    counts = torch.where((bins > 0) & (2 * bins != num_frames), 2.0, 1.0)
+    weight = counts * (2 * math.pi / num_frames * bins) ** order
+    return torch.cat([angles.cos() * weight, -angles.sin() * weight], dim=1)
+
+
 def spectral_to_motion(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-    *,
-    num_frames: int,
-    times: Tensor | None = None,
+    spectral: Spectral, *, num_frames: int, times: Real[Tensor, " time"] | None = None
 ) -> Float[Tensor, "*batch time 2 height width"]:
-    """Evaluate the motion texture of a spectral volume at any times.
+    """Evaluate the motion texture of a volume of T frames at any times, in px.
 
-    ``F_t = Re(S_0 + 2 Σ_{0<k<T/2} S_k exp(2πi k t / T))``; a Nyquist bin, if kept, counts once.
-    The result has period ``num_frames``, so times beyond it repeat.
-
-    Args:
-        spectral: Spectral volume in px.
-        num_frames: T, the number of frames the volume was computed from.
-        times: Frame times, fractional allowed; by default 0, 1, …, T − 1.
-
-    Returns:
-        Displacement in px of the volume's resolution, one per time.
+    ``F_t = Re(S_0 + 2 Σ_{0<k<T/2} S_k exp(2πi k t / T))``, which repeats after T frames. Times are
+    in frames, may be fractional, and are 0, 1, …, T − 1 if not given.
 
     Raises:
-        ShapeError: If the component axis is not of size 2.
         GidliteError: If T frames cannot hold that many bins.
-
-    Example:
-        >>> still = torch.zeros(3, 2, 4, 6, dtype=torch.complex64)
-        >>> spectral_to_motion(still, num_frames=8, times=torch.tensor([0.5])).shape
-        torch.Size([1, 2, 4, 6])
     """
     check_shape("spectral", spectral, "... freq 2 height width")
-    num_frequencies = spectral.shape[-4]
-    _check_num_frequencies(num_frequencies, num_frames)
-    if times is None:
-        times = torch.arange(num_frames)
-    angles = _fourier_angles(times.to(spectral.device), num_frequencies, num_frames)
-    counts = torch.full((num_frequencies,), 2.0, dtype=torch.float64, device=spectral.device)
-    counts[0] = 1
-    if 2 * (num_frequencies - 1) == num_frames:
-        counts[-1] = 1
-    basis = torch.cat([angles.cos() * counts, -angles.sin() * counts], dim=1)
-    stacked = torch.cat([spectral.real, spectral.imag], dim=-4)
-    flat = stacked.flatten(start_dim=-3)
+    times = (torch.arange(num_frames) if times is None else times).to(spectral.device)
+    basis = derivative_basis(times, num_frequencies=spectral.shape[-4], num_frames=num_frames)
+    flat = torch.cat([spectral.real, spectral.imag], dim=-4).flatten(start_dim=-3)
     return (basis.to(flat.dtype) @ flat).unflatten(-1, spectral.shape[-3:])
 
 
-def anchor(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-) -> Complex[Tensor, "*batch freq 2 height width"]:
+def anchor(spectral: Spectral) -> Spectral:
     """Shift bin 0 so that the motion starts at the photo: ``F_0 = 0``.
 
-    Truncation to K bins (or sampling them) leaves a small ``F_0``; every displacement is
-    measured from the photo, so that constant is removed. Valid below the Nyquist bin.
+    Truncation to K bins, or sampling them, leaves a small ``F_0``. Valid below the Nyquist bin.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
     start = spectral[..., 0, :, :, :].real + 2 * spectral[..., 1:, :, :, :].real.sum(dim=-4)
@@ -132,9 +103,7 @@ def anchor(
     return anchored
 
 
-def pack_complex(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-) -> Float[Tensor, "*batch freq 4 height width"]:
+def pack_complex(spectral: Spectral) -> Packed:
     """Return real and imaginary parts as channels: dx re, dx im, dy re, dy im.
 
     Example:
@@ -145,14 +114,8 @@ def pack_complex(
     return torch.view_as_real(spectral.resolve_conj()).movedim(-1, -3).flatten(-4, -3)
 
 
-def unpack_complex(
-    packed: Float[Tensor, "*batch freq 4 height width"],
-) -> Complex[Tensor, "*batch freq 2 height width"]:
-    """Return the complex volume of a packed one; inverse of ``pack_complex``.
-
-    Raises:
-        ShapeError: If the channel axis is not of size 4.
-    """
+def unpack_complex(packed: Packed) -> Spectral:
+    """Return the complex volume of a packed one; inverse of ``pack_complex``."""
     check_shape("packed", packed, "... freq 4 height width")
     return torch.complex(packed[..., 0::2, :, :], packed[..., 1::2, :, :])
 
@@ -169,17 +132,13 @@ def frequency_axis(
     return torch.arange(num_frequencies) * (fps / num_frames)
 
 
-def power_spectrum(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-) -> Float[Tensor, "*batch freq"]:
+def power_spectrum(spectral: Spectral) -> Float[Tensor, "*batch freq"]:
     """Return mean squared modulus per bin over both components and all pixels, in px²."""
     check_shape("spectral", spectral, "... freq 2 height width")
     return spectral.abs().square().mean(dim=(-3, -2, -1))
 
 
-def motion_amplitude(
-    spectral: Complex[Tensor, "*batch freq 2 height width"],
-) -> Float[Tensor, "*batch height width"]:
+def motion_amplitude(spectral: Spectral) -> Float[Tensor, "*batch height width"]:
     """Return each pixel's RMS displacement about its mean in px, by Parseval's theorem."""
     check_shape("spectral", spectral, "... freq 2 height width")
     return (2 * spectral[..., 1:, :, :, :].abs().square().sum(dim=(-4, -3))).sqrt()
@@ -191,11 +150,11 @@ def resize_motion(
     """Resample a displacement field and re-express it in px of the new resolution."""
     check_shape("motion", motion, "... 2 height width")
     factor = motion.new_tensor([width / motion.shape[-1], height / motion.shape[-2]])
-    images = motion.reshape(-1, *motion.shape[-3:])
     shrinks = height < motion.shape[-2] or width < motion.shape[-1]
     resized = functional.interpolate(
-        images, size=(height, width), mode="bilinear", align_corners=False, antialias=shrinks
-    )
+        motion.reshape(-1, *motion.shape[-3:]), size=(height, width), mode="bilinear",
+        align_corners=False, antialias=shrinks,
+    )  # fmt: skip
     return (resized * factor[:, None, None]).reshape(*motion.shape[:-2], height, width)
 
 

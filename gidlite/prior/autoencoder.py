@@ -9,15 +9,20 @@ the pixels of a block share its value is the same for all bins, so the photo is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.errors import GidliteError
+from gidlite.errors import require
+from gidlite.prior import Latents
 
+FullPhotos = Float[Tensor, "batch 3 full_height full_width"]
+Slices = Float[Tensor, "batch freq 4 height width"]
 _GRADIENT_WEIGHT = 0.2
 _KL_WEIGHT = 1e-6
 _SCALES = 3
@@ -35,33 +40,23 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
         guided: Whether the decoder sees the photo.
         guide_width: Channels of the network that reads it.
         scaling_factor: Latents are multiplied by this, for unit variance.
-
-    Raises:
-        GidliteError: If there are not two widths.
     """
 
     @register_to_config
     def __init__(
         self,
-        channels: tuple[int, int] = (16, 32),
+        channels: Sequence[int] = (16, 32),
         guided: bool = True,
         guide_width: int = 48,
         scaling_factor: float = 1.0,
     ) -> None:
         super().__init__()
-        if len(channels) != 2:
-            raise GidliteError(f"autoencoder channels are {channels}; give two widths")
+        require(len(channels) == 2, f"autoencoder channels are {channels}; give two widths")
         self.residual = AutoencoderKL(
-            in_channels=4,
-            out_channels=4,
-            latent_channels=4,
-            block_out_channels=tuple(channels),
-            down_block_types=("DownEncoderBlock2D",) * len(channels),
-            up_block_types=("UpDecoderBlock2D",) * len(channels),
-            layers_per_block=1,
-            norm_num_groups=8,
-            mid_block_add_attention=False,
-        )
+            in_channels=4, out_channels=4, latent_channels=4, block_out_channels=tuple(channels),
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False,
+        )  # fmt: skip
         for layer in (self.residual.decoder.conv_out, self.residual.quant_conv):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -83,31 +78,23 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
         latents = self.posterior(slices)[0] * self.config.scaling_factor
         return latents.reshape(*packed.shape[:-3], *latents.shape[1:])
 
-    def decode(
-        self,
-        latents: Float[Tensor, "batch freq 4 rows columns"],
-        photo: Float[Tensor, "batch 3 full_height full_width"],
-    ) -> Float[Tensor, "batch freq 4 height width"]:
+    def decode(self, latents: Latents, photo: FullPhotos) -> Slices:
         """Return the normalized slices of scaled latents; inverse of ``encode`` up to its error.
 
-        Args:
-            latents: All bins of every photo.
-            photo: In [0, 1], twice as fine as the slices.
+        The photo is in [0, 1] and twice as fine as the slices.
         """
         latents = latents / self.config.scaling_factor
-        coarse = latents.flatten(0, 1)
-        spread = self._spread(latents, photo).flatten(0, 1)
-        return (spread + self.residual.decode(coarse).sample).unflatten(0, latents.shape[:2])
+        residual = self.residual.decode(latents.flatten(0, 1)).sample
+        return self._spread(latents, photo) + residual.unflatten(0, latents.shape[:2])
 
-    def _spread(self, latents: Tensor, photo: Tensor) -> Tensor:
+    def _spread(self, latents: Latents, photo: FullPhotos) -> Slices:
         """Enlarge latents: bilinearly, and as the photo suggests."""
+        flat = latents.flatten(0, 1)
         if self.guide is None:
-            large = functional.interpolate(
-                latents.flatten(0, 1), scale_factor=float(_BLOCK), mode="bilinear"
-            )
+            large = functional.interpolate(flat, scale_factor=float(_BLOCK), mode="bilinear")
             return large.unflatten(0, latents.shape[:2])
         shares = self.guide(photo)
-        padded = functional.pad(latents.flatten(0, 1), (1,) * 4, mode="replicate")
+        padded = functional.pad(flat, (1,) * 4, mode="replicate")
         blocks = functional.unfold(padded, _NEIGHBOURS).unflatten(-1, latents.shape[-2:])
         blocks = blocks.unflatten(1, (4, -1)).unflatten(0, latents.shape[:2])
         # (b, k, c, n, rows, columns) with (b, n, y, x, rows, columns): pixel (y, x) of a block.
@@ -122,10 +109,8 @@ class _Guide(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(12, width, 3, padding=1)]
         for dilation in (1, 2, 4):
-            layers += [
-                nn.SiLU(),
-                nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation),
-            ]
+            wide = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+            layers += [nn.SiLU(), wide]
         self.net = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, _NEIGHBOURS**2, 3, padding=1))
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
@@ -144,40 +129,60 @@ def _bilinear_shares() -> Float[Tensor, "neighbours y x 1 1"]:
     return shares.flatten(0, 1)[..., None, None]
 
 
-def _gradient_gap(gap: Tensor) -> Tensor:
-    """Return the mean absolute horizontal and vertical differences at several scales."""
-    total = gap.new_zeros(())
-    for _ in range(_SCALES):
-        total = total + gap.diff(dim=-1).abs().mean() + gap.diff(dim=-2).abs().mean()
-        gap = functional.avg_pool2d(gap, 2)
-    return total / _SCALES
-
-
 def autoencoder_loss(
     autoencoder: SliceAutoencoder,
-    slices: Float[Tensor, "batch freq 4 height width"],
-    photo: Float[Tensor, "batch 3 full_height full_width"],
+    slices: Slices,
+    photo: FullPhotos,
     *,
+    reliable: Bool[Tensor, "batch height width"] | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return L1 + 0.2 · multi-scale gradient + 1e-6 · KL, and the three terms by name.
 
     Args:
         autoencoder: The network to train.
         slices: Normalized slices, about unit scale; any bins of every photo.
         photo: In [0, 1], twice as fine as the slices.
+        reliable: Pixels of the slices to learn from; all if not given. The others count as 0 on
+            the way in, so that nothing they hold is learned.
         generator: Source of the latent noise.
     """
+    if reliable is None:
+        reliable = torch.ones_like(slices[:, 0, 0], dtype=torch.bool)
+    slices = torch.where(reliable[:, None, None], slices, 0)
     mean, log_variance = autoencoder.posterior(slices.flatten(0, 1))
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     latents = (mean + torch.exp(0.5 * log_variance) * noise).unflatten(0, slices.shape[:2])
-    gap = (autoencoder.decode(latents * autoencoder.config.scaling_factor, photo) - slices).flatten(
-        0, 1
-    )
+    decoded = autoencoder.decode(latents * autoencoder.config.scaling_factor, photo)
+    gap, trusted = (decoded - slices).flatten(1, 2), reliable[:, None]
     terms = {
-        "l1": gap.abs().mean(),
-        "gradient": _gradient_gap(gap),
+        "l1": _trusted_mean(gap.abs(), trusted),
+        "gradient": _gradient_gap(gap, trusted),
         "kl": 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(),
     }
     loss = terms["l1"] + _GRADIENT_WEIGHT * terms["gradient"] + _KL_WEIGHT * terms["kl"]
     return loss, terms
+
+
+def _gradient_gap(
+    gap: Float[Tensor, "batch maps height width"], trusted: Bool[Tensor, "batch 1 height width"]
+) -> Float[Tensor, ""]:
+    """Return the sum over scales of the mean absolute differences of neighbours.
+
+    Neighbours count if both are trusted, and a cell of a coarser scale if all its pixels are. The
+    sum over scales is that of Li and Snavely 2018 (MegaDepth), where the term comes from.
+    """
+    total = gap.new_zeros(())
+    for _ in range(_SCALES):
+        for axis in (-1, -2):
+            both = trusted.unfold(axis, 2, 1).all(-1)
+            total = total + _trusted_mean(gap.diff(dim=axis).abs(), both)
+        gap = functional.avg_pool2d(gap, 2)
+        trusted = functional.avg_pool2d(trusted.float(), 2) == 1
+    return total
+
+
+def _trusted_mean(values: Tensor, trusted: Tensor) -> Tensor:
+    """Return the mean of all maps over trusted places, 0 if there are none."""
+    count = trusted.sum() * (values.numel() // trusted.numel())
+    return (values * trusted).sum() / count.clamp(min=1)

@@ -1,15 +1,17 @@
-"""The exact denoiser of a Gaussian field: what a network need not learn.
+"""The denoiser: the exact one of a Gaussian field, and a network for what that does not know.
 
 How strongly neighbouring places move alike is a power spectrum, and for a Gaussian field with a
 known spectrum the best denoiser is known, too (Wiener): every spatial mode is shrunk by its own
-signal-to-noise ratio. The network starts from it and learns the rest: where parts end, and how
-they move together. Our departure from Li et al. 2024; measured in notebook 04.
+signal-to-noise ratio. Starting from it is our departure from Li et al. 2024; measured in notebook
+04. The U-Net learns the rest: where things end, and how they move together. As in the paper, the
+bins of a volume are denoised together, coordinated by attention over frequencies.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,10 +21,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.errors import GidliteError
-from gidlite.prior import FEATURE_CHANNELS
-from gidlite.prior.diffusion import signal_levels
+from gidlite.errors import require
+from gidlite.prior import FEATURE_CHANNELS, Features, Latents
+from gidlite.prior.diffusion import noise_steps, signal_levels
 
+FreqIndex = Int[Tensor, "batch freq"]
+# attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
+COORDINATIONS = ("attention", "independent", "volume")
+# The U-Net works on patches of this many latent cells a side.
+PATCH = 2
 # Spatial frequencies, in cycles per cell, between which the spectrum is interpolated.
 _KNOTS = (0.0, *torch.logspace(math.log10(1 / 128), math.log10(0.7072), 13).tolist())
 _LEAST_POWER = 1e-4
@@ -47,11 +54,7 @@ def cosine_transform(
 
 
 class GaussianField(nn.Module):
-    """Zero-mean Gaussian slices with a spatial power spectrum per bin and channel; white at first.
-
-    Args:
-        num_frequencies: K.
-    """
+    """Zero-mean Gaussian slices with a power spectrum per bin and channel; white at first."""
 
     def __init__(self, num_frequencies: int) -> None:
         super().__init__()
@@ -59,11 +62,8 @@ class GaussianField(nn.Module):
 
     def power(self, rows: int, columns: int) -> Float[Tensor, "freq 4 rows columns"]:
         """Return the variance of every cosine mode, at any size."""
-        return (
-            (self.log_power.float() @ self._hats(rows, columns).flatten(1))
-            .exp()
-            .unflatten(-1, (rows, columns))
-        )
+        logs = self.log_power.float() @ self._hats(rows, columns).flatten(1)
+        return logs.exp().unflatten(-1, (rows, columns))
 
     def _hats(self, rows: int, columns: int) -> Float[Tensor, "knots rows columns"]:
         """Return the weight of every knot in every mode, linear in log frequency."""
@@ -79,11 +79,7 @@ class GaussianField(nn.Module):
         return hats.scatter_(0, upper[None] - 1, 1 - share[None])
 
     @torch.no_grad()
-    def fit(
-        self,
-        latents: Float[Tensor, "batch freq 4 rows columns"],
-        reliable: Bool[Tensor, "batch rows columns"],
-    ) -> None:
+    def fit(self, latents: Latents, reliable: Bool[Tensor, "batch rows columns"]) -> None:
         """Measure the spectrum on examples, weighted by how much of each can be trusted.
 
         What cannot be trusted counts as 0, and the power it would have had is made up for.
@@ -97,59 +93,34 @@ class GaussianField(nn.Module):
         pooled = pooled.clamp(min=_LEAST_POWER).log()
         # A small grid has no modes near some knots; they take after their neighbours.
         known = (weight > 1e-3).nonzero()[:, 0].cpu()
-        filled = [
-            np.interp(np.arange(len(_KNOTS)), known, row)
-            for row in pooled.flatten(0, 1)[:, known].cpu()
-        ]
+        rows = pooled.flatten(0, 1)[:, known].cpu()
+        filled = [np.interp(np.arange(len(_KNOTS)), known, row) for row in rows]
         self.log_power.copy_(torch.tensor(np.array(filled)).view_as(self.log_power))
 
     def denoise(
-        self,
-        noisy: Float[Tensor, "batch freq 4 rows columns"],
-        freq_index: Int[Tensor, "batch freq"],
-        signal: Float[Tensor, " batch"],
-    ) -> Float[Tensor, "batch freq 4 rows columns"]:
-        """Return the expected clean slices.
-
-        Args:
-            noisy: ``signal`` × clean + ``√(1 − signal²)`` × white noise.
-            freq_index: Which bins they are.
-            signal: Share of the clean slices, 0–1.
-        """
+        self, noisy: Latents, freq_index: FreqIndex, signal: Float[Tensor, " batch"]
+    ) -> Latents:
+        """Return the expected clean slices of ``signal`` × clean + ``√(1 − signal²)`` × white."""
         with torch.autocast(noisy.device.type, enabled=False):  # powers span many decades
             power = self.power(*noisy.shape[-2:])[freq_index]
-            signal = signal.float().reshape(-1, 1, 1, 1, 1)
+            signal = signal.float()[:, None, None, None, None]
             gain = signal * power / (signal.square() * power + 1 - signal.square()).clamp(min=1e-8)
             return cosine_transform(gain * cosine_transform(noisy.float()), inverse=True)
 
     def draw_noisy(
-        self,
-        noise: Float[Tensor, "batch freq 4 rows columns"],
-        freq_index: Int[Tensor, "batch freq"],
-        signal: Float[Tensor, " batch"],
-    ) -> Float[Tensor, "batch freq 4 rows columns"]:
+        self, noise: Latents, freq_index: FreqIndex, signal: Float[Tensor, " batch"]
+    ) -> Latents:
         """Return a draw of noisy slices, made from white noise of the same shape."""
         power = self.power(*noise.shape[-2:])[freq_index]
-        signal = signal.float().reshape(-1, 1, 1, 1, 1)
+        signal = signal.float()[:, None, None, None, None]
         deviation = (signal.square() * power + 1 - signal.square()).sqrt()
         return cosine_transform(deviation * cosine_transform(noise), inverse=True)
-
-
-# attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
-COORDINATIONS = ("attention", "independent", "volume")
-# The U-Net works on patches of this many latent cells a side.
-PATCH = 2
 
 
 class FrequencyAttention(nn.Module):
     """Lets the K bins of a volume exchange what they know at every pixel; starts as the identity.
 
     Features ``(B·K, C, h, w)`` are read as ``(B·h·w, K, C)`` and attend over K.
-
-    Args:
-        channels: C.
-        num_frequencies: How many bins exist.
-        heads: Attention heads.
     """
 
     def __init__(self, channels: int, num_frequencies: int, heads: int = 4) -> None:
@@ -164,9 +135,7 @@ class FrequencyAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self,
-        x: Float[Tensor, "slices channels rows columns"],
-        freq_index: Int[Tensor, "batch freq"],
+        self, x: Float[Tensor, "slices channels rows columns"], freq_index: FreqIndex
     ) -> Float[Tensor, "slices channels rows columns"]:
         """Return the features with what the other bins of the same volume add to them."""
         batch, bins = freq_index.shape
@@ -192,38 +161,33 @@ class Denoiser(ModelMixin, ConfigMixin):
         layers: Residual layers per block.
         coordination: One of ``COORDINATIONS``.
         prediction_type: What it is trained to predict, see ``diffusion.make_scheduler``.
-
-    Raises:
-        GidliteError: If the coordination is unknown.
     """
 
     @register_to_config
     def __init__(
         self,
         num_frequencies: int = 16,
-        channels: tuple[int, ...] = (64, 128, 192),
+        channels: Sequence[int] = (64, 128, 192),
         layers: int = 1,
         coordination: str = "attention",
         prediction_type: str = "v_prediction",
     ) -> None:
         super().__init__()
-        if coordination not in COORDINATIONS:
-            raise GidliteError(
-                f"coordination {coordination!r} is unknown; use one of {', '.join(COORDINATIONS)}"
-            )
+        require(
+            coordination in COORDINATIONS,
+            f"coordination {coordination!r} is unknown; use one of {', '.join(COORDINATIONS)}",
+        )
         # A volume at once has the bins as channels, and no bin index.
         bins = num_frequencies if coordination == "volume" else 1
         self.unet = UNet2DModel(
             in_channels=2 * 4 * PATCH**2 * bins,  # noisy latents and their Gaussian estimate
             out_channels=4 * PATCH**2 * bins,
-            block_out_channels=tuple(channels),
-            layers_per_block=layers,
+            block_out_channels=tuple(channels), layers_per_block=layers,
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
             num_class_embeds=None if coordination == "volume" else num_frequencies,
-            attention_head_dim=32,
-            norm_num_groups=16,
-        )
+            attention_head_dim=32, norm_num_groups=16,
+        )  # fmt: skip
         # The untrained network is the Gaussian denoiser.
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
@@ -235,45 +199,34 @@ class Denoiser(ModelMixin, ConfigMixin):
             self.frequency.extend(FrequencyAttention(width, num_frequencies) for width in widths)
 
     def embed_photo(
-        self,
-        features: Float[Tensor, "batch channels rows columns"],
-        scale: Float[Tensor, "batch freq 4 rows columns"],
+        self, features: Features, scale: Latents
     ) -> Float[Tensor, "batch condition patch_rows patch_columns"]:
-        """Return the condition map; all zeros means "no photo".
+        """Return the condition map of photo features and what the latents were divided by.
 
-        It is added after the first convolution, which is what concatenating it before would do,
-        and done once for all bins and noise levels.
-
-        Args:
-            features: From ``photo_features``.
-            scale: What the latents were divided by.
+        All zeros mean "no photo". The map is added after the first convolution, which is what
+        concatenating it before would do, and done once for all bins and noise levels.
         """
         return self.condition(features, scale)
 
-    def shape_noise(
-        self,
-        noise: Float[Tensor, "batch freq 4 rows columns"],
-        step: Int[Tensor, " batch"],
-        freq_index: Int[Tensor, "batch freq"],
-    ) -> Float[Tensor, "batch freq 4 rows columns"]:
-        """Return what noisy latents look like at the given noise level, made from white noise."""
-        return self.field.draw_noisy(noise, freq_index, signal_levels(noise.device)[step])
+    def shape_noise(self, noise: Latents, freq_index: FreqIndex) -> Latents:
+        """Return what noisy latents look like at the first step of sampling, from white noise.
+
+        Not quite all signal is gone there.
+        """
+        first = noise_steps(torch.zeros(len(noise), device=noise.device))
+        return self.field.draw_noisy(noise, freq_index, signal_levels(noise.device)[first])
 
     def forward(
         self,
-        noisy: Float[Tensor, "batch freq 4 rows columns"],
+        noisy: Latents,
         step: Int[Tensor, " batch"],
-        freq_index: Int[Tensor, "batch freq"],
+        freq_index: FreqIndex,
         condition: Float[Tensor, "batch condition patch_rows patch_columns"],
-    ) -> Float[Tensor, "batch freq 4 rows columns"]:
-        """Predict v (Salimans and Ho 2022), or the noise, of noisy latents.
+    ) -> Latents:
+        """Predict v (Salimans and Ho 2022), or the noise, of latents at diffusion steps.
 
-        Args:
-            noisy: Latents at the given noise level; any bins, but all K of a volume for
-                coordination "volume".
-            step: Diffusion step of every volume.
-            freq_index: Which bins they are.
-            condition: Map from ``embed_photo``.
+        They may be of any bins, but must be of all K for coordination "volume". The condition
+        comes from ``embed_photo``.
         """
         bins = freq_index.shape[1]
         signal = signal_levels(noisy.device)[step]
@@ -292,19 +245,15 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     def _as_prediction(self, noisy: Tensor, clean: Tensor, signal: Tensor) -> Tensor:
         """Return the prediction (v or noise) that an estimate of the clean latents amounts to."""
-        signal = signal.reshape(-1, 1, 1, 1, 1)
+        signal = signal[:, None, None, None, None]
         sigma = (1 - signal.square()).sqrt()
         noise = (noisy - signal * clean) / sigma
-        if self.config.prediction_type == "epsilon":
-            return noise
-        return signal * noise - sigma * clean
+        is_v = self.config.prediction_type == "v_prediction"
+        return signal * noise - sigma * clean if is_v else noise
 
     def _embed(self, step: Tensor, labels: Tensor | None) -> Tensor:
-        sinusoids = self.unet.time_proj(step).to(self.dtype)
-        embedding = self.unet.time_embedding(sinusoids)
-        if labels is not None:
-            embedding = embedding + self.unet.class_embedding(labels)
-        return embedding
+        embedding = self.unet.time_embedding(self.unet.time_proj(step).to(self.dtype))
+        return embedding if labels is None else embedding + self.unet.class_embedding(labels)
 
     def _run_blocks(self, x: Tensor, embedding: Tensor, freq_index: Tensor) -> Tensor:
         """Run the U-Net's blocks, each followed by frequency attention if there is any."""
@@ -333,11 +282,9 @@ class _Condition(nn.Module):
     def __init__(self, width: int, num_frequencies: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
+        patches = nn.Conv2d(width, width, PATCH, stride=PATCH)
         self.mix = nn.Sequential(
-            nn.SiLU(),
-            nn.Conv2d(width, width, PATCH, stride=PATCH),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(), patches, nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
         )
 
     def forward(self, features: Tensor, scale: Tensor) -> Tensor:

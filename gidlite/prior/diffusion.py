@@ -19,13 +19,11 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gidlite.errors import GidliteError
+from gidlite.errors import require
+from gidlite.prior import Latents
 
 PREDICTION_TYPES = ("v_prediction", "epsilon")
-_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "squaredcos_cap_v2",
-}
+_SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 _SOLVERS = {
     # DPM-Solver++ of first order is DDIM.
     "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
@@ -40,20 +38,13 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -> SchedulerMixin:
     """Return the noise schedule with a solver: "dpm" (fast), "ddim" (as in the paper), "ddpm".
 
-    Args:
-        solver: Which of them.
-        prediction_type: What the network predicts: "v_prediction" or "epsilon".
-
-    Raises:
-        GidliteError: If the solver or the prediction type is unknown.
+    The prediction type says what the network predicts: "v_prediction" or "epsilon".
     """
-    if solver not in _SOLVERS:
-        raise GidliteError(f"solver {solver!r} is unknown; use one of {', '.join(_SOLVERS)}")
-    if prediction_type not in PREDICTION_TYPES:
-        raise GidliteError(
-            f"prediction type {prediction_type!r} is unknown; use one of "
-            + ", ".join(PREDICTION_TYPES)
-        )
+    for what, name, known in (
+        ("solver", solver, _SOLVERS),
+        ("prediction type", prediction_type, PREDICTION_TYPES),
+    ):
+        require(name in known, f"{what} {name!r} is unknown; use one of {', '.join(known)}")
     kind, options = _SOLVERS[solver]
     return kind(**_SCHEDULE, prediction_type=prediction_type, **options)
 
@@ -76,14 +67,14 @@ def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
 
 def denoising_loss(
     denoiser: Callable[..., Tensor],
-    latents: Float[Tensor, "batch freq 4 rows columns"],
+    latents: Latents,
     freq_index: Int[Tensor, "batch freq"],
     condition: Float[Tensor, "batch condition patch_rows patch_columns"],
     *,
     scheduler: SchedulerMixin,
     reliable: Bool[Tensor, "batch rows columns"] | None = None,
     generator: torch.Generator | None = None,
-) -> Tensor:
+) -> Float[Tensor, ""]:
     """Return the mean squared error of the prediction at noise levels drawn evenly.
 
     All bins of a volume share one noise level, because they are denoised together.
@@ -92,18 +83,17 @@ def denoising_loss(
         denoiser: Called with noisy latents, step, bin indices and condition.
         latents: Clean latents, about unit variance.
         freq_index: Which bins they are.
-        condition: Photo condition, zeros where it is dropped.
+        condition: From the photo, zeros where it is dropped.
         scheduler: Noise schedule that defines the target.
         reliable: Cells to learn from; all if not given.
         generator: Source of noise and noise levels, on the device of ``latents``.
     """
-    device = latents.device
+    device, kind = latents.device, scheduler.config.prediction_type
     noise = torch.randn(latents.shape, generator=generator, device=device)
     step = noise_steps(torch.rand(len(latents), generator=generator, device=device))
     noisy = scheduler.add_noise(latents, noise, step)
     predicted = denoiser(noisy, step, freq_index, condition).float()
-    is_v = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(latents, noise, step) if is_v else noise
+    target = scheduler.get_velocity(latents, noise, step) if kind == "v_prediction" else noise
     gap = (predicted - target).square().mean((1, 2))
     if reliable is None:
         return gap.mean()
@@ -113,51 +103,43 @@ def denoising_loss(
 @torch.no_grad()
 def sample(
     predict: Predict,
-    shape: tuple[int, ...],
+    start: Tensor,
     *,
     scheduler: SchedulerMixin,
     num_steps: int,
     recurrence: int = 1,
-    shape_noise: Predict | None = None,
     generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Draw latents by running the solver from pure noise.
+    """Draw latents by running the solver from noise.
 
     Args:
         predict: Guided prediction as a function of (latents, step).
-        shape: Shape of the latents.
+        start: Noise like that of the first step, see ``Denoiser.shape_noise``; white noise will
+            do if the latents are about white themselves.
         scheduler: From ``make_scheduler``.
-        num_steps: Solver steps.
-        recurrence: How often every step is taken. Between two times the latents get back the
-            noise that the step removed, drawn anew: what guidance pushed out of place, the
+        num_steps: Solver steps, 1–500.
+        recurrence: How often every step is taken, 1–100. Between two times the latents get back
+            the noise that the step removed, drawn anew: what guidance pushed out of place, the
             network can then put right. Costs so many times the evaluations.
-        shape_noise: Turns white noise into what noisy latents look like at the first step, where
-            not quite all signal is gone.
-        generator: Source of all noise; on the CPU, so that seeds agree across devices.
-        device: Where to sample.
+        generator: Source of that noise; on the CPU, so that seeds agree across devices.
         progress: Called with (steps done, steps in all).
 
     Raises:
-        GidliteError: If ``num_steps`` is not within 1–500 or ``recurrence`` not within 1–100.
+        GidliteError: If a number is out of its range.
     """
-    if not 1 <= num_steps <= 500:
-        raise GidliteError(f"number of steps is {num_steps}; it must lie between 1 and 500")
-    if not 1 <= recurrence <= 100:
-        raise GidliteError(f"recurrence is {recurrence}; it must lie between 1 and 100")
+    require(1 <= num_steps <= 500, f"number of steps is {num_steps}; it must lie in 1–500")
+    require(1 <= recurrence <= 100, f"recurrence is {recurrence}; it must lie in 1–100")
     # Neighbouring places share a step when there are more places than steps.
     steps = noise_steps(torch.linspace(0, 1, num_steps)).unique().flip(0)
+    latents, device = start, start.device
     scheduler.set_timesteps(timesteps=steps.tolist(), device=device)
-    latents = torch.randn(shape, generator=generator).to(device)
-    if shape_noise is not None:
-        latents = shape_noise(latents, scheduler.timesteps[0])
     signals = signal_levels(device)[scheduler.timesteps]
     signals = torch.cat([signals, signals.new_ones(1)])  # the last step ends without noise
     is_v = scheduler.config.prediction_type == "v_prediction"
     for done, step in enumerate(scheduler.timesteps, start=1):
         for _ in range(recurrence - 1):
-            noise = torch.randn(shape, generator=generator).to(device)
+            noise = torch.randn(latents.shape, generator=generator).to(device)
             levels = signals[done - 1], signals[done]
             latents = _there_and_back(latents, predict(latents, step), *levels, noise, is_v=is_v)
         prediction = predict(scheduler.scale_model_input(latents, step), step)
@@ -170,17 +152,10 @@ def sample(
 def _there_and_back(
     latents: Tensor, prediction: Tensor, here: Tensor, there: Tensor, noise: Tensor, *, is_v: bool
 ) -> Tensor:
-    """Return latents of the same noise level, a step of DDIM ahead and renoised.
+    """Return latents of the same noise level, a step of DDIM ahead and renoised with white noise.
 
-    The solver is not asked, so that one of higher order remembers no step that was taken back.
-
-    Args:
-        latents: At the signal level ``here``.
-        prediction: What the network says of them.
-        here: Signal level of the latents.
-        there: Signal level after the step, higher.
-        noise: White, to be mixed in.
-        is_v: Whether v is predicted; else the noise.
+    ``here`` and ``there`` are the signal levels before and after the step. The solver is not
+    asked, so that one of higher order remembers no step that was taken back.
     """
     sigma = (1 - here.square()).sqrt()
     clean = here * latents - sigma * prediction if is_v else (latents - sigma * prediction) / here
@@ -196,10 +171,5 @@ def classifier_free_guidance(
     """Return ``(1 + w) ε(z; c) − w ε(z; ∅)``; weight 0 is the conditional estimate alone.
 
     Source: Ho and Salimans 2022, in the form of Li et al. 2024, section 4 (w = 1.75 there).
-
-    Example:
-        >>> import torch
-        >>> classifier_free_guidance(torch.tensor([2.0]), torch.tensor([1.0]), weight=0.5)
-        tensor([2.5000])
     """
     return conditional + weight * (conditional - unconditional)

@@ -21,6 +21,7 @@ from gidlite.media import read_image, resize, write_image
 from gidlite.media.writer import write_video
 from gidlite.motion.spectral import motion_to_spectral
 from gidlite.pipeline import GidPipeline
+from gidlite.pipeline import Sampling as PipelineSampling
 from gidlite.render import RENDERERS, frame_times, render_frames
 from gidlite.viz import contact_sheet, motion_tile
 from studies.ablation.cases import QUALITY, CaseFolder, store_clips, store_scene_cases
@@ -247,7 +248,8 @@ class _Recorder:
         self.num_frames, self.fps, self.name = predictor.num_frames, predictor.fps, source
 
     def __call__(self, image, **options):
-        output = self._predictor(image, contrast=self._settings.contrast, **options)
+        sampling = PipelineSampling(contrast=self._settings.contrast)
+        output = self._predictor(image, sampling=sampling, **options)
         if self._seen is None or self._seen is not image:
             self._seen, self._count = image, self._count + 1
             self._record(output)

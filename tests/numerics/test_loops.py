@@ -1,22 +1,17 @@
 """Loops against closed forms: the gap, its projection, the gradient, the seam of pictures."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from gidlite.errors import GidliteError
 from gidlite.evaluate import bin_agreement, loop_seam
-from gidlite.loops import (
-    close_loop,
-    derivative_basis,
-    loop_gap,
-    loop_guidance,
-    loop_loss,
-    whole_periods,
-)
+from gidlite.loops import close_loop, loop_gap, loop_guidance, loop_loss, whole_periods
 from gidlite.motion import SpectralVolume
-from gidlite.motion.spectral import anchor, power_spectrum, spectral_to_motion
+from gidlite.motion.spectral import anchor, derivative_basis, power_spectrum, spectral_to_motion
 from gidlite.prior.denoiser import GaussianField
 from gidlite.prior.diffusion import make_scheduler, sample, signal_levels
 from gidlite.render import close_for, frame_times, render_frames
@@ -206,10 +201,8 @@ def test_guided_sampling_comes_closer_to_a_loop():
             lambda z, step: torch.zeros_like(z), to_spectral, weight=weight,
             prediction_type="v_prediction", **settings,
         )  # fmt: skip
-        latents = sample(
-            predict, (1, 6, 4, 8, 8), scheduler=make_scheduler("dpm"), num_steps=12,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
+        start = torch.randn(1, 6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        latents = sample(predict, start, scheduler=make_scheduler("dpm"), num_steps=12)
         losses.append(loop_loss(to_spectral(latents), **settings).item())
     assert losses[2] < 0.8 * losses[1] and losses[1] < 0.95 * losses[0], losses
 
@@ -237,9 +230,10 @@ def test_recurrence_puts_right_what_strong_guidance_breaks():
         guided = loop_guidance(
             predict, to_spectral, weight=weight, prediction_type="v_prediction", **settings
         )
+        generator = torch.Generator().manual_seed(0)
         latents = sample(
-            guided, (6, 6, 4, 8, 8), scheduler=make_scheduler("dpm"), num_steps=12,
-            recurrence=recurrence, generator=torch.Generator().manual_seed(0),
+            guided, torch.randn(6, 6, 4, 8, 8, generator=generator), num_steps=12,
+            scheduler=make_scheduler("dpm"), recurrence=recurrence, generator=generator,
         )  # fmt: skip
         return loop_loss(to_spectral(latents), **settings).item()
 
@@ -250,7 +244,12 @@ def test_recurrence_puts_right_what_strong_guidance_breaks():
 def test_no_weight_is_no_guidance():
     predict = lambda z, step: z  # noqa: E731
     settings = {"prediction_type": "epsilon", "loop_frames": 70, **PERIOD}
-    assert loop_guidance(predict, None, weight=0, **settings) is predict
+    assert loop_guidance(predict, torch.view_as_complex, weight=0, **settings) is predict
+
+
+def test_closing_loops_loads_no_diffusion_library():
+    code = "import sys, gidlite.loops; sys.exit('diffusers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 2.5, 3.0, 4.0, 7.0, 5.2])
@@ -270,15 +269,8 @@ def test_a_loop_of_any_length_has_no_seam(volume, seconds, slow):
 
 
 def test_whole_periods_are_played_whole():
-    for length, periods in (
-        (149, 1),
-        (160, 1),
-        (170, 0),
-        (75, 0),
-        (290, 2),
-        (1800, 12),
-        (1850, 12),
-    ):
+    lengths = {149: 1, 160: 1, 170: 0, 75: 0, 290: 2, 1800: 12, 1850: 12}
+    for length, periods in lengths.items():
         assert whole_periods(length, **PERIOD) == periods
 
 
@@ -289,7 +281,8 @@ def test_the_picture_does_not_flash_when_it_passes_the_photo():
     wave = torch.zeros(2, 2, 16, 24, dtype=torch.complex64)
     wave[1] = -0.15j  # through the photo at full speed
     volume = SpectralVolume(wave)
-    frames = torch.stack(list(render_frames(stripes.expand(3, -1, -1), volume, torch.arange(150))))
+    times = torch.arange(150.0)
+    frames = torch.stack(list(render_frames(stripes.expand(3, -1, -1), volume, times)))
     frames = frames[..., 4:-4, 4:-4]
     assert 0.8 < loop_seam(frames) < 1.1
     assert loop_seam(frames, order=2) < 1.5

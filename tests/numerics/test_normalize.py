@@ -40,6 +40,20 @@ def test_inverse_symmetry_and_evened_bins(generator, tolerance):
     assert torch.allclose(levels, torch.ones(3), atol=0.01)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_trusted_pixels_count(generator, variant):
+    clean = volumes(generator)
+    reliable = torch.rand(6, 40, 50, generator=generator) < 0.4
+    spoiled = clean.masked_fill(~reliable[:, None, None], complex(math.nan, 1e6))
+    kept = [volume[:, :, mask][..., None] for volume, mask in zip(clean, reliable, strict=True)]
+    expected = fit_frequency_stats(kept, variant=variant)
+    for measured in (clean, spoiled):
+        found = fit_frequency_stats(measured, reliable=iter(reliable), variant=variant)
+        assert torch.equal(found.scale, expected.scale)
+    if variant != "none":
+        assert not torch.equal(fit_frequency_stats(clean, variant=variant).scale, found.scale)
+
+
 def test_an_empty_bin_stays_finite():
     volume = torch.zeros(2, 2, 3, 3, dtype=torch.complex64)
     stats = fit_frequency_stats([volume])
@@ -53,7 +67,10 @@ def test_errors(generator):
         fit_frequency_stats(volumes(generator), percentile=101)
     with pytest.raises(GidliteError, match="NaN"):
         fit_frequency_stats([torch.full((1, 2, 3, 3), complex(float("nan"), 0))])
-    with pytest.raises(ShapeError, match="expected 2 frequencies"):
+    with pytest.raises(GidliteError, match="pixels to trust"):
+        nothing = torch.zeros(6, 40, 50, dtype=torch.bool)
+        fit_frequency_stats(volumes(generator), reliable=nothing)
+    with pytest.raises(ShapeError, match="statistics are of 2 frequencies"):
         normalize(volumes(generator), FrequencyStats(torch.ones(2)))
     with pytest.raises(GidliteError, match="positive"):
         FrequencyStats(torch.tensor([1.0, 0.0]))

@@ -1,17 +1,23 @@
 """The pipeline with a tiny untrained model, its files, and the command line."""
 
+import json
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from gidlite.errors import GidliteError
 from gidlite.loops import loop_gap
-from gidlite.media import write_image
+from gidlite.media import read_image, sample_photo, write_image
 from gidlite.motion import SpectralVolume, load_volume, save_volume
 from gidlite.motion.normalize import FrequencyStats
-from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline, working_size
+from gidlite.motion.spectral import motion_amplitude, resize_spectral
+from gidlite.pipeline import DEFAULT_WEIGHTS, PARTS, GidPipeline, Sampling, working_size
 from gidlite.prior import AmplitudeNet
 from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import Denoiser
@@ -49,25 +55,89 @@ def test_seed_decides_and_motion_starts_at_the_photo(pipeline):
 
 def test_loops_of_any_length(pipeline):
     free = run(pipeline)
-    for options in ({"loop_frames": 60, "close": False}, {"loop_frames": 150}, {"loop": False}):
+    for options in (
+        {"loop": 60, "sampling": Sampling(close=False)},
+        {"loop": 150},
+        {"loop": False},
+    ):
         assert torch.equal(run(pipeline, **options).spectral, free.spectral)
-    assert torch.equal(run(pipeline, loop_frames=60, loop=False).spectral, free.spectral)
-    closed, guided = (run(pipeline, loop_frames=60, loop_weight=u) for u in (0.0, 0.003))
+    closed = run(pipeline, loop=60)
+    guided = run(pipeline, loop=60, sampling=Sampling(loop_weight=0.003))
+    assert (closed.loop_frames, free.loop_frames) == (60, None)
     assert not torch.allclose(closed.spectral, guided.spectral)
     for output in (closed, guided):
         gap = loop_gap(output.spectral, num_frames=150, loop_frames=60)
         assert gap.abs().max() < 1e-4 * output.motion().abs().max()
         assert len(output.motion()) == 60 and output.motion()[0].abs().max() < 1e-3
-    for options in ({"loop_weight": -1.0}, {"loop_frames": 1}):
-        with pytest.raises(GidliteError, match="loop"):
-            run(pipeline, **options)
+    for length in (1, 0, -60):
+        with pytest.raises(GidliteError, match=f"loop is {length} frames long"):
+            run(pipeline, loop=length)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"contrast": -0.1}, "contrast"),
+        ({"contrast": float("nan")}, "contrast"),
+        ({"loop_weight": float("inf")}, "loop weight"),
+        ({"recurrence": 0}, "recurrence"),
+        ({"solver": "euler"}, "use dpm or ddim"),
+    ],
+)
+def test_rarer_options_validate_themselves(option, words):
+    with pytest.raises(GidliteError, match=words):
+        Sampling(**option)
 
 
 def test_save_and_load_agree(pipeline, tmp_path):
-    pipeline.save_pretrained(tmp_path / "model")
+    before = {name: part.state_dict() for name, part in pipeline._parts().items()}
+    before = {name: {k: v.clone() for k, v in state.items()} for name, state in before.items()}
+    for _ in range(2):  # also over what is there already
+        pipeline.save_pretrained(tmp_path / "model")
+    for name, part in pipeline._parts().items():
+        assert all(torch.equal(v, before[name][k]) for k, v in part.state_dict().items()), name
     loaded = GidPipeline.from_pretrained(tmp_path / "model")
     assert torch.allclose(run(loaded).spectral, run(pipeline).spectral, atol=0.05)
     with pytest.raises(GidliteError, match=r"pipeline\.json"):
+        GidPipeline.from_pretrained(tmp_path)
+
+
+NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["pipeline.json", "frequency_stats.safetensors"]
+    + [f"{part}/{name}" for part in PARTS for name in NETWORK_FILES],
+)
+def test_an_incomplete_folder_is_refused_by_the_name_of_what_is_missing(
+    pipeline, tmp_path, missing
+):
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(GidliteError) as refused:
+        GidPipeline.from_pretrained(tmp_path)
+    message = str(refused.value)
+    assert missing in message and "\n" not in message and "hub" not in message.lower()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"fps": None}, "lacks fps"),
+        ({"name": None, "num_frames": None}, "lacks name, num_frames"),
+        ({"fps": 0}, "150 frames at 0 a second"),
+        ({"fps": float("nan")}, "at nan a second"),
+        ({"num_frames": "many"}, "many frames"),
+        ({"version": 1}, "unknown format or version"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(pipeline, tmp_path, changed, words):
+    pipeline.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "pipeline.json").read_text()) | changed
+    config = {key: value for key, value in config.items() if value is not None}
+    (tmp_path / "pipeline.json").write_text(json.dumps(config))
+    with pytest.raises(GidliteError, match=words):
         GidPipeline.from_pretrained(tmp_path)
 
 
@@ -91,13 +161,38 @@ def test_volume_file_round_trip(tmp_path, generator):
         load_volume(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"fps": "0"}, "at 0.0 a second"),
+        ({"fps": "-5"}, "a second, which no video has"),
+        ({"fps": "inf"}, "at inf a second"),
+        ({"fps": "nan"}, "at nan a second"),
+        ({"num_frames": "1000001"}, "1000001 frames"),
+        ({"num_frames": "-1"}, "-1 frames"),
+        ({"num_frames": "some"}, "damaged"),
+        ({"height": "7"}, "contradicts"),
+        ({"num_frames": "5"}, "contradicts"),
+        ({"packed": math.nan}, "NaN"),
+        ({"packed": math.inf}, "infinite"),
+        ({"version": "2"}, "format version 2"),
+        ({"format": "other"}, "not a spectral volume"),
+    ],
+)
+def test_an_absurd_volume_file_is_refused(tmp_path, changed, words):
+    path = tmp_path / "v.safetensors"
+    save_volume(path, SpectralVolume(torch.zeros(4, 2, 6, 8, dtype=torch.complex64), 90, 24.0))
+    with safe_open(path, framework="pt") as file:
+        packed, metadata = file.get_tensor("packed"), file.metadata()
+    packed[2, 1, 3, 4] = changed.get("packed", 0.0)
+    save_file({"packed": packed}, path, metadata | {k: str(v) for k, v in changed.items()})
+    with pytest.raises(GidliteError, match=words) as refused:
+        load_volume(path)
+    assert "\n" not in str(refused.value)
+
+
 def gidlite(*arguments):
-    command = [
-        sys.executable,
-        "-c",
-        "from gidlite.__main__ import main; main()",
-        *map(str, arguments),
-    ]
+    command = [sys.executable, "-m", "gidlite", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -119,15 +214,10 @@ def gidlite(*arguments):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_2(arguments, words, tmp_path):
-    from PIL import Image
-
     write_image(tmp_path / "photo.png", torch.rand(3, 32, 40))
     Image.new("RGB", (3, 3)).save(tmp_path / "tiny.png")
     (tmp_path / "text.mp4").write_text("hello")
-    places = {
-        n: tmp_path / f
-        for n, f in (("photo", "photo.png"), ("tiny", "tiny.png"), ("text", "text.mp4"))
-    }
+    places = {name.split(".")[0]: tmp_path / name for name in ("photo.png", "tiny.png", "text.mp4")}
     before = set(tmp_path.iterdir())
     result = gidlite(*(a.format(**places) for a in arguments))
     assert result.returncode == 2, result.stderr
@@ -152,22 +242,23 @@ def test_far_motion_is_said_to_be_far(tmp_path):
 
 
 @shipped
-def test_the_flower_moves_and_its_background_does_not(tmp_path):
-    from gidlite.media import read_image, sample_photo
-    from gidlite.motion.spectral import motion_amplitude, resize_spectral
-
+def test_the_flower_moves_wherever_it_is_and_its_background_does_not():
+    """Also in the mirror, so that it is not the place that moves; and nothing without a flower."""
     pipe = GidPipeline.from_pretrained()
+
+    def rms(photo):
+        output = pipe(photo, num_inference_steps=6, generator=torch.Generator().manual_seed(0))
+        return motion_amplitude(resize_spectral(output.spectral, height=427, width=640))
+
     photo = read_image(sample_photo())
-    output = pipe(photo, num_inference_steps=6, generator=torch.Generator().manual_seed(0))
-    rms = motion_amplitude(resize_spectral(output.spectral, height=427, width=640))
-    # Soft leaves on the left move with it for now; the dark right side must not.
-    flower, backdrop = rms[150:300, 240:380].mean(), rms[50:300, 480:620].mean()
-    assert flower > 0.15 and backdrop < 0.35 * flower
+    for found in (rms(photo), rms(photo.flip(-1)).flip(-1)):
+        # Soft leaves on the left move with it for now; the dark right side must not.
+        flower, backdrop = found[150:300, 240:380].mean(), found[50:300, 480:620].mean()
+        assert flower > 0.15 and backdrop < 0.1 * flower
+    assert rms(torch.full_like(photo, 0.5)).max() < 0.01
 
 
 def test_missing_weights_are_refused_not_made_up(pipeline, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     pipeline.save_pretrained(tmp_path)
     path = tmp_path / "amplitude" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
