@@ -15,16 +15,16 @@ One global shift underflows where a region's Z lies far below the maximum elsewh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from gidlite.errors import GidliteError, check_shape
+from gidlite.errors import check_shape, require
 
-MODES = ("softmax", "average", "linear", "sum")
 Mode = Literal["softmax", "average", "linear", "sum"]
+MODES = get_args(Mode)
 
 
 class SplatPlan:
@@ -101,11 +101,7 @@ def splat(
     mode: Mode = "softmax",
     return_coverage: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Move features along a motion once; arguments and errors are those of ``SplatPlan``.
-
-    Returns:
-        Features at the target, 0 in holes, ``(batch, channels, height, width)``; with
-        ``return_coverage`` also the coverage ``(batch, 1, height, width)``, ≥ 0.
+    """Return features, and on demand the coverage, of a ``SplatPlan`` that is used once.
 
     Example:
         >>> import torch
@@ -120,12 +116,12 @@ def splat(
 
 
 def _check_mode(metric: Tensor | None, mode: str) -> None:
-    if mode not in MODES:
-        raise GidliteError(f"splat mode {mode!r} is unknown; use one of {', '.join(MODES)}")
-    if mode == "linear" and metric is None:
-        raise GidliteError("splat mode 'linear' needs a metric; pass one or use 'average'")
-    if mode in ("average", "sum") and metric is not None:
-        raise GidliteError(f"splat mode {mode!r} ignores the metric; use 'softmax' or 'linear'")
+    require(mode in MODES, f"splat mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    if mode == "linear":
+        require(metric is not None, "splat mode 'linear' needs a metric; or use 'average'")
+    if mode in ("average", "sum"):
+        needless = f"splat mode {mode!r} ignores the metric; use 'softmax' or 'linear'"
+        require(metric is None, needless)
 
 
 def _make_plan(motion: Tensor, metric: Tensor | None, mode: str):
@@ -173,7 +169,7 @@ def _softmax_factors(metric: Tensor, index: Tensor, bilinear: Tensor) -> Tensor:
 
 
 class ReferencePlan:
-    """The splat of one motion, metric and mode in PyTorch."""
+    """Bilinear shares, and with them shares of each target: in PyTorch, term by term."""
 
     def __init__(self, motion: Tensor, metric: Tensor | None, mode: str) -> None:
         self._motion = motion
@@ -190,14 +186,12 @@ class ReferencePlan:
             weights = weights / total.gather(1, self._index.flatten(1)).view_as(weights)
         self._shares = weights
 
-    def splat(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features at the target, 0 in holes."""
+    def splat(self, features: Tensor) -> Tensor:
+        """Return the features ``(B, C, H, W)`` at the target, 0 in holes."""
         return self._add_up(features, self._shares)
 
-    def coverage(self) -> Float[Tensor, "batch 1 height width"]:
-        """Return the total bilinear share that each target received."""
+    def coverage(self) -> Tensor:
+        """Return the total bilinear share that each target received, ``(B, 1, H, W)``."""
         return self._add_up(torch.ones_like(self._motion[:, :1]), self._bilinear)
 
     def _add_up(self, features: Tensor, shares: Tensor) -> Tensor:

@@ -28,9 +28,10 @@ from threading import Lock
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from gidlite.render.splat import ReferencePlan
 
 _TINY = 1e-300  # a total below it counts as nothing: its inverse would overflow
 _CHANNELS = 4  # scattered together: their planes fit the cache of one core
@@ -263,11 +264,11 @@ def supports(motion: Tensor, metric: Tensor | None) -> bool:
     return metric.is_cpu and bool(largest - smallest < _LARGEST_RANGE)
 
 
-class CompiledPlan:
-    """The splat of one motion, metric and mode in compiled loops."""
+class CompiledPlan(ReferencePlan):
+    """The same in compiled loops."""
 
     def __init__(self, motion: Tensor, metric: Tensor | None, mode: str) -> None:
-        self._size = motion.shape[-2:]
+        self._motion = motion
         self._bilinear, *self._targets = _Locate.apply(motion.contiguous())
         softmax = mode == "softmax" and metric is not None
         if metric is None:
@@ -280,18 +281,9 @@ class CompiledPlan:
         if mode != "sum":
             self._shares = _ShareOut.apply(self._bilinear, factors, *self._targets, softmax)
 
-    def splat(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features at the target, 0 in holes."""
+    def _add_up(self, features: Tensor, shares: Tensor) -> Tensor:
         flat = features.flatten(2).contiguous()
-        return _Scatter.apply(flat, self._shares, *self._targets).view_as(features)
-
-    def coverage(self) -> Float[Tensor, "batch 1 height width"]:
-        """Return the total bilinear share that each target received."""
-        ones = self._bilinear.new_ones(len(self._bilinear), 1, self._size.numel())
-        covered = _Scatter.apply(ones, self._bilinear, *self._targets)
-        return covered.unflatten(-1, self._size)
+        return _Scatter.apply(flat, shares, *self._targets).view_as(features)
 
 
 class _Locate(torch.autograd.Function):
