@@ -3,6 +3,7 @@
 Features of the photo are extracted once. For every frame each level is splatted along the motion,
 and a decoder, coarse to fine, corrects the splatted photo: it undoes the blur of bilinear
 splatting and paints what motion uncovers. Where nothing moves, the photo is returned as it is.
+Large photos are rendered in tiles.
 
 Source: Li et al. 2024, section 5 (feature pyramid, softmax splatting of every level with the mean
 motion magnitude as metric, synthesis network). Departures: a small network of our own instead of
@@ -27,16 +28,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import GidliteError, load_network
+from gidlite.motion.flow import sample_at
 from gidlite.render.photo import LARGEST_METRIC, fill_holes
 from gidlite.render.splat import SplatPlan
 
+WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer"
 # How many px of the photo, before it is moved, can influence a pixel of the frame.
 REACH = 96
+# Photos up to the first are rendered as a whole, larger ones in tiles of the second; px a side.
+_WHOLE, _TILE = 1024, 512
+# Tiles begin at multiples of this, so that every level of a pyramid sees the same cells.
+_ALIGN = 64
 # Displacements up to the first count as none, from the second on the network has full say; px.
 _STILL, _MOVING = 0.02, 0.1
 # The same for how far coverage is from 1.
 _COVERED, _UNCOVERED = 0.05, 0.25
-_STRIDE = 4
+_STRIDE = 4  # of the coarsest level
 _INITIAL_SCALE = 3.0
 
 
@@ -45,15 +52,15 @@ class PhotoPyramid:
     """What is computed once per photo.
 
     Attributes:
-        photo: ``(B, 3, H, W)`` in [0, 1].
+        photo: In [0, 1].
         levels: Features ``(B, C, h, w)`` at full, half and quarter resolution of the photo, padded
             to multiples of 4.
-        order: ``(B, 2, h, w)`` at quarter resolution: log factor of the metric, and what is added.
+        order: At quarter resolution: log factor of the metric, and what is added.
     """
 
-    photo: Tensor
+    photo: Float[Tensor, "batch 3 height width"]
     levels: tuple[Tensor, ...]
-    order: Tensor
+    order: Float[Tensor, "batch 2 rows columns"]
 
 
 class _Block(nn.Module):
@@ -71,11 +78,7 @@ class _Block(nn.Module):
 
 
 class SynthesisNet(ModelMixin, ConfigMixin):
-    """Photo features and motion → frame.
-
-    Args:
-        channels: At full, half and quarter resolution.
-    """
+    """Photo features and motion → frame; channels at full, half and quarter resolution."""
 
     @register_to_config
     def __init__(self, channels: tuple[int, int, int] = (16, 32, 48)) -> None:
@@ -130,13 +133,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         motion: Float[Tensor, "batch 2 height width"],
         metric: Float[Tensor, "batch 1 height width"],
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Return the frame, not clamped.
-
-        Args:
-            pyramid: From ``encode``.
-            motion: Displacement of every pixel of the photo, px.
-            metric: W, the mean over time of |F_t|, in px at 256 px wide.
-        """
+        """Return the frame, not clamped, of a motion in px and W in px at 256 px wide."""
         height, width = motion.shape[-2:]
         photo, motion, metric = map(_pad, (pyramid.photo, motion, metric))
         plans = self.plans(motion, metric, pyramid.order)
@@ -145,7 +142,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         fine = torch.cat([photo, motion, ahead, pyramid.levels[0]], dim=1)
         base, arrived, ahead, moved = plans[0](fine).split([3, 2, 1, fine.shape[1] - 6], dim=1)
         base = fill_holes(base, coverage, ahead)
-        sharp = _sample_at(photo, -arrived)
+        sharp = sample_at(photo, -arrived, mode="bicubic")
         phase = arrived - arrived.floor()
         beside = torch.cat([base - 0.5, sharp - 0.5, coverage, 4 * phase * (1 - phase)], dim=1)
         x = None
@@ -171,13 +168,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         metric: Float[Tensor, "batch 1 height width"],
         order: Float[Tensor, "batch 2 rows columns"],
     ) -> list[SplatPlan]:
-        """Return how the three levels are splatted, fine to coarse; sides are multiples of 4.
-
-        Args:
-            motion: As for ``forward``.
-            metric: As for ``forward``.
-            order: Of the ``PhotoPyramid``.
-        """
+        """Return how the three levels are splatted, fine to coarse; sides are multiples of 4."""
         plans = []
         for level in range(len(self.log_scale)):
             if level:
@@ -188,7 +179,8 @@ class SynthesisNet(ModelMixin, ConfigMixin):
 
     def _ahead(self, level: int, metric: Tensor, order: Tensor) -> Tensor:
         """Return Z: the metric with the level's scale, corrected by what the photo shows."""
-        factor, offset = _enlarge(order, metric.shape[-2:]).split(1, dim=1)
+        order = functional.interpolate(order, metric.shape[-2:], mode="bilinear")
+        factor, offset = order.split(1, dim=1)
         ahead = metric * torch.exp(self.log_scale[level] + factor) + offset
         return ahead.clamp(max=LARGEST_METRIC)
 
@@ -200,10 +192,7 @@ def motion_gate(
 ) -> Float[Tensor, "batch 1 height width"]:
     """Return how much say the network has: 0 to 1, and 0 exactly where nothing near moves.
 
-    Args:
-        motion: Displacement of every pixel of the photo, px.
-        arrived: Displacement of what is at each pixel of the frame, px.
-        coverage: Of the frame, 0 in a hole.
+    ``arrived`` is the motion, in px, of what is at each pixel of the frame.
     """
     moving = torch.maximum(*(m.square().sum(1, keepdim=True).sqrt() for m in (motion, arrived)))
     near = torch.maximum(
@@ -234,36 +223,10 @@ def _within(arrived: Tensor) -> Tensor:
     return 1 - _ramp(beyond, 0.0, 1.0)
 
 
-def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if x.shape[-2:] == size:
-        return x
-    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
-
-
 def _pad(x: Tensor) -> Tensor:
     """Repeat the last row and column up to a multiple of the coarsest level's stride."""
     height, width = x.shape[-2:]
-    if not (height % _STRIDE or width % _STRIDE):
-        return x
     return functional.pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
-
-
-def _sample_at(image: Tensor, offset: Tensor) -> Tensor:
-    """Return ``image(q + offset(q))``, bicubic."""
-    height, width = image.shape[-2:]
-    x = torch.arange(width, device=image.device) + offset[:, 0]
-    y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    return functional.grid_sample(
-        image, grid, mode="bicubic", padding_mode="border", align_corners=False
-    )
-
-
-WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer"
-# Photos up to the first are rendered as a whole, larger ones in tiles of the second; px a side.
-_WHOLE, _TILE = 1024, 512
-# Tiles begin at multiples of this, so that every level of a pyramid sees the same cells.
-_ALIGN = 64
 
 
 @functools.cache
@@ -288,17 +251,12 @@ def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
 
 
 class NeuralRenderer:
-    """Renders frames of one photo.
+    """Renders frames of one photo in [0, 1], by default with the network of the package.
 
-    A photo larger than a tile is rendered tile by tile. Tiles overlap by all that can influence a
-    pixel, so seams cannot be seen; features are then extracted anew for every frame, which takes
-    longer but needs no more memory than one tile.
-
-    Args:
-        image: Photo in [0, 1].
-        net: The trained network; the one of the package if not given.
-        tile: Largest side of what is rendered at once, overlap excluded; if not given, photos up
-            to 1024 px are rendered as a whole and larger ones in tiles of 512.
+    A photo of more than ``tile`` px a side (by default 1024, then in tiles of 512) is rendered
+    tile by tile. Tiles overlap by all that can influence a pixel, so seams cannot be seen;
+    features are then extracted anew for every frame, which takes longer but needs no more memory
+    than one tile.
     """
 
     def __init__(
@@ -318,12 +276,7 @@ class NeuralRenderer:
     def __call__(
         self, motion: Float[Tensor, "2 height width"], metric: Float[Tensor, "1 height width"]
     ) -> Float[Tensor, "3 height width"]:
-        """Return the frame in [0, 1].
-
-        Args:
-            motion: Displacement of every pixel, px of the photo.
-            metric: W, the mean over time of |F_t|, px at 256 px wide.
-        """
+        """Return the frame in [0, 1]; motion and metric as for the network."""
         motion, metric = motion[None], metric[None]
         if self._pyramid is not None:
             return self.net(self._pyramid, motion, metric)[0].clamp(0, 1)
@@ -332,14 +285,14 @@ class NeuralRenderer:
         margin = math.ceil((REACH + farthest) / _ALIGN) * _ALIGN
         for rows in _spans(frame.shape[1], self._tile, margin):
             for columns in _spans(frame.shape[2], self._tile, margin):
-                part = [x[..., rows[1], columns[1]] for x in (self.image, motion, metric)]
-                made = self.net(self.net.encode(part[0]), *part[1:])[0]
+                seen = [x[..., rows[1], columns[1]] for x in (self.image, motion, metric)]
+                made = self.net(self.net.encode(seen[0]), *seen[1:])[0]
                 frame[:, rows[0], columns[0]] = made[:, rows[2], columns[2]]
         return frame.clamp_(0, 1)
 
 
 def _spans(length: int, tile: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield of every tile the part it fills, the part it sees, and the former within the latter."""
+    """Yield the range each tile fills, the range it sees, and the former within the latter."""
     for first in range(0, length, tile):
         last = min(first + tile, length)
         start, stop = max(0, first - margin), min(length, last + margin)

@@ -1,4 +1,8 @@
-"""What a splat leaves empty, filled from around it."""
+"""A photo moved without a trained network, and what every renderer needs to do so.
+
+Sharpening before a splat, filling what it leaves empty, and bringing a coarse volume's motion to
+the resolution of a photo, along the edges of the photo.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,54 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.motion.spectral import resize_motion
 from gidlite.render.splat import splat
 
+# Larger metrics decide nothing more, and would leave the compiled splat.
+LARGEST_METRIC = 500.0
+# How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
+_METRIC_SCALE = 3.0
 # Farther ahead than this, a pixel counts for nothing where another one is behind it.
 _FARTHEST_AHEAD = 18.0
 _NOTHING = 1e-12
+# Distance of colours, in [0, 1] units, at which a cell counts e^-0.5 as much.
+_COLOR = 0.08
+# Where no cell resembles a pixel, all count alike.
+_FLOOR = 1e-3
+
+
+def splat_photo(
+    image: Float[Tensor, "batch 3 height width"],
+    motion: Float[Tensor, "batch 2 height width"],
+    metric: Float[Tensor, "batch 1 height width"] | None,
+) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 1 height width"]]:
+    """Return photos moved by a motion in px, holes filled, and the coverage, 0 in holes.
+
+    Where pixels collide, the one of larger W wins: the mean over time of |F_t| in px at 256 px
+    wide. Without a metric they are averaged.
+    """
+    if metric is None:
+        moved, coverage = splat(image, motion, mode="average", return_coverage=True)
+        return fill_holes(moved, coverage), coverage
+    ahead = (_METRIC_SCALE * metric).clamp(max=LARGEST_METRIC)
+    carried = torch.cat([image, ahead], dim=1)
+    moved, coverage = splat(carried, motion, metric=ahead, return_coverage=True)
+    return fill_holes(moved[:, :3], coverage, moved[:, 3:]), coverage
+
+
+def keep_sharp(
+    image: Float[Tensor, "batch 3 height width"], motion: Float[Tensor, "batch 2 height width"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return photos sharpened by what the bilinear weights of a splat are about to blur.
+
+    A shift by a fraction f of a pixel adds ``f (1 − f) / 2`` second differences; they are taken
+    off beforehand. Otherwise a loop flashes sharp whenever it comes back to the photo.
+    """
+    fraction = motion - motion.floor()
+    across, down = (fraction * (1 - fraction) / 2).split(1, dim=1)
+    padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
+    rows = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2] - 2 * image
+    columns = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] - 2 * image
+    return image - across * rows - down * columns
 
 
 def fill_holes(
@@ -24,12 +70,7 @@ def fill_holes(
 
     Halve the covered colours until no hole is left, then come back, using the coarser level only
     where the finer one has a hole. What is uncovered lies behind what moved away, so neighbours
-    count by ``exp(-ahead)``.
-
-    Args:
-        picture: After a splat.
-        coverage: Of the splat, 0 in a hole.
-        ahead: The metric, splatted: larger is nearer. Neighbours count alike if not given.
+    count by ``exp(-ahead)``, where given: the metric, splatted.
     """
     weight = coverage.clamp(max=1)
     # Elsewhere than on the CPU, looking for holes costs more than filling none.
@@ -61,102 +102,39 @@ def _double(x: Tensor, like: Tensor) -> Tensor:
     return large[..., : like.shape[-2], : like.shape[-1]]
 
 
-# Larger metrics decide nothing more, and would leave the compiled splat.
-LARGEST_METRIC = 500.0
-# How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
-_METRIC_SCALE = 3.0
-
-
-def splat_photo(
-    image: Float[Tensor, "batch 3 height width"],
-    motion: Float[Tensor, "batch 2 height width"],
-    metric: Float[Tensor, "batch 1 height width"] | None,
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 1 height width"]]:
-    """Return photos moved by a displacement field, holes filled, and the coverage, 0 in holes.
-
-    Args:
-        image: Photos in [0, 1].
-        motion: Displacement of every pixel, px.
-        metric: W, the mean over time of |F_t| in px at 256 px wide; where pixels collide, the one
-            that moves more wins. None averages them.
-    """
-    mode = "average" if metric is None else "softmax"
-    scaled = None if metric is None else (_METRIC_SCALE * metric).clamp(max=LARGEST_METRIC)
-    carried = image if scaled is None else torch.cat([image, scaled], dim=1)
-    moved, coverage = splat(carried, motion, metric=scaled, mode=mode, return_coverage=True)
-    ahead = None if scaled is None else moved[:, 3:]
-    return fill_holes(moved[:, :3], coverage, ahead), coverage
-
-
-def keep_sharp(
-    image: Float[Tensor, "batch 3 height width"], motion: Float[Tensor, "batch 2 height width"]
-) -> Float[Tensor, "batch 3 height width"]:
-    """Return photos sharpened by what the bilinear weights of a splat are about to blur.
-
-    A shift by a fraction f of a pixel adds ``f (1 − f) / 2`` second differences; they are taken
-    off beforehand. Otherwise a loop flashes sharp whenever it comes back to the photo.
-    """
-    fraction = motion - motion.floor()
-    across, down = (fraction * (1 - fraction) / 2).split(1, dim=1)
-    padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
-    rows = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2] - 2 * image
-    columns = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] - 2 * image
-    return image - across * rows - down * columns
-
-
-# Distance of colours, in [0, 1] units, at which a cell counts e^-0.5 as much.
-_COLOR = 0.08
-# Where no cell resembles a pixel, all count alike.
-_FLOOR = 1e-3
-
-
 class GuidedUpsampling:
-    """Brings maps of a coarse grid to the resolution of a photo.
+    """Brings maps of a grid of cells to the resolution of a photo in [0, 1], along its edges.
 
     Exact at equal resolution; a grid finer than the photo is resampled without guidance.
-
-    Args:
-        image: The photo, in [0, 1].
-        rows: Of the grid.
-        columns: Of the grid.
     """
 
     def __init__(self, image: Float[Tensor, "3 height width"], rows: int, columns: int) -> None:
-        self.height, self.width = image.shape[-2:]
-        self._enlarges = (rows, columns) != (self.height, self.width) and (
-            rows <= self.height and columns <= self.width
-        )
-        if not self._enlarges:
+        self._size = height, width = tuple(image.shape[-2:])
+        self._guided = rows <= height and columns <= width
+        if not self._guided or (rows, columns) == self._size:
             return
-        size = (rows, columns)
-        cells = functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-        self._rows, near_y = _neighbours(rows, self.height, image.device)
-        self._columns, near_x = _neighbours(columns, self.width, image.device)
+        cells = _resample(image, (rows, columns))
+        self._rows, near_y = _neighbours(rows, height, image.device)
+        self._columns, near_x = _neighbours(columns, width, image.device)
         weights = []
         for i in range(3):
             for j in range(3):
-                gap = (self._pick(cells, i, j) - image).square().sum(0)
+                cell = cells.index_select(-1, self._columns[j]).index_select(-2, self._rows[i])
+                gap = (cell - image).square().sum(0)
                 alike = torch.exp(gap / (-2 * _COLOR**2)) + _FLOOR
                 weights.append(alike * near_y[i, :, None] * near_x[j])
         self._weights = torch.stack(weights)
         self._weights /= self._weights.sum(0)
 
-    def _pick(self, maps: Tensor, i: int, j: int) -> Tensor:
-        return maps.index_select(-1, self._columns[j]).index_select(-2, self._rows[i])
-
     def __call__(
         self, maps: Float[Tensor, "channels rows columns"]
     ) -> Float[Tensor, "channels height width"]:
         """Return the maps at the resolution of the photo, in the same unit."""
-        if not self._enlarges:
-            return (
-                functional.interpolate(
-                    maps[None], (self.height, self.width), mode="bilinear", antialias=True
-                )[0]
-                if maps.shape[-2:] != (self.height, self.width)
-                else maps
-            )
-        out = torch.zeros(len(maps), self.height, self.width, device=maps.device)
+        if maps.shape[-2:] == self._size:
+            return maps
+        if not self._guided:
+            return _resample(maps, self._size)
+        out = torch.zeros(len(maps), *self._size, device=maps.device)
         for j in range(3):
             wide = maps.index_select(-1, self._columns[j])
             for i in range(3):
@@ -165,13 +143,16 @@ class GuidedUpsampling:
 
     def motion(self, motion: Float[Tensor, "2 rows columns"]) -> Float[Tensor, "2 height width"]:
         """Return a displacement field at the resolution of the photo, in px of it."""
-        if not self._enlarges:
-            return resize_motion(motion, height=self.height, width=self.width)
-        factor = [self.width / motion.shape[-1], self.height / motion.shape[-2]]
-        return self(motion * motion.new_tensor(factor)[:, None, None])
+        height, width = self._size
+        factor = motion.new_tensor([width / motion.shape[-1], height / motion.shape[-2]])
+        return self(motion * factor[:, None, None])
 
 
-def _neighbours(cells: int, pixels: int, device) -> tuple[Tensor, Tensor]:
+def _resample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(maps[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _neighbours(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the three cells around every pixel and their weights by distance, ``(3, pixels)``."""
     place = (torch.arange(pixels, device=device) + 0.5) * (cells / pixels) - 0.5
     nearest = place.round() + torch.arange(-1, 2, device=device)[:, None]

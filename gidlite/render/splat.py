@@ -6,7 +6,7 @@ with b(q, p) that bilinear share and w(p) a weight per source pixel,
     out(q) = Σ_p b(q, p) w(p) I(p) / Σ_p b(q, p) w(p),
 
 where w = 1 (average), w = Z (linear) or w = exp(Z) (softmax); "sum" leaves out the denominator.
-`reference` says it in PyTorch; `compiled` gives the same on the CPU several times faster.
+``ReferencePlan`` says it in PyTorch; ``splat_fast`` is several times faster on a CPU.
 
 Source: the softmax splatting equation of Niklaus and Liu 2020, used by Li et al. 2024, section 5.
 Departure: softmax is shift invariant, so the largest Z *arriving at each target* is subtracted.
@@ -15,25 +15,25 @@ One global shift underflows where a region's Z lies far below the maximum elsewh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from gidlite.errors import GidliteError, ShapeError, check_shape
-from gidlite.render import splat_fast as compiled
+from gidlite.errors import check_shape, require
 
-MODES = ("softmax", "average", "linear", "sum")
 Mode = Literal["softmax", "average", "linear", "sum"]
+MODES = get_args(Mode)
 
 
 class SplatPlan:
     """Where every source pixel lands and how it mixes: made once, for any number of feature maps.
 
-    Differentiable in motion and metric, and in the features of every call. CPU tensors of one
-    type, float32 or float64, are handled by compiled loops (which compile once, for about 2 s, and
-    have no second derivatives), everything else and a metric that spans 600 or more by PyTorch.
+    Differentiable in motion and metric, and in the features of every call. On a CPU by compiled
+    loops (which compile once, for some seconds, and have no second derivatives), unless the metric
+    spans 600 or more; elsewhere by PyTorch. All is computed in single precision, or in double
+    precision if the motion has it: half precision would round where a pixel lands.
 
     Args:
         motion: Displacement (dx right, dy down) of each source pixel, in px of this resolution.
@@ -56,60 +56,52 @@ class SplatPlan:
 
     def __init__(
         self,
-        motion: Float[Tensor, "batch 2 height width"],
+        motion: Num[Tensor, "batch 2 height width"],
         *,
-        metric: Float[Tensor, "batch 1 height width"] | None = None,
+        metric: Num[Tensor, "batch 1 height width"] | None = None,
         mode: Mode = "softmax",
     ) -> None:
         _check_mode(metric, mode)
         check_shape("motion", motion, "batch 2 height width")
+        self._size = motion.shape
+        self._dtype = motion.dtype if motion.is_floating_point() else torch.float32
+        self._precise = torch.promote_types(self._dtype, torch.float32)
+        motion = motion.to(self._precise)
         if metric is not None:
-            _check_size("metric", metric, motion, "motion", channels=1)
-        kind = compiled.CompiledPlan if compiled.supports(motion, metric) else ReferencePlan
-        self._motion, self._plan = motion, kind(motion, metric, mode)
+            self._check_size("metric", metric, 1)
+            metric = metric.to(self._precise)
+        self._plan = _make_plan(motion, metric, mode)
 
     def __call__(
-        self, features: Float[Tensor, "batch channels height width"]
+        self, features: Num[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features at the target, 0 in holes, in the type of the motion.
+        """Return the features at the target, 0 in holes, in the floating type of the motion.
 
         Raises:
             ShapeError: If the features do not have the size of the motion.
         """
-        check_shape("features", features, "batch channels height width")
-        _check_size("features", features, self._motion, "motion", channels=features.shape[1])
-        return self._plan.splat(features.to(self._motion.dtype))
+        self._check_size("features", features, "channels")
+        return self._plan.splat(features.to(self._precise)).to(self._dtype)
 
     def coverage(self) -> Float[Tensor, "batch 1 height width"]:
         """Return the total bilinear weight each target received, ≥ 0; 0 in a hole."""
-        return self._plan.coverage()
+        return self._plan.coverage().to(self._dtype)
+
+    def _check_size(self, name: str, tensor: Tensor, channels: int | str) -> None:
+        batch, _, height, width = self._size
+        axes = f"{batch} {channels} {height} {width}"
+        check_shape(name, tensor, axes, hint="it must match the motion")
 
 
 def splat(
-    features: Float[Tensor, "batch channels height width"],
-    motion: Float[Tensor, "batch 2 height width"],
+    features: Num[Tensor, "batch channels height width"],
+    motion: Num[Tensor, "batch 2 height width"],
     *,
-    metric: Float[Tensor, "batch 1 height width"] | None = None,
+    metric: Num[Tensor, "batch 1 height width"] | None = None,
     mode: Mode = "softmax",
     return_coverage: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Move every source pixel along its displacement; differentiable in all three tensors.
-
-    Args:
-        features: What to move.
-        motion: Displacement (dx right, dy down) of each source pixel, in px of this resolution.
-        metric: Z, decides collisions: larger wins. Softmax without one equals average; required
-            and non-negative for "linear"; not allowed for "average" and "sum".
-        mode: How colliding pixels are combined.
-        return_coverage: Also return the total bilinear weight each target received, 0 in a hole.
-
-    Returns:
-        Features at the target, 0 in holes, ``(batch, channels, height, width)``; with
-        ``return_coverage`` also the coverage ``(batch, 1, height, width)``, ≥ 0.
-
-    Raises:
-        ShapeError: If shapes do not agree.
-        GidliteError: If the mode is unknown, or its metric is missing or superfluous.
+    """Return features, and on demand the coverage, of a ``SplatPlan`` that is used once.
 
     Example:
         >>> import torch
@@ -118,30 +110,28 @@ def splat(
         >>> splat(image, right, mode="average").flatten().tolist()
         [0.0, 0.0, 1.0]
     """
-    _check_mode(metric, mode)
-    check_shape("features", features, "batch channels height width")
-    _check_size("motion", motion, features, "features", channels=2)
     plan = SplatPlan(motion, metric=metric, mode=mode)
     warped = plan(features)
     return (warped, plan.coverage()) if return_coverage else warped
 
 
 def _check_mode(metric: Tensor | None, mode: str) -> None:
-    if mode not in MODES:
-        raise GidliteError(f"splat mode {mode!r} is unknown; use one of {', '.join(MODES)}")
-    if mode == "linear" and metric is None:
-        raise GidliteError("splat mode 'linear' needs a metric; pass one or use 'average'")
-    if mode in ("average", "sum") and metric is not None:
-        raise GidliteError(f"splat mode {mode!r} ignores the metric; use 'softmax' or 'linear'")
+    require(mode in MODES, f"splat mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    if mode == "linear":
+        require(metric is not None, "splat mode 'linear' needs a metric; or use 'average'")
+    if mode in ("average", "sum"):
+        needless = f"splat mode {mode!r} ignores the metric; use 'softmax' or 'linear'"
+        require(metric is None, needless)
 
 
-def _check_size(name: str, tensor: Tensor, like: Tensor, like_name: str, *, channels: int) -> None:
-    expected = (like.shape[0], channels, *like.shape[-2:])
-    if tensor.shape != expected:
-        raise ShapeError(
-            f"expected {name} of shape {expected} to match the {like_name}, "
-            f"got {tuple(tensor.shape)}"
-        )
+def _make_plan(motion: Tensor, metric: Tensor | None, mode: str):
+    """Return a plan of compiled loops where they serve, of PyTorch elsewhere."""
+    try:
+        from gidlite.render import splat_fast  # slow to import
+    except ImportError:  # numba does not fit the NumPy or the Python that are installed
+        return ReferencePlan(motion, metric, mode)
+    kind = splat_fast.CompiledPlan if splat_fast.supports(motion, metric) else ReferencePlan
+    return kind(motion, metric, mode)
 
 
 def _corners(
@@ -157,21 +147,14 @@ def _corners(
     x = motion[:, 0] + torch.arange(width, device=motion.device)
     y = motion[:, 1] + torch.arange(height, device=motion.device)[:, None]
     left, top = x.detach().floor(), y.detach().floor()
-    right_share, bottom_share = x - left, y - top
-    columns = torch.stack([left, left + 1, left, left + 1], dim=1)
-    rows = torch.stack([top, top, top + 1, top + 1], dim=1)
-    weights = torch.stack(
-        [
-            (1 - right_share) * (1 - bottom_share),
-            right_share * (1 - bottom_share),
-            (1 - right_share) * bottom_share,
-            right_share * bottom_share,
-        ],
-        dim=1,
-    )
+    columns = torch.stack([left, left + 1], dim=1)[:, None]
+    rows = torch.stack([top, top + 1], dim=1)[:, :, None]
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     index = torch.where(inside, columns, 0).long() + width * torch.where(inside, rows, 0).long()
-    return index.flatten(-2), torch.where(inside, weights, 0).flatten(-2)
+    across = torch.stack([1 - (x - left), x - left], dim=1)[:, None]
+    down = torch.stack([1 - (y - top), y - top], dim=1)[:, :, None]
+    weights = torch.where(inside, across * down, 0)
+    return index.flatten(3).flatten(1, 2), weights.flatten(3).flatten(1, 2)
 
 
 def _softmax_factors(metric: Tensor, index: Tensor, bilinear: Tensor) -> Tensor:
@@ -186,16 +169,10 @@ def _softmax_factors(metric: Tensor, index: Tensor, bilinear: Tensor) -> Tensor:
 
 
 class ReferencePlan:
-    """Where every source pixel lands, and with which share of each target.
-
-    Args:
-        motion: Displacement in px, ``(B, 2, H, W)``.
-        metric: Z, ``(B, 1, H, W)``, or none.
-        mode: One of ``splat.MODES``.
-    """
+    """Bilinear shares, and with them shares of each target: in PyTorch, term by term."""
 
     def __init__(self, motion: Tensor, metric: Tensor | None, mode: str) -> None:
-        self._size = motion.shape[-2:]
+        self._motion = motion
         self._index, self._bilinear = _corners(motion)
         weights = self._bilinear
         if mode == "linear":
@@ -209,16 +186,13 @@ class ReferencePlan:
             weights = weights / total.gather(1, self._index.flatten(1)).view_as(weights)
         self._shares = weights
 
-    def splat(
-        self, features: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features at the target, 0 in holes."""
+    def splat(self, features: Tensor) -> Tensor:
+        """Return the features ``(B, C, H, W)`` at the target, 0 in holes."""
         return self._add_up(features, self._shares)
 
-    def coverage(self) -> Float[Tensor, "batch 1 height width"]:
-        """Return the total bilinear share that each target received."""
-        ones = self._bilinear.new_ones(len(self._index), 1, *self._size)
-        return self._add_up(ones, self._bilinear)
+    def coverage(self) -> Tensor:
+        """Return the total bilinear share that each target received, ``(B, 1, H, W)``."""
+        return self._add_up(torch.ones_like(self._motion[:, :1]), self._bilinear)
 
     def _add_up(self, features: Tensor, shares: Tensor) -> Tensor:
         flat = features.flatten(2)

@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from gidlite.data.pairs import Pair, PairFolder, _write_shard
 from gidlite.errors import GidliteError
 from gidlite.render import render_frame
 from gidlite.render.network import REACH, NeuralRenderer, SynthesisNet, load_renderer, motion_gate
@@ -141,6 +140,8 @@ def test_guided_upsampling_follows_the_edge_of_the_photo():
 
 
 def test_pairs_survive_their_shard(tmp_path):
+    from gidlite.data.pairs import Pair, PairFolder, _write_shard
+
     image = smooth(generator(), 3, 64, 96).sigmoid()
     frames = [(frame * 255).byte() for frame in (image, image.flip(-1), image.flip(-2))]
     motion = 3 * smooth(generator(1), 2, 64, 96, cell=32).clamp(-2, 2)
@@ -169,11 +170,6 @@ def test_pairs_survive_their_shard(tmp_path):
 
 
 def test_a_renderer_that_lacks_weights_is_refused(tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    from gidlite.errors import GidliteError
-    from gidlite.render.network import SynthesisNet, load_renderer
-
     with pytest.raises(GidliteError, match="no trained renderer in"):
         load_renderer(tmp_path / "nowhere")
     SynthesisNet((8, 8, 8)).save_pretrained(tmp_path)
