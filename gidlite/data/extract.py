@@ -54,14 +54,6 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All segments, and the videos that were turned away with the reason."""
-
-    segments: list[Segment]
-    refused: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Report:
     """What became of every video."""
 
@@ -76,15 +68,10 @@ def run_extraction(
     inputs: Iterable[str | Path], out: str | Path, *, settings: Settings | None = None,
     workers: int | None = None, scheduler: str | None = None, progress: Progress | None = None,
 ) -> Report:  # fmt: skip
-    """Turn videos into a folder of shards; run again, it goes on where it stopped.
+    """Turn videos, folders or patterns into a folder of shards; again, it goes on where it stopped.
 
-    Args:
-        inputs: Videos, folders, glob patterns.
-        out: Folder for shards. Every machine of a cluster sees it, as the videos, under one path.
-        settings: How samples are made.
-        workers: Processes on this machine; all cores by default. With 1, no process is started.
-        scheduler: Address of a running dask scheduler, to use its workers instead.
-        progress: Called with (segments done, segments in all).
+    A process is started for each of ``workers``, by default all cores, unless it is 1. The dask
+    ``scheduler`` at an address uses its machines instead; all see videos and folder under one path.
 
     Raises:
         DiskFullError: If the disk is full; what was finished stays.
@@ -94,48 +81,46 @@ def run_extraction(
     workers = os.cpu_count() or 1 if workers is None else workers
     require(workers >= 1, f"--workers is {workers}; it must be at least 1")
     out, settings = Path(out).resolve(), settings or Settings()
-    plan = make_plan(find_videos(inputs), settings)
+    segments, refused = make_plan(find_videos(inputs), settings)
     _prepare(out, settings)
-    left = [s for s in plan.segments if not _record_path(out, s).exists()]
-    if scheduler is None and min(workers, len(left)) <= 1:
+    left = [s for s in segments if not _record_path(out, s).exists()]
+    if not left or (scheduler is None and min(workers, len(left)) == 1):
         finished = (extract_segment(segment, out, settings) for segment in left)
     else:
         finished = _on_cluster(left, out, settings, min(workers, len(left)), scheduler)
-    total = len(plan.segments)
-    for done, _ in enumerate(chain([None], finished), start=total - len(left)):
+    for done, _ in enumerate(chain([None], finished), start=len(segments) - len(left)):
         if progress is not None:
-            progress(done, total)
-    return _finish(out, plan)
+            progress(done, len(segments))
+    return _finish(out, segments, refused)
 
 
-def make_plan(videos: list[tuple[Path, str]], settings: Settings) -> Plan:
-    """Look at every header, and cut what can be used into segments.
-
-    A video whose header does not tell its duration is one segment, however long.
-    """
-    plan, known = Plan([], {}), {}
+def make_plan(
+    videos: list[tuple[Path, str]], settings: Settings
+) -> tuple[list[Segment], dict[str, str]]:
+    """Cut videos into segments, one if the header tells no duration; tell why others cannot be."""
+    segments, refused, known = [], {}, {}
     step = settings.starts_per_segment * settings.every
     for path, name in _told_apart(videos):
         try:
             info, mark = probe_video(path), _fingerprint(path)
         except (GidliteError, OSError) as error:
-            plan.refused[name] = f"unreadable: {str(error).replace(str(path), name)}"
+            refused[name] = f"unreadable: {str(error).replace(str(path), name)}"
             continue
         if info.width * info.height > _MOST_PIXELS:
-            plan.refused[name] = f"too large: {info.width}x{info.height} pixels"
+            refused[name] = f"too large: {info.width}x{info.height} pixels"
         elif mark in known:
-            plan.refused[name] = f"same file as {known[mark]}"
+            refused[name] = f"same file as {known[mark]}"
         else:
             known[mark] = name
             frames = math.ceil((info.seconds or 0) * settings.fps)
             count = max(1, math.ceil((frames - settings.num_frames + 1) / step))
             # The last segment is open-ended: headers are often a little wrong.
             ends = [*range(step, count * step, step), _ENDLESS]
-            plan.segments.extend(
+            segments.extend(
                 Segment(str(path), name, mark, number, number * step, end)
                 for number, end in enumerate(ends)
             )
-    return plan
+    return segments, refused
 
 
 def _told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
@@ -177,12 +162,7 @@ def _record_path(out: Path, segment: Segment) -> Path:
 
 
 def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
-    """Write the shard and the record of a segment; doing it twice gives the same files.
-
-    Raises:
-        DiskFullError: If there is no space left.
-        GidliteError: If the folder cannot be written to.
-    """
+    """Write the shard and the record of a segment; doing it twice gives the same files."""
     import cv2
 
     cv2.setNumThreads(1)  # the other cores are for the other workers
@@ -194,8 +174,7 @@ def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
             try:
                 samples.append(make_sample(frames, settings, info))
             except LeftOut as reason:
-                about = {"start": info["start"], "reason": str(reason), "checks": info["checks"]}
-                left_out.append(about)
+                left_out.append(info | {"reason": str(reason)})
     except Exception as problem:  # a damaged file may raise anything inside a decoder
         kind = "" if isinstance(problem, GidliteError) else f"{type(problem).__name__}: "
         error = f"{kind}{problem}".replace(segment.path, segment.name)
@@ -277,9 +256,9 @@ def _on_cluster(
             yield
 
 
-def _finish(out: Path, plan: Plan) -> Report:
+def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Report:
     """Write the index from the records, leaving out samples that another video already has."""
-    records = _read_records(out, plan)
+    records = _read_records(out, segments)
     videos: dict[str, dict[str, Any]] = {}
     shards, totals, seconds = [], Counter(), 0.0
     for record, kept in zip(records, _unique(records), strict=True):
@@ -295,7 +274,7 @@ def _finish(out: Path, plan: Plan) -> Report:
             shards.append({"file": record["shard"], "samples": kept})
         totals += rejected
         seconds += record["seconds"].get("total", 0.0)
-    for name, reason in plan.refused.items():
+    for name, reason in refused.items():
         videos[name] = {"samples": 0, "rejected": {}, "stabilised": 0, "error": reason}
     stabilised = sum(video["stabilised"] for video in videos.values())
     summary = {"rejected": dict(totals.most_common()), "stabilised": stabilised, "videos": videos}
@@ -303,12 +282,12 @@ def _finish(out: Path, plan: Plan) -> Report:
     return Report(samples, **summary, seconds=round(seconds, 2))
 
 
-def _read_records(out: Path, plan: Plan) -> list[dict[str, Any]]:
+def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
     """Return all records, those of earlier runs too, with the names that videos have now."""
     paths = (out / "records").glob("*.json")
     records = [json.loads(p.read_text()) | {"mark": p.stem.split("_")[0]} for p in paths]
     names = {record["mark"]: record["video"] for record in records}
-    names |= {segment.fingerprint: segment.name for segment in plan.segments}
+    names |= {segment.fingerprint: segment.name for segment in segments}
     times = Counter(names.values())
     for record in records:
         name = names[record["mark"]]
@@ -321,20 +300,19 @@ def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
     keep: list[list[int]] = [[] for _ in records]
     rows = [(r, n) for r, record in enumerate(records) for n in range(len(record["samples"]))]
     samples = [records[r]["samples"][n] for r, n in rows]
+    starts = np.array([sample["start"] for sample in samples])
+    marks = np.array([records[r]["mark"] for r, _ in rows])
     pictures, motions = (
         np.array([np.frombuffer(base64.b64decode(s["signature"][kind]), "<f2") for s in samples])
         for kind in ("picture", "motion")
     )
     pictures, motions = pictures.astype(np.float32), motions.astype(np.float32)
-    marks = np.array([records[r]["mark"] for r, _ in rows])
-    starts = np.array([sample["start"] for sample in samples])
     accepted = np.zeros(len(rows), bool)
     for place, (r, n) in enumerate(rows):
-        before = slice(place)
-        alike = np.minimum(pictures[before] @ pictures[place], motions[before] @ motions[place])
-        overlap = abs(starts[before] - starts[place]) <= _OVERLAP_SECONDS
-        overlap &= marks[before] == marks[place]
-        accepted[place] = not (accepted[before] & (alike > _SAME) & ~overlap).any()
-        if accepted[place]:
+        alike = np.minimum(pictures[:place] @ pictures[place], motions[:place] @ motions[place])
+        near = np.abs(starts[:place] - starts[place]) <= _OVERLAP_SECONDS
+        overlap = near & (marks[:place] == marks[place])
+        if not (accepted[:place] & (alike > _SAME) & ~overlap).any():
+            accepted[place] = True
             keep[r].append(n)
     return keep

@@ -54,11 +54,8 @@ def scene_pairs(
 ) -> list[Pair]:
     """Return the pairs (0, t) of scenes with amplified motion, rendered with true occlusions.
 
-    Args:
-        scenes: With labels at full resolution.
-        times: Frames that become second frames; the metric is a mean over these and others.
-        amplify: Factor per scene; lowered where it would move a pixel by more than 24 px.
-        grain: Noise painted onto everything, to move with it.
+    The factor is lowered where it would move a pixel by more than 24 px. Grain is painted onto
+    everything, to move with it. The metric is a mean over the times and others.
     """
     frames, width = scenes.coords.shape[-1], scenes.background.shape[-1]
     others = [frames * n // _METRIC_TIMES for n in range(_METRIC_TIMES)]

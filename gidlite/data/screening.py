@@ -1,8 +1,4 @@
-"""Which stretches of a video can teach motion: no cuts, no fades, no camera, motion to be seen.
-
-``make_sample`` follows the pixels of a stretch and raises ``LeftOut`` with the reason if a check
-fails. What every check measured is noted, so that a report can say why.
-"""
+"""Which stretches of a video can teach motion: no cuts, no fades, no camera, motion to be seen."""
 
 from __future__ import annotations
 
@@ -61,17 +57,16 @@ class Settings:
             32 <= min(self.height, self.width) and max(self.height, self.width) <= 1024,
             f"--size is {self.width}x{self.height}; both sides must lie between 32 and 1024",
         )
+        held = f"{self.num_frames} frames hold 1 to {self.num_frames // 2}"
         require(
             2 <= 2 * self.num_frequencies <= self.num_frames,
-            f"--num-frequencies is {self.num_frequencies}; {self.num_frames} frames "
-            f"hold 1 to {self.num_frames // 2}",
+            f"--num-frequencies is {self.num_frequencies}; {held}",
         )
 
     @property
     def starts_per_segment(self) -> int:
         """Start frames in one unit of work, few enough that its samples fit in one shard."""
-        size = (self.height, self.width)
-        each = sample_bytes(num_frequencies=self.num_frequencies, size=size)
+        each = sample_bytes(self.num_frequencies, (self.height, self.width))
         return max(1, min(_STARTS_PER_SEGMENT, (SHARD_BYTES - 1_000_000) // each))
 
 
@@ -94,11 +89,7 @@ def look_at(color: UInt8[Tensor, "3 height width"]) -> Frame:
 
 
 def make_sample(frames: Sequence[Frame], settings: Settings, info: dict[str, Any]) -> Sample:
-    """Return the photo and the motion of a stretch; what is measured goes to ``info["checks"]``.
-
-    Raises:
-        LeftOut: If a check fails.
-    """
+    """Return the photo and the motion of a stretch; what is measured goes to ``info["checks"]``."""
     limits, checks, greys = settings.limits, info["checks"], [frame.grey for frame in frames]
     # A moment less is taken for T frames: frequencies are 2 % off at most.
     if len(frames) < 0.98 * settings.num_frames:
@@ -116,20 +107,15 @@ def make_sample(frames: Sequence[Frame], settings: Settings, info: dict[str, Any
     motion = _still_camera(motion, seen, limits, checks)
     spectral = motion_to_spectral(motion, num_frequencies=settings.num_frequencies)
     rms = motion_amplitude(spectral)[reliable]
-    top = max(1, int(0.99 * rms.numel()))
-    checks["motion_px"] = round(float(rms.kthvalue(top).values), 3)
+    checks["motion_px"] = round(float(rms.kthvalue(max(1, int(0.99 * len(rms)))).values), 3)
     if checks["motion_px"] < limits.motion:
         raise LeftOut("nothing moves")
-    loop = repeats(motion[..., reliable])
-    return Sample(frames[0].color, spectral, reliable, info | {"loop": loop})
+    info["loop"] = repeats(motion[..., reliable])
+    return Sample(frames[0].color, spectral, reliable, info)
 
 
 def find_cuts(thumbnails: Float[Tensor, "time rows columns"], limits: Limits) -> list[int]:
-    """Return the frames that begin a new shot.
-
-    At a cut the picture changes at once and the shapes do not come back. Wind changes it at once,
-    too, but little by little; flicker changes brightness, not shapes.
-    """
+    """Return the frames that begin a new shot: the picture changes at once, and its shapes do."""
     change = thumbnails.diff(dim=0).abs().mean((1, 2))
     found = []
     for t in (change > limits.cut).nonzero()[:, 0].tolist():
@@ -187,13 +173,12 @@ def _still_camera(motion: Tensor, seen: Tensor, limits: Limits, checks: dict[str
     """Return the motion without that of a camera which moves slightly."""
     height, width = seen.shape
     path, share = camera_path(motion, seen)
-    ways = camera_way(path, height=height, width=width)
-    way, farthest = float(ways.max()), int(ways.argmax())
+    way, farthest = (float(x) for x in camera_way(path, height=height, width=width).max(0))
     checks["camera_share"], checks["camera_px"] = round(share, 3), round(way, 2)
     # Where fewer than half the pixels agree, or some stay behind, it is plants that move.
     if share < 0.5 or way <= limits.still:
         return motion
-    checks["left_behind"] = round(left_behind(motion[farthest], path[farthest], seen), 3)
+    checks["left_behind"] = round(left_behind(motion[int(farthest)], path[int(farthest)], seen), 3)
     if checks["left_behind"] >= limits.unmoved:
         return motion
     if way > limits.drift * width:
@@ -205,12 +190,9 @@ def _still_camera(motion: Tensor, seen: Tensor, limits: Limits, checks: dict[str
 def camera_path(
     motion: Float[Tensor, "time 2 height width"], seen: Bool[Tensor, "height width"]
 ) -> tuple[Float[Tensor, "time 2 3"], float]:
-    """Fit the similarity that most textured pixels follow in every frame, and how many do.
+    """Return the similarities of frame 0's pixels that most of them follow, and how many do.
 
-    Returns:
-        Matrices that take a pixel of frame 0 to where the camera's own motion puts it, and the
-        mean share of pixels that follow them within 0.3 px. With too few textured pixels, the
-        identity and 0.
+    These follow within 0.3 px. With too few textured pixels, the identity and 0.
     """
     import cv2
 
@@ -251,8 +233,7 @@ def left_behind(
 ) -> float:
     """Return the share of textured pixels that stay where they are although the camera moves.
 
-    A moving camera leaves none behind; a large thing that sways as one before a still background
-    looks like a camera to a fit, but not to the background.
+    To a fit, a large thing that sways as one before a still background looks like a camera.
     """
     here = _pixels(*seen.shape)
     there = torch.einsum("ij,jhw->ihw", camera[:, :2], here) + camera[:, 2, None, None]
@@ -272,8 +253,12 @@ def remove_camera(
 
 
 def repeats(motion: Float[Tensor, "time 2 pixels"]) -> bool:
-    """Return whether the step from the last frame back to the first is an ordinary one."""
+    """Return whether the last frame goes over into the first as frames do into the next."""
     moving = motion.var(dim=0).sum(0)
-    steps = (motion.roll(-1, 0) - motion)[..., moving >= moving.quantile(0.8)]
-    lengths = steps.square().sum(1).mean(1).sqrt()
-    return bool(lengths[-1] <= 1.5 * lengths[:-1].median())
+    course = motion[..., moving >= moving.quantile(0.8)]
+    for most in (1.5, 3.0):  # ordinary steps, and ordinary changes of step
+        course = course.roll(-1, 0) - course
+        length = course.square().sum(1).mean(1).sqrt()
+        if length[-2:].max() > most * length.median():
+            return False
+    return True

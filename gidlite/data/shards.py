@@ -42,8 +42,7 @@ SHARD_BYTES = 256_000_000
 _FORMAT, _VERSION = "gidlite-shard", "1"
 # Magnitudes are counted on a logarithmic scale, about 3.7 % wide, from 1e-5 to 1e3 px.
 _DECADES, _PER_DECADE = (-5, 3), 64
-_OPEN_FILES = 32  # shards may be thousands
-_BATCH = 8
+_BATCH = 8  # scenes made together
 Progress = Callable[[int, int], None]
 
 
@@ -61,7 +60,7 @@ class Sample:
     info: dict[str, Any]
 
 
-def sample_bytes(*, num_frequencies: int, size: tuple[int, int]) -> int:
+def sample_bytes(num_frequencies: int, size: tuple[int, int]) -> int:
     """Return the bytes of a sample in a shard, its photo and motion of (height, width)."""
     return (3 + 8 * num_frequencies + 1) * size[0] * size[1]
 
@@ -70,7 +69,7 @@ def magnitude_histogram(
     spectral: Complex[Tensor, "freq 2 rows columns"],
     reliable: Bool[Tensor, "rows columns"] | None = None,
 ) -> Int[Tensor, "freq bins"]:
-    """Count the magnitudes of every bin, at trusted pixels, on the logarithmic scale of shards."""
+    """Count the magnitudes of every bin at trusted pixels, on a logarithmic scale."""
     bins = (_DECADES[1] - _DECADES[0]) * _PER_DECADE
     trusted = spectral if reliable is None else spectral[..., reliable]
     values = trusted.abs().flatten(1).clamp(min=1e-30).log10()
@@ -81,7 +80,7 @@ def magnitude_histogram(
 def magnitude_percentile(
     histogram: Int[Tensor, "freq bins"], percentile: float
 ) -> Float[Tensor, " freq"]:
-    """Return a percentile of magnitude per frequency, interpolated within the histogram's bins."""
+    """Return a percentile of magnitude per frequency, interpolated within bins."""
     counts = histogram.double()
     below = counts.cumsum(1)
     rank = percentile / 100 * below[:, -1:]
@@ -144,7 +143,6 @@ class ShardFolder:
         self._places = [
             (shard["file"], number) for shard in self.index["shards"] for number in shard["samples"]
         ]
-        self._open: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -153,35 +151,25 @@ class ShardFolder:
         """Read one sample; only its bytes are read from the disk."""
         name, row = self._places[number]
         file = self.file(name)
-        one = {key: file.get_slice(key)[row] for key in ("image", "packed", "reliable")}
-        spectral = unpack_complex(one["packed"].float())
+        image, packed, reliable = (file.get_slice(k)[row] for k in ("image", "packed", "reliable"))
         info = json.loads(file.metadata()["samples"])[row]
-        return Sample(one["image"], spectral, one["reliable"].bool(), info)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind when the folder travels to a worker process."""
-        return self.__dict__ | {"_open": {}}
+        return Sample(image, unpack_complex(packed.float()), reliable.bool(), info)
 
     def file(self, name: str) -> Any:
-        """Return an open shard."""
-        if name not in self._open:
-            if len(self._open) >= _OPEN_FILES:
-                self._open.pop(next(iter(self._open)))
-            path = self.folder / "shards" / name
-            try:
-                self._open[name] = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise GidliteError(
-                    f"{path} cannot be read ({error}); delete its record and extract again"
-                ) from None
-        return self._open[name]
+        """Return a shard, opened anew: they may be more than can stay open."""
+        path = self.folder / "shards" / name
+        try:
+            return safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise GidliteError(
+                f"{path} cannot be read ({error}); delete its record and extract again"
+            ) from None
 
 
 def finish_folder(folder: Path, shards: list[dict], *, report: dict[str, Any]) -> ShardFolder:
     """Write index and statistics of a folder whose settings and shards are there; return it.
 
-    ``shards`` has for each shard its ``file`` and the ``samples`` to use, as rows; ``report`` is
-    what else the index keeps.
+    ``shards`` are as in the index, which keeps ``report``, too.
     """
     total = sum(len(shard["samples"]) for shard in shards)
     write_json(folder / "index.json", {"samples": total, "shards": shards} | report)
@@ -245,8 +233,7 @@ def write_scene_shards(
     """Write scenes of (height, width) like ``gidlite extract``; return the number of shards.
 
     Raises:
-        GidliteError: If the folder already holds samples or cannot be written, or the pieces
-            cannot be read.
+        GidliteError: If the folder is not new or cannot be written, or pieces cannot be read.
     """
     folder = Path(folder)
     check_output(folder, folder=True)
@@ -259,7 +246,7 @@ def write_scene_shards(
     write_json(folder / "settings.json", settings)
     batches = _batches(sprites, count, seed, size, progress)
     samples = _scene_samples(batches, num_frequencies, {"source": "synthetic", "seed": seed})
-    per_shard = SHARD_BYTES // sample_bytes(num_frequencies=num_frequencies, size=size) - 1
+    per_shard = SHARD_BYTES // sample_bytes(num_frequencies, size) - 1
     shards: list[dict] = []
     while some := list(islice(samples, max(1, per_shard))):
         name = f"scenes_{len(shards):05d}.safetensors"
