@@ -52,6 +52,10 @@ class Segment:
         """Name of its record and shard."""
         return f"{self.fingerprint}_{self.number:05d}"
 
+    def record(self, out: Path) -> Path:
+        """Return where its record lies in a folder of shards."""
+        return out / "records" / f"{self.key}.json"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -83,7 +87,7 @@ def run_extraction(
     out, settings = Path(out).resolve(), settings or Settings()
     segments, refused = make_plan(find_videos(inputs), settings)
     _prepare(out, settings)
-    left = [s for s in segments if not _record_path(out, s).exists()]
+    left = [s for s in segments if not s.record(out).exists()]
     if not left or (scheduler is None and min(workers, len(left)) == 1):
         finished = (extract_segment(segment, out, settings) for segment in left)
     else:
@@ -157,10 +161,6 @@ def _prepare(out: Path, settings: Settings) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _record_path(out: Path, segment: Segment) -> Path:
-    return out / "records" / f"{segment.key}.json"
-
-
 def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
     """Write the shard and the record of a segment; doing it twice gives the same files."""
     import cv2
@@ -194,7 +194,7 @@ def _keep(
         "samples": [sample.info | {"signature": _signature(sample)} for sample in samples],
         "left_out": left_out, "error": error, "seconds": {"total": round(seconds, 3)},
     }  # fmt: skip
-    write_json(_record_path(out, segment), record)
+    write_json(segment.record(out), record)
 
 
 def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[Frame]]]:

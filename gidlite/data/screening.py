@@ -74,6 +74,11 @@ class LeftOut(Exception):
     """A stretch cannot teach motion; the message is the reason, as reports count them."""
 
 
+def _leave_out(condition: bool, reason: str) -> None:
+    if condition:
+        raise LeftOut(reason)
+
+
 class Frame(NamedTuple):
     """A frame with what all stretches that it belongs to look at."""
 
@@ -83,7 +88,7 @@ class Frame(NamedTuple):
 
 
 def look_at(color: UInt8[Tensor, "3 height width"]) -> Frame:
-    """Return a picture with its grey ones."""
+    """Return a frame of a picture."""
     thumbnail = functional.adaptive_avg_pool2d(color.float().mean(0)[None], (20, 32))[0] / 255
     return Frame(color, grey(color), thumbnail)
 
@@ -102,59 +107,45 @@ def make_sample(frames: Sequence[Frame], settings: Settings, info: dict[str, Any
     reliable = seen & _agreeing(greys, motion)
     checks["reliable"] = round(float(reliable.sum() / seen.sum()), 3)
     far = (motion.abs().amax((0, 1)) > limits.reach * settings.width).float().mean()
-    if checks["reliable"] < limits.reliable or far > 0.01:
-        raise LeftOut("unreliable flow")
+    _leave_out(checks["reliable"] < limits.reliable or float(far) > 0.01, "unreliable flow")
     motion = _still_camera(motion, seen, limits, checks)
     spectral = motion_to_spectral(motion, num_frequencies=settings.num_frequencies)
     rms = motion_amplitude(spectral)[reliable]
     checks["motion_px"] = round(float(rms.kthvalue(max(1, int(0.99 * len(rms)))).values), 3)
-    if checks["motion_px"] < limits.motion:
-        raise LeftOut("nothing moves")
+    _leave_out(checks["motion_px"] < limits.motion, "nothing moves")
     info["loop"] = repeats(motion[..., reliable])
     return Sample(frames[0].color, spectral, reliable, info)
 
 
-def find_cuts(thumbnails: Float[Tensor, "time rows columns"], limits: Limits) -> list[int]:
-    """Return the frames that begin a new shot: the picture changes at once, and its shapes do."""
-    change = thumbnails.diff(dim=0).abs().mean((1, 2))
-    found = []
-    for t in (change > limits.cut).nonzero()[:, 0].tolist():
-        before, after = thumbnails[max(0, t - 2) : t + 1], thumbnails[t + 1 : t + 4]
-        both = torch.stack([before.mean(0).flatten(), after.mean(0).flatten()])
-        if not torch.corrcoef(both)[0, 1] > limits.alike:
-            found.append(t + 1)
-    return found
-
-
 def _check_brightness(thumbnails: Tensor, limits: Limits, checks: dict[str, float]) -> None:
-    if cuts := find_cuts(thumbnails, limits):
-        checks["at_frame"] = cuts[0]
-        raise LeftOut("cut")
+    """Leave out cuts, where brightness and shapes change at once, fades, and repeated frames."""
+    change = thumbnails.diff(dim=0).abs()
+    for t in (change.mean((1, 2)) > limits.cut).nonzero()[:, 0].tolist():
+        sides = thumbnails[max(0, t - 2) : t + 1], thumbnails[t + 1 : t + 4]
+        shapes = torch.stack([side.mean(0).flatten() for side in sides])
+        if not torch.corrcoef(shapes)[0, 1] > limits.alike:
+            checks["at_frame"] = t + 1
+            raise LeftOut("cut")
     contrast = thumbnails.flatten(1).std(dim=1).clamp(min=1e-3)
     checks["contrast_change"] = round(float(contrast.max() / contrast.min()), 3)
-    if checks["contrast_change"] > limits.fade:
-        raise LeftOut("fade or flicker")
-    same = (thumbnails.diff(dim=0).abs().amax((1, 2)) == 0).float().mean()
-    checks["frozen"] = round(float(same), 3)
-    if same > limits.frozen:
-        raise LeftOut("frozen")
+    _leave_out(checks["contrast_change"] > limits.fade, "fade or flicker")
+    checks["frozen"] = round(float((change.amax((1, 2)) == 0).float().mean()), 3)
+    _leave_out(checks["frozen"] > limits.frozen, "frozen")
 
 
 def _look_ahead(greys: list[np.ndarray], seen: Tensor, limits: Limits, checks: dict) -> None:
     """Tell a moving camera or a dead picture by four flows, a fraction of the price of all."""
     checks["texture"] = round(float(seen.float().mean()), 3)
-    if checks["texture"] < limits.texture:
-        raise LeftOut("no texture")
+    _leave_out(checks["texture"] < limits.texture, "no texture")
     engine = optical_flow_engine()
     flows = torch.stack([engine(greys[0], greys[t], None) for t in _quarters(greys)])[..., seen]
     way = flows.norm(dim=1)
-    if float(torch.quantile(way[:, ::3], 0.99)) < limits.motion:
-        raise LeftOut("nothing moves")
-    median = flows.median(dim=2).values.norm(dim=1).max()
-    checks["median_shift_px"] = round(float(median), 2)
+    _leave_out(float(torch.quantile(way[:, ::3], 0.99)) < limits.motion, "nothing moves")
+    median = float(flows.median(dim=2).values.norm(dim=1).max())
+    checks["median_shift_px"] = round(median, 2)
     checks["unmoved"] = round(float((way < 1).all(0).float().mean()), 3)
-    if median > limits.drift * seen.shape[-1] and checks["unmoved"] < limits.unmoved:
-        raise LeftOut("moving camera")
+    shifted = median > limits.drift * seen.shape[-1]
+    _leave_out(shifted and checks["unmoved"] < limits.unmoved, "moving camera")
 
 
 def _quarters(frames: Sequence) -> list[int]:
@@ -181,8 +172,7 @@ def _still_camera(motion: Tensor, seen: Tensor, limits: Limits, checks: dict[str
     checks["left_behind"] = round(left_behind(motion[int(farthest)], path[int(farthest)], seen), 3)
     if checks["left_behind"] >= limits.unmoved:
         return motion
-    if way > limits.drift * width:
-        raise LeftOut("moving camera")
+    _leave_out(way > limits.drift * width, "moving camera")
     checks["stabilised"] = True
     return remove_camera(motion, path)
 
