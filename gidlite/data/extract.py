@@ -1,4 +1,7 @@
-"""What to extract: videos found, checked at the door, and cut into segments of work."""
+"""Videos to shards: planned in segments, done by processes or machines, finished as an index.
+
+A segment is done when its record is there, so that a run goes on where it was stopped.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,131 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
-from gidlite.data.screening import Segment, Settings, extract_segment
-from gidlite.data.shards import finish_folder, write_json
-from gidlite.errors import DiskFullError, GidliteError
-from gidlite.media.reader import find_videos, probe_video
+from gidlite.data.screening import Frame, LeftOut, Settings, look_at, make_sample
+from gidlite.data.shards import Progress, Sample, finish_folder, read_json, write_json, write_shard
+from gidlite.errors import GidliteError, check_output, require
+from gidlite.media.reader import find_videos, probe_video, stream_video
+from gidlite.motion.spectral import pack_complex
 
 _MOST_PIXELS = 8192 * 4352  # a little over 8K; larger headers are mistakes or attacks
+_ENDLESS = 1 << 40
+# Two samples whose pictures and slow motions both correlate so well show the same moment, unless
+# they are overlapping stretches of one video that start within so many seconds.
+_SAME, _OVERLAP_SECONDS = 0.98, 5
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All segments, and the videos that were turned away with the reason."""
+class Segment:
+    """Some neighbouring start frames of one video: one unit of work."""
 
-    segments: list[Segment]
-    refused: dict[str, str]
+    path: str  # absolute, the same on every machine
+    name: str  # as reports call the video
+    fingerprint: str  # of its contents
+    number: int
+    first: int  # start frame, at the settings' frame rate; starts lie before ``last``
+    last: int
+
+    @property
+    def key(self) -> str:
+        """Name of its record and shard."""
+        return f"{self.fingerprint}_{self.number:05d}"
+
+    def record(self, out: Path) -> Path:
+        """Return where its record lies in a folder of shards."""
+        return out / "records" / f"{self.key}.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every video."""
+
+    samples: int  # in the index
+    rejected: dict[str, int]  # start frames left out, by reason
+    stabilised: int  # samples whose slight camera motion was removed
+    videos: dict[str, dict[str, Any]]  # by name: the same three, and ``error`` if there was one
+    seconds: float  # summed over processes
+
+
+def run_extraction(
+    inputs: Iterable[str | Path], out: str | Path, *, settings: Settings | None = None,
+    workers: int | None = None, scheduler: str | None = None, progress: Progress | None = None,
+) -> Report:  # fmt: skip
+    """Turn videos, folders or patterns into a folder of shards; again, it goes on where it stopped.
+
+    A process is started for each of ``workers``, by default all cores, unless it is 1. The dask
+    ``scheduler`` at an address uses its machines instead; all see videos and folder under one path.
+
+    Raises:
+        DiskFullError: If the disk is full; what was finished stays.
+        GidliteError: If there is nothing to read, the folder cannot be used or holds samples made
+            with other settings, or the scheduler cannot be reached.
+    """
+    workers = os.cpu_count() or 1 if workers is None else workers
+    require(workers >= 1, f"--workers is {workers}; it must be at least 1")
+    out, settings = Path(out).resolve(), settings or Settings()
+    segments, refused = make_plan(find_videos(inputs), settings)
+    _prepare(out, settings)
+    left = [s for s in segments if not s.record(out).exists()]
+    if not left or (scheduler is None and min(workers, len(left)) == 1):
+        finished = (extract_segment(segment, out, settings) for segment in left)
+    else:
+        finished = _on_cluster(left, out, settings, min(workers, len(left)), scheduler)
+    for done, _ in enumerate(chain([None], finished), start=len(segments) - len(left)):
+        if progress is not None:
+            progress(done, len(segments))
+    return _finish(out, segments, refused)
+
+
+def make_plan(
+    videos: list[tuple[Path, str]], settings: Settings
+) -> tuple[list[Segment], dict[str, str]]:
+    """Cut videos into segments, one if the header tells no duration; tell why others cannot be."""
+    segments, refused, known = [], {}, {}
+    step = settings.starts_per_segment * settings.every
+    for path, name in _told_apart(videos):
+        try:
+            info, mark = probe_video(path), _fingerprint(path)
+        except (GidliteError, OSError) as error:
+            refused[name] = f"unreadable: {str(error).replace(str(path), name)}"
+            continue
+        if info.width * info.height > _MOST_PIXELS:
+            refused[name] = f"too large: {info.width}x{info.height} pixels"
+        elif mark in known:
+            refused[name] = f"same file as {known[mark]}"
+        else:
+            known[mark] = name
+            frames = math.ceil((info.seconds or 0) * settings.fps)
+            count = max(1, math.ceil((frames - settings.num_frames + 1) / step))
+            # The last segment is open-ended: headers are often a little wrong.
+            ends = [*range(step, count * step, step), _ENDLESS]
+            segments.extend(
+                Segment(str(path), name, mark, number, number * step, end)
+                for number, end in enumerate(ends)
+            )
+    return segments, refused
+
+
+def _told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Return videos with as much of their folders before equal names as tells them apart."""
+    while repeated := [n for n, count in Counter(n for _, n in videos).items() if count > 1]:
+        videos = [
+            (path, "/".join(path.parts[-name.count("/") - 2 :]) if name in repeated else name)
+            for path, name in videos
+        ]
+    return videos
 
 
 def _fingerprint(path: Path) -> str:
@@ -43,268 +148,171 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def make_plan(videos: list[tuple[Path, str]], settings: Settings) -> Plan:
-    """Look at every header, and cut what can be used into segments.
-
-    A video whose header does not tell its duration is one segment, however long.
-    """
-    segments: list[Segment] = []
-    refused: dict[str, str] = {}
-    known: dict[str, str] = {}
-    step = settings.starts_per_segment * settings.every
-    for path, name in videos:
-        try:
-            info = probe_video(path)
-            mark = _fingerprint(path)
-        except (GidliteError, OSError) as error:
-            refused[name] = f"unreadable: {str(error).replace(str(path), name)}"
-            continue
-        if info.width * info.height > _MOST_PIXELS:
-            refused[name] = f"too large: {info.width}x{info.height} pixels"
-            continue
-        if mark in known:
-            refused[name] = f"same file as {known[mark]}"
-            continue
-        known[mark] = name
-        frames = math.inf if info.seconds is None else math.ceil(info.seconds * settings.fps)
-        starts = max(1, frames - settings.num_frames + 1)
-        count = 1 if math.isinf(starts) else math.ceil(starts / step)
-        for number in range(count):
-            # The last segment is open-ended: headers are often a little wrong.
-            last = (number + 1) * step if number + 1 < count else 1 << 40
-            place = os.fspath(path)
-            segments.append(Segment(place, name, mark, number, number * step, last))
-    return Plan(segments, refused)
-
-
-Progress = Callable[[int, int], None]
-# Two samples whose pictures and slow motions both correlate so well show the same moment.
-_SAME = 0.98
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of every video.
-
-    Attributes:
-        samples: Samples in the index.
-        rejected: Start frames left out, by reason.
-        stabilised: Samples whose slight camera motion was removed.
-        videos: By name: ``samples``, ``rejected``, and ``error`` if there was one.
-        seconds: Time spent decoding, on flow, and in all, summed over workers.
-    """
-
-    samples: int
-    rejected: dict[str, int]
-    stabilised: int
-    videos: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
-
-
-def run_extraction(
-    inputs: Iterable[str | Path],
-    out: str | Path,
-    *,
-    settings: Settings | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    progress: Progress | None = None,
-) -> Report:
-    """Turn videos into a folder of shards; run again, it goes on where it stopped.
-
-    Args:
-        inputs: Videos, folders, glob patterns.
-        out: Folder for shards; on a cluster, one that every machine sees under the same path, as
-            it does the videos.
-        settings: How samples are made.
-        workers: Processes on this machine; all cores by default. With 1, no process is started.
-        scheduler: Address of a running dask scheduler, to use its workers instead.
-        progress: Called with (segments done, segments in all).
-
-    Raises:
-        DiskFullError: If the disk is full; what was finished stays.
-        GidliteError: If there is nothing to read, the folder holds samples made with other
-            settings, or the scheduler cannot be reached.
-    """
-    settings = settings or Settings()
-    out = Path(out).resolve()
-    plan = make_plan(find_videos(inputs), settings)
-    _prepare(out, settings)
-    left = [s for s in plan.segments if not _record_path(out, s).exists()]
-    total, done = len(plan.segments), len(plan.segments) - len(left)
-    if progress is not None:
-        progress(done, total)
-    for _ in _run(left, out, settings, workers, scheduler):
-        done += 1
-        if progress is not None:
-            progress(done, total)
-    return _finish(out, plan)
-
-
-def _record_path(out: Path, segment: Segment) -> Path:
-    return out / "records" / f"{segment.key}.json"
-
-
 def _prepare(out: Path, settings: Settings) -> None:
     """Refuse a folder of other settings; clear what killed processes left half-written."""
-    path = out / "settings.json"
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        ours = settings.to_json()
-        if differing := [k for k in ours if theirs.get(k) != ours[k]]:
-            raise GidliteError(
-                f"{out} holds samples made with another {' and '.join(differing)}; "
-                "use the same options or another folder"
-            )
-    else:
-        write_json(path, settings.to_json())
-    for stale in out.glob("*/.gidlite-*"):
+    check_output(out, folder=True)
+    path, ours = out / "settings.json", asdict(settings)
+    theirs = read_json(path) if path.exists() else ours
+    differing = " and ".join(key for key in ours if theirs.get(key) != ours[key])
+    other = f"{out} holds samples made with another {differing}"
+    require(not differing, f"{other}; use the same options or another folder")
+    write_json(path, ours)
+    for stale in out.rglob(".gidlite-*"):
         stale.unlink(missing_ok=True)
 
 
-def _run(
-    segments: list[Segment], out: Path, settings: Settings, workers, scheduler
-) -> Iterator[dict[str, Any]]:
-    """Do the segments and yield their records as they are finished."""
-    workers = workers if workers is not None else os.cpu_count() or 1
-    if workers < 1:
-        raise GidliteError(f"--workers is {workers}; it must be at least 1")
-    if not segments:
-        return
-    if scheduler is None and (workers == 1 or len(segments) == 1):
-        for segment in segments:
-            yield extract_segment(segment, out, settings)
-        return
-    with _client(min(workers, len(segments)), scheduler) as client:
-        yield from _gather(client, segments, out, settings)
+def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
+    """Write the shard and the record of a segment; doing it twice gives the same files."""
+    import cv2
+
+    cv2.setNumThreads(1)  # the other cores are for the other workers
+    torch.set_num_threads(1)
+    samples, left_out, error, begun = [], [], None, perf_counter()
+    try:
+        for start, frames in _windows(segment, settings):
+            info = {"source": segment.name, "start": round(start / settings.fps, 4), "checks": {}}
+            try:
+                samples.append(make_sample(frames, settings, info))
+            except LeftOut as reason:
+                left_out.append(info | {"reason": str(reason)})
+    except Exception as problem:  # a damaged file may raise anything inside a decoder
+        kind = "" if isinstance(problem, GidliteError) else f"{type(problem).__name__}: "
+        error = f"{kind}{problem}".replace(segment.path, segment.name)
+    _keep(segment, out, samples, left_out, error, perf_counter() - begun)
 
 
-@contextmanager
-def _client(workers: int, scheduler: str | None):
-    """Yield a dask client: of a cluster of our own processes, or of the given scheduler."""
-    from distributed import Client, LocalCluster
+def _keep(
+    segment: Segment, out: Path, samples: list[Sample], left_out: list[dict], error: str | None,
+    seconds: float = 0.0,
+) -> None:  # fmt: skip
+    """Write a shard and last, when all is done however the process ends, the record."""
+    shard = f"{segment.key}.safetensors" if samples else None
+    if shard is not None:
+        write_shard(out / "shards" / shard, samples)
+    record = {
+        "video": segment.name, "segment": segment.number, "shard": shard,
+        "samples": [sample.info | {"signature": _signature(sample)} for sample in samples],
+        "left_out": left_out, "error": error, "seconds": {"total": round(seconds, 3)},
+    }  # fmt: skip
+    write_json(segment.record(out), record)
 
-    if scheduler is not None:
+
+def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[Frame]]]:
+    """Yield (start, T frames), of a video that is too short all there is, one window at a time."""
+    length, count = settings.num_frames, 0
+    window: deque[Frame] = deque(maxlen=length)
+    frames = stream_video(
+        segment.path, fps=settings.fps, size=(settings.height, settings.width),
+        start=segment.first / settings.fps, max_frames=segment.last - segment.first + length - 1,
+    )  # fmt: skip
+    for count, color in enumerate(frames, start=1):
+        window.append(look_at(color))
+        start = segment.first + count - length
+        if count >= length and start % settings.every == 0:
+            yield start, list(window)
+    if count < length and segment.first == 0:
+        yield 0, list(window)
+
+
+def _signature(sample: Sample) -> dict[str, str]:
+    """Return picture and slow motion in a few coarse cells: alike only for copies of a video."""
+    picture = functional.adaptive_avg_pool2d(sample.image.float(), (5, 8))
+    slow = functional.adaptive_avg_pool2d(pack_complex(sample.spectral[1:3]).flatten(0, 1), (5, 8))
+    codes = {}
+    for kind, cells in (("picture", picture - picture.mean()), ("motion", slow)):
+        unit = (cells / cells.norm().clamp(min=1e-9)).half().numpy()
+        codes[kind] = base64.b64encode(unit.tobytes()).decode()
+    return codes
+
+
+def _on_cluster(
+    segments: list[Segment], out: Path, settings: Settings, workers: int, scheduler: str | None
+) -> Iterator[None]:
+    """Do the segments on a dask cluster, our own or the scheduler's, and yield after each."""
+    from distributed import Client, KilledWorker, LocalCluster, as_completed
+
+    with ExitStack() as stack:
+        if scheduler is None:
+            quiet = {"dashboard_address": None, "silence_logs": 50}
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **quiet)
+            stack.enter_context(cluster)
         try:
-            client = Client(scheduler, timeout=10, set_as_default=False)
+            client = Client(scheduler or cluster, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
             raise GidliteError(
                 f"no dask scheduler answers at {scheduler} ({error}); start one with dask scheduler"
             ) from None
-        with client:
-            yield client
-        return
-    cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
-        memory_limit=0, silence_logs=50,
-    )  # fmt: skip
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
-
-
-def _gather(client, segments, out: Path, settings: Settings) -> Iterator[dict[str, Any]]:
-    from distributed import KilledWorker, as_completed
-
-    futures = {
-        client.submit(
-            extract_segment, segment, os.fspath(out), settings, key=f"extract-{segment.key}",
-            pure=False,
-        ): segment
-        for segment in segments
-    }  # fmt: skip
-    try:
+        stack.enter_context(client)
+        futures = {
+            client.submit(extract_segment, s, out, settings, key=f"extract-{s.key}", pure=False): s
+            for s in segments
+        }
         for future in as_completed(futures, loop=client.loop):
-            segment = futures[future]
             try:
-                yield future.result()
-            except KilledWorker:
-                # The file brought down several workers: keep it from doing so again.
-                record = _crashed(segment)
-                write_json(_record_path(out, segment), record)
-                yield record
-            future.release()
-    except DiskFullError:
-        client.cancel(list(futures))
-        raise
+                future.result()
+            except KilledWorker:  # a record keeps the file from bringing down more workers
+                reason = "its decoder crashed every worker that tried"
+                _keep(futures[future], out, [], [], reason)
+            yield
 
 
-def _crashed(segment: Segment) -> dict[str, Any]:
-    return {
-        "video": segment.name, "segment": segment.number, "shard": None, "samples": [],
-        "starts": 0, "stabilised": 0, "left_out": [], "seconds": {},
-        "error": "its decoder crashed every worker that tried",
-    }  # fmt: skip
-
-
-def _finish(out: Path, plan: Plan) -> Report:
+def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Report:
     """Write the index from the records, leaving out samples that another video already has."""
-    records = [
-        json.loads(path.read_text())
-        for path in sorted((out / "records").glob("*.json"), key=lambda p: p.name)
-    ]
-    records.sort(key=lambda r: (r["video"], r["segment"]))
-    shards, videos = [], {}
-    rejected, seconds, stabilised = Counter(), Counter(), 0
+    records = _read_records(out, segments)
+    videos: dict[str, dict[str, Any]] = {}
+    shards, totals, seconds = [], Counter(), 0.0
     for record, kept in zip(records, _unique(records), strict=True):
-        video = videos.setdefault(
-            record["video"], {"samples": 0, "rejected": Counter(), "stabilised": 0}
-        )
+        video = videos.setdefault(record["video"], {"samples": 0, "rejected": {}, "stabilised": 0})
+        rejected = Counter(left["reason"] for left in record["left_out"])
+        rejected += Counter(duplicate=len(record["samples"]) - len(kept))
+        video["rejected"] = dict(rejected + Counter(video["rejected"]))
         video["samples"] += len(kept)
-        video["rejected"].update(left["reason"] for left in record["left_out"])
-        if copies := len(record["samples"]) - len(kept):
-            video["rejected"]["duplicate"] += copies
-        video["stabilised"] += record["stabilised"]
+        video["stabilised"] += sum("stabilised" in s["checks"] for s in record["samples"])
         if record["error"]:
             video["error"] = record["error"]
-        seconds.update(record["seconds"])
-        stabilised += record["stabilised"]
         if record["shard"]:
             shards.append({"file": record["shard"], "samples": kept})
-    for name, reason in plan.refused.items():
-        videos[name] = {"samples": 0, "rejected": Counter(), "stabilised": 0, "error": reason}
-    for video in videos.values():
-        rejected.update(video["rejected"])
-        video["rejected"] = dict(video["rejected"])
-    summary = {"rejected": dict(rejected.most_common()), "stabilised": stabilised, "videos": videos}
-    folder = finish_folder(out, shards, report=summary)
-    rounded = {k: round(v, 2) for k, v in seconds.items()}
-    return Report(len(folder), summary["rejected"], stabilised, videos, rounded)
+        totals += rejected
+        seconds += record["seconds"].get("total", 0.0)
+    for name, reason in refused.items():
+        videos[name] = {"samples": 0, "rejected": {}, "stabilised": 0, "error": reason}
+    stabilised = sum(video["stabilised"] for video in videos.values())
+    summary = {"rejected": dict(totals.most_common()), "stabilised": stabilised, "videos": videos}
+    samples = len(finish_folder(out, shards, report=summary))
+    return Report(samples, **summary, seconds=round(seconds, 2))
+
+
+def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
+    """Return all records, those of earlier runs too, with the names that videos have now."""
+    paths = (out / "records").glob("*.json")
+    records = [json.loads(p.read_text()) | {"mark": p.stem.split("_")[0]} for p in paths]
+    names = {record["mark"]: record["video"] for record in records}
+    names |= {segment.fingerprint: segment.name for segment in segments}
+    times = Counter(names.values())
+    for record in records:
+        name = names[record["mark"]]
+        record["video"] = name if times[name] == 1 else f"{name} ({record['mark']})"
+    return sorted(records, key=lambda record: (record["video"], record["segment"]))
 
 
 def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
-    """Return for each record the rows to keep: the first of samples that show the same moment.
-
-    Overlapping stretches of one video are not copies: they start at different moments.
-    """
-    places = [(r, n) for r, record in enumerate(records) for n in range(len(record["samples"]))]
+    """Return for each record the rows to keep: the first of samples that show the same moment."""
     keep: list[list[int]] = [[] for _ in records]
-    if not places:
-        return keep
-    signatures = {
-        kind: np.stack(
-            [
-                np.frombuffer(
-                    base64.b64decode(records[r]["samples"][n]["signature"][kind]), np.float16
-                )
-                for r, n in places
-            ]
-        ).astype(np.float32)
+    rows = [(r, n) for r, record in enumerate(records) for n in range(len(record["samples"]))]
+    samples = [records[r]["samples"][n] for r, n in rows]
+    starts = np.array([sample["start"] for sample in samples])
+    marks = np.array([records[r]["mark"] for r, _ in rows])
+    pictures, motions = (
+        np.array([np.frombuffer(base64.b64decode(s["signature"][kind]), "<f2") for s in samples])
         for kind in ("picture", "motion")
-    }
-    accepted = np.zeros(len(places), bool)
-    for begin in range(0, len(places), 1024):
-        blocks = [s[begin : begin + 1024] @ s[: begin + 1024].T for s in signatures.values()]
-        for offset, row in enumerate(np.minimum(*blocks)):
-            number = begin + offset
-            alike = np.flatnonzero((row[:number] > _SAME) & accepted[:number])
-            r, n = places[number]
-            if not any(_apart(records, places[other], (r, n)) for other in alike):
-                accepted[number] = True
-                keep[r].append(n)
+    )
+    pictures, motions = pictures.astype(np.float32), motions.astype(np.float32)
+    accepted = np.zeros(len(rows), bool)
+    for place, (r, n) in enumerate(rows):
+        alike = np.minimum(pictures[:place] @ pictures[place], motions[:place] @ motions[place])
+        near = np.abs(starts[:place] - starts[place]) <= _OVERLAP_SECONDS
+        overlap = near & (marks[:place] == marks[place])
+        if not (accepted[:place] & (alike > _SAME) & ~overlap).any():
+            accepted[place] = True
+            keep[r].append(n)
     return keep
-
-
-def _apart(records: list[dict[str, Any]], one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Return whether two samples are from different videos or far apart in time."""
-    first, second = (records[r]["samples"][n] for r, n in (one, other))
-    return first["source"] != second["source"] or abs(first["start"] - second["start"]) > 5

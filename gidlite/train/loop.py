@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from gidlite.data import Augmented, MotionDataset, ShardSource, SyntheticSource, seeded
-from gidlite.data.pairs import PairDataset, PairFolder, ScenePairs
+from gidlite.data.pairs import PairFolder, ScenePairs
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, load_network
 from gidlite.media import write_image
@@ -554,13 +554,13 @@ def make_pair_dataset(
     sprites: str | Path | None = None,
     data: Sequence[str | Path] = (),
     device: str = "cpu",
-) -> PairDataset:
+) -> MotionDataset:
     """Return what the renderer learns from: pairs of synthetic scenes, and folders of real pairs.
 
     Args:
         config: Sizes, ``real_share`` and the seed.
         sprites: Folder of photographic pieces for the scenes.
-        data: Folders that ``pairs.extract_pairs`` wrote, of the same size.
+        data: Folders that ``studies.renderer_pairs`` wrote, of the same size.
         device: Where pairs are made and kept.
 
     Raises:
@@ -574,7 +574,7 @@ def make_pair_dataset(
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
     weights += [share / len(data)] * len(data) if data else []
     real = [PairFolder(folder, device=device) for folder in data]
-    return PairDataset([*scenes, *real], weights=weights, seed=config.seed)
+    return MotionDataset([*scenes, *real], weights=weights, seed=config.seed)
 
 
 def fit_stats(config: TrainConfig, dataset: MotionDataset, *, count: int = 256) -> FrequencyStats:
@@ -810,7 +810,7 @@ def check_finished(config: TrainConfig, finished: dict[str, nn.Module | None]) -
 
 def make_task(
     config: TrainConfig,
-    dataset: MotionDataset | PairDataset,
+    dataset: MotionDataset,
     stats: FrequencyStats | None,
     device: torch.device | str,
     **finished: nn.Module | None,
@@ -836,7 +836,7 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    dataset: MotionDataset | PairDataset,
+    dataset: MotionDataset,
     device: torch.device | str = "cpu",
     minutes: float | None = None,
     resume: bool = False,

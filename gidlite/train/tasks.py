@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.data.pairs import PairDataset
+from gidlite.data import MotionDataset
 from gidlite.motion.normalize import FrequencyStats, normalize
 from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
@@ -294,14 +294,15 @@ class RendererTask:
         device: Where to train.
     """
 
-    def __init__(self, config: TrainConfig, dataset: PairDataset, stats: None, device) -> None:
+    def __init__(self, config: TrainConfig, dataset: MotionDataset, stats: None, device) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self.model: nn.Module = SynthesisNet(config.renderer_channels).to(device)
 
     def make(self, numbers: range) -> dict[str, Tensor]:
         """Return pairs: frames as bytes, motion and metric in half precision."""
         items = [self.dataset[n] for n in numbers]
-        return {k: torch.stack([item[k] for item in items]).to(self.device) for k in items[0]}
+        names = [name for name in items[0] if name != "source"]
+        return {k: torch.stack([item[k] for item in items]).to(self.device) for k in names}
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return L1 and perceptual distance where the motion can be trusted."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gidlite.data.extract import Settings, find_videos, make_plan, run_extraction
+from gidlite.data.extract import Settings, make_plan, run_extraction
 from gidlite.data.screening import camera_path, camera_way, left_behind, remove_camera
-from gidlite.data.shards import ShardFolder
+from gidlite.data.shards import SHARD_BYTES, ShardFolder, sample_bytes
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import DiskFullError, GidliteError
+from gidlite.media.reader import find_videos
 from gidlite.media.writer import write_video
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral
 
@@ -219,7 +221,7 @@ def expected(library, tmp_path_factory) -> dict:
 CLI_OPTIONS = ["--size", f"{WIDTH}x{HEIGHT}", "--every", "10", "--num-frequencies", "8"]
 CLI_SETTINGS = Settings(height=HEIGHT, width=WIDTH, num_frequencies=8, num_frames=FRAMES)
 RUN = (
-    "import sys; from gidlite.extract import Settings, run_extraction;"
+    "import sys; from gidlite.data.extract import Settings, run_extraction;"
     f"run_extraction([sys.argv[1]], sys.argv[2], workers=int(sys.argv[3]), settings=Settings("
     f"height={HEIGHT}, width={WIDTH}, num_frequencies=8, num_frames={FRAMES}))"
 )
@@ -244,11 +246,11 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path, library, expe
             killed += 1
     # A half-written file, as a kill inside a write would leave it.
     (out / "shards").mkdir(parents=True, exist_ok=True)
-    (out / "shards" / ".x.safetensors.1.tmp").write_bytes(b"half")
+    (out / "shards" / ".gidlite-0123456789ab.safetensors").write_bytes(b"half")
     before = {p: p.stat().st_mtime_ns for p in (out / "records").glob("*.json")}
     assert start(library, out).wait(timeout=120) == 0
     assert killed and content(out) == expected
-    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob(".gidlite-*"))
     for path, written in before.items():
         assert path.stat().st_mtime_ns == written, "finished work was done again"
 
@@ -310,7 +312,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, library, expected
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match=r"no space left for .* run the same command again"):
         run_extraction([library], tmp_path / "out", settings=CLI_SETTINGS, workers=1)
-    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not list((tmp_path / "out").rglob(".gidlite-*"))
     monkeypatch.undo()
     run_extraction([library], tmp_path / "out", settings=CLI_SETTINGS, workers=1)
     assert content(tmp_path / "out") == expected
@@ -320,20 +322,18 @@ def test_long_videos_are_cut_into_segments_that_agree_with_the_whole(tmp_path, m
     save(tmp_path / "long.mp4", swaying(150))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_extraction([tmp_path / "long.mp4"], whole, settings=SETTINGS, workers=1)
-    monkeypatch.setattr("gidlite.extract.plan._STARTS_PER_SEGMENT", 4)
-    plan = make_plan(find_videos([tmp_path / "long.mp4"]), SETTINGS)
-    assert [s.first for s in plan.segments] == [0, 40, 80]
+    monkeypatch.setattr("gidlite.data.screening._STARTS_PER_SEGMENT", 4)
+    segments, _ = make_plan(find_videos([tmp_path / "long.mp4"]), SETTINGS)
+    assert [s.first for s in segments] == [0, 40, 80]
     run_extraction([tmp_path / "long.mp4"], parts, settings=SETTINGS, workers=1)
     assert content(whole) == content(parts)
     assert len(list((parts / "shards").iterdir())) == 3
 
 
 def test_shards_stay_under_their_limit():
-    from gidlite.data.shards import SHARD_BYTES, sample_bytes
-
     for settings in (Settings(), Settings(height=320, width=512, num_frequencies=24)):
         size = (settings.height, settings.width)
-        each = sample_bytes(num_frequencies=settings.num_frequencies, size=size, grid=size)
+        each = sample_bytes(settings.num_frequencies, size)
         assert settings.starts_per_segment * each + 1_000_000 <= SHARD_BYTES
 
 
@@ -351,6 +351,41 @@ def test_bad_input_is_one_sentence(tmp_path, sway):
     run_extraction([sway], tmp_path / "out", settings=SETTINGS, workers=1)
     with pytest.raises(GidliteError, match="made with another num_frames"):
         run_extraction([sway], tmp_path / "out", settings=Settings(height=HEIGHT, width=WIDTH))
+    for content in ("{", "[]"):
+        (tmp_path / "out" / "settings.json").write_text(content)
+        with pytest.raises(GidliteError, match=r"settings\.json is no JSON object; give a folder"):
+            run_extraction([sway], tmp_path / "out", settings=SETTINGS)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(GidliteError, match="it is an existing file; choose another output name"):
+        run_extraction([sway], tmp_path / "file", settings=SETTINGS)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_videos_of_one_name_are_reported_apart(tmp_path):
+    """In one run by their folders; a name that an earlier run gave to another video, by a mark."""
+    for number, place in enumerate(("a/x", "b/x", "c/x", "later/b/x")):
+        (tmp_path / place).mkdir(parents=True)
+        save(tmp_path / place / "clip.mp4", swaying(42, seed=10 * number))
+    out, folders = tmp_path / "out", [tmp_path / place / "x" for place in "abc"]
+    (folders[2] / "clip.mp4").write_text("no video")
+    report = run_extraction(folders, out, settings=SETTINGS, workers=1)
+    assert {name: video["samples"] for name, video in report.videos.items()} == {
+        "a/x/clip.mp4": 1, "b/x/clip.mp4": 1, "c/x/clip.mp4": 0,
+    }  # fmt: skip
+    assert "unreadable: c/x/clip.mp4" in report.videos["c/x/clip.mp4"]["error"]
+    again = [folders[0] / "clip.mp4", tmp_path / "later" / "b" / "x" / "clip.mp4"]
+    report = run_extraction(again, out, settings=SETTINGS, workers=1)
+    assert report.samples == 3 and len(report.videos) == 3
+
+
+def test_loops_are_told_from_what_does_not_repeat(tmp_path):
+    """It sways once in 20 frames; half a turn more comes back to the pose, but the other way."""
+    save(tmp_path / "sway.mp4", swaying(60))
+    for frames, loop in ((40, True), (45, False), (50, False)):
+        out = tmp_path / str(frames)
+        settings = replace(SETTINGS, num_frames=frames)
+        run_extraction([tmp_path / "sway.mp4"], out, settings=settings, workers=1)
+        assert ShardFolder(out)[0].info["loop"] == loop
 
 
 def test_the_command_says_what_it_did(tmp_path, sway):
@@ -366,7 +401,7 @@ def test_the_command_says_what_it_did(tmp_path, sway):
 def test_a_real_clip(tmp_path):
     begun = time.perf_counter()
     report = run_extraction([CLIPS / "phys_yellow_tulip_1.mp4"], tmp_path / "out", workers=1)
-    assert report.samples == 1 and report.seconds["total"] < time.perf_counter() - begun
+    assert report.samples == 1 and report.seconds < time.perf_counter() - begun
     sample = ShardFolder(tmp_path / "out")[0]
     assert sample.image.shape == (3, 160, 256) and sample.spectral.shape == (16, 2, 160, 256)
     assert 1 < sample.info["checks"]["motion_px"] < 4  # the manifest says 1.53 RMS, 95th percentile

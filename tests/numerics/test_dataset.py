@@ -1,6 +1,7 @@
 """Augmentations change photo and motion together; the dataset is a function of seed and number."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ from gidlite.data import (
     reverse_time,
 )
 from gidlite.data.shards import Sample, ShardFolder, finish_folder, write_json, write_shard
-from gidlite.data.world import _sample_at, make_scenes
+from gidlite.data.splits import HELD_OUT_CLIPS, SHEETS, STATISTICS, place
+from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
+from gidlite.motion.flow import sample_at
 from gidlite.motion.normalize import fit_frequency_stats
 from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 
@@ -46,7 +49,7 @@ def filmed(pieces):
 def gap(example: Example, frame: torch.Tensor, time: int) -> float:
     """Mean difference between the photo and the frame fetched back by the motion."""
     motion = spectral_to_motion(example.spectral, num_frames=150, times=torch.tensor([time]))
-    returned = _sample_at(frame[None], motion, mode="bicubic")[0]
+    returned = sample_at(frame[None], motion, mode="bicubic")[0]
     return (returned - example.image).abs().mean(0)[example.reliable].mean().item()
 
 
@@ -79,13 +82,17 @@ def test_amounts(filmed):
 
 
 def write_folder(folder, pieces, count=3):
+    """Two shards of samples whose left half cannot be trusted; the second of them is a loop."""
     scenes = make_scenes(
         count, pieces, height=64, width=96, generator=torch.Generator().manual_seed(4)
     )
     volumes = scenes.spectral(16)
     sure = torch.ones(64, 96, dtype=torch.bool)
+    sure[:, :48] = False
+    volumes[..., :48] = 1e3  # garbage
+    infos = [{"source": "x.mp4", "start": n / 3, "loop": n == 1} for n in range(count)]
     samples = [
-        Sample((photo * 255).round().byte(), volume, sure, {"source": "x.mp4", "start": n / 3})
+        Sample((photo * 255).round().byte(), volume, sure, infos[n])
         for n, (photo, volume) in enumerate(zip(scenes.photo, volumes, strict=True))
     ]
     write_json(folder / "settings.json", {"num_frequencies": 16})
@@ -106,11 +113,14 @@ def test_shards_hold_what_was_put_in(tmp_path, pieces):
         assert torch.equal(sample.image, expected.image) and sample.info == expected.info
         scale = expected.spectral.abs().max()
         assert (sample.spectral - expected.spectral).abs().max() < 1e-3 * scale
-    # Percentiles come from histograms 3.7 % wide.
-    exact = fit_frequency_stats([sample.spectral for sample in samples], percentile=99)
-    assert torch.allclose(folder.frequency_stats(percentile=99).scale, exact.scale, rtol=0.04)
+    # Percentiles come from histograms 3.7 % wide, of trusted pixels alone.
+    exact = fit_frequency_stats([sample.spectral[..., 48:] for sample in samples], percentile=99)
     listed = json.loads((tmp_path / "statistics.json").read_text())
     assert listed["percentile_99_px"] == pytest.approx(exact.scale.tolist(), rel=0.04)
+    for content in ("", "[]"):
+        (tmp_path / "index.json").write_text(content)
+        with pytest.raises(GidliteError, match=r"index\.json is no JSON object; give a folder"):
+            ShardFolder(tmp_path)
     with pytest.raises(GidliteError, match=r"index\.json"):
         ShardFolder(tmp_path / "shards")
 
@@ -171,6 +181,53 @@ def test_another_speed_fills_the_gaps_of_a_loop():
     powers = [retime(example, s).spectral.abs().square().mean((1, 2, 3)) for s in speeds]
     mean = torch.stack(powers).mean(0)
     assert mean[3:12].min() > 0.2 * mean[3:12].max()
+
+
+def steps(example: Example) -> torch.Tensor:
+    """RMS way of all pixels from each frame to the next, over an ordinary one."""
+    way = spectral_to_motion(example.spectral, num_frames=150).diff(dim=0)
+    length = way.square().sum(1).mean((1, 2)).sqrt()
+    # A truncated volume of anything but a loop rings where the last frame meets the first.
+    return (length / length.median())[15:-15]
+
+
+def test_only_loops_are_played_at_another_speed_or_backwards(filmed):
+    """Faster, what does not repeat jumps from its last frame back to its first; a loop goes on."""
+    torch.manual_seed(0)
+    spectral = torch.randn(16, 2, 30, 30, dtype=torch.complex64)
+    spectral[1::2] = 0
+    spectral /= torch.arange(1, 17)[:, None, None, None]
+    reliable = torch.ones(30, 30, dtype=torch.bool)
+    loop = Example(torch.rand(3, 60, 60), spectral, reliable, periodic=True)
+    real = replace(filmed[0], spectral=filmed[0].spectral[:16])
+    for speed in (0.8, 1.1, 1.25):
+        assert steps(retime(loop, speed)).max() < 1.5
+    assert steps(retime(real, 1.25)).max() > 1.5
+    vary = Augmentation(flip=0, reverse=1, smallest_crop=1, amplitude=1, color=0)
+    generator = torch.Generator().manual_seed(0)
+    assert not real.periodic and torch.equal(vary(real, generator).spectral, real.spectral)
+    assert not torch.allclose(vary(loop, generator).spectral, loop.spectral)
+    still = replace(vary, speed=1.0)
+    assert torch.equal(still(loop, generator).spectral, loop.spectral.conj())
+
+
+def test_shards_tell_which_examples_are_loops(tmp_path, pieces):
+    samples = write_folder(tmp_path, pieces)
+    source = ShardSource(tmp_path, num_frequencies=4)
+    found = [source.example(n, seed=0) for n in range(3)]
+    assert sum(example.periodic for example in found) == 1
+    loop = next(example for example in found if example.periodic)
+    assert torch.equal(loop.image, samples[1].image.float() / 255)
+    assert not SyntheticSource(pieces, height=64, width=96).example(0, 0).periodic
+
+
+def test_every_clip_and_photo_has_a_place():
+    assert place("phys_telephone_0.mp4") == place("folder/candle_glass.mp4") == "test"
+    assert place("phys_telephone_1.mp4") == place("syn_flag_thai.mp4") == "unused"
+    assert place("wind_reeds.mp4") == place("rose_loop.mp4") == place("gd_rose.jpg") == "train"
+    assert place("candle_glass_ocean.mp4") == "train" and place("curtain_001.jpg") == "show"
+    assert len(set(HELD_OUT_CLIPS)) == 10
+    assert STATISTICS[:3] == range(10**9, 10**9 + 3) and SHEETS[:2][1] == 2 * 10**9 + 1
 
 
 def test_augmentation_is_seeded_and_varied(filmed):

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from gidlite.__main__ import main
-from gidlite.data.pairs import PairDataset, ScenePairs
+from gidlite.data import MotionDataset
+from gidlite.data.pairs import ScenePairs
 from gidlite.data.world.pieces import Pieces
 from gidlite.render.network import load_renderer
 from gidlite.train import TrainConfig
@@ -25,7 +26,7 @@ TINY = {
 def pairs():
     pieces = Pieces.painted(count=17, generator=torch.Generator().manual_seed(1))
     source = ScenePairs(pieces, height=48, width=64, scenes=2, times=2)
-    return PairDataset([source], weights=[1.0])
+    return MotionDataset([source])
 
 
 def test_pair_number_i_is_the_same_whatever_was_asked_before(pairs):
@@ -34,6 +35,7 @@ def test_pair_number_i_is_the_same_whatever_was_asked_before(pairs):
         pairs[number]
     after = pairs[7]
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {before[name].dtype for name in ("motion", "metric")} == {torch.float16}
 
 
 def test_scene_pairs_agree_with_their_motion(pairs):
@@ -91,7 +93,7 @@ def test_the_loss_falls(pairs):
 
 
 def test_the_command_trains_and_exports(tmp_path, monkeypatch, capsys, pairs):
-    monkeypatch.setattr("gidlite.train.run.make_pair_dataset", lambda *a, **k: pairs)
+    monkeypatch.setattr("gidlite.train.loop.make_pair_dataset", lambda *a, **k: pairs)
     config = tmp_path / "renderer.json"
     config.write_text(json.dumps(TINY | {"steps": 1}))
     arguments = ["train", "renderer", "--config", str(config), "--out", str(tmp_path / "run")]

@@ -1,0 +1,60 @@
+"""Which examples are trained on, fitted on, shown and tested, and the seeds that make them.
+
+| What | Numbers, seeds or names | For |
+|---|---|---|
+| items of a dataset | from 0 on | training |
+| items of a dataset | ``STATISTICS`` | scales, spatial spectra: fitted, never trained on |
+| items of a dataset | ``SHEETS`` | the pictures that training draws of itself |
+| items of a dataset | ``HELD_OUT_SEED`` and on | autoencoders compared (``studies``) |
+| scenes, seeds of | ``HELD_OUT_SEED`` and on | ``gidlite evaluate scenes`` |
+| scenes, seeds of | ``ABLATION_SEED`` and on | the rows of the ablation |
+| scenes, seeds of | ``RENDER_SEED`` and on | ``gidlite evaluate render`` |
+| real clips | ``HELD_OUT_CLIPS`` | the tables of README and model card |
+| real clips | other takes of their scenes; ``syn_*`` (CGI) | unused |
+| real clips, published results | all others | training |
+| photos | ``gd_*``, of the published results | training, with their results |
+| photos | all others | pictures to look at |
+
+With a slice a range gives as many as are needed: ``STATISTICS[:256]``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+import torch
+
+from gidlite.media import IMAGE_SUFFIXES
+
+STATISTICS = range(10**9, 2 * 10**9)
+SHEETS = range(2 * 10**9, 3 * 10**9)
+HELD_OUT_SEED = 1 << 40
+ABLATION_SEED = HELD_OUT_SEED + 500_000
+RENDER_SEED = 7_000_000_019
+HELD_OUT_CLIPS = (
+    "apple_blossom", "phys_yellow_tulip_0", "phys_yellow_tulip_2", "shore_saplings",
+    "bug_on_flower", "foxtail_grass", "houseplant_magnif", "phys_telephone_0",
+    "phys_telephone_2", "candle_glass",
+)  # fmt: skip
+
+
+def scene_of(name: str) -> str:
+    """Return the name that all takes of a scene share: ``phys_rose`` of ``phys_rose_0.mp4``."""
+    return re.sub(r"_([0-9]|[a-z])$", "", PurePath(name).stem)
+
+
+def place(name: str) -> str:
+    """Return what a clip or photo is for, by its file name: train, show, test or unused."""
+    stem = PurePath(name).stem
+    if PurePath(name).suffix.lower() in IMAGE_SUFFIXES:
+        return "train" if stem.startswith("gd_") else "show"
+    if stem in HELD_OUT_CLIPS:
+        return "test"
+    taken = scene_of(name) in {scene_of(clip) for clip in HELD_OUT_CLIPS}
+    return "unused" if taken or stem.startswith("syn_") else "train"
+
+
+def seeded(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator for item ``number`` of a seed."""
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + number)
