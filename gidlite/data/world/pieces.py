@@ -3,27 +3,69 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import astuple, dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.shapes import FAMILIES, PIECE_SIZE, paint_backdrop, paint_piece
-from gidlite.errors import GidliteError
+from gidlite.data.world.shapes import (
+    BACKDROP_SIZE,
+    FAMILIES,
+    PIECE_SIZE,
+    paint_backdrop,
+    paint_piece,
+)
+from gidlite.errors import GidliteError, require
 from gidlite.media import read_image, resize
 
 ANCHORS = ("bottom", "top", "side", "none", "any")
-_BACKDROP_SIZE = (160, 256)
 
 
 @dataclass(frozen=True)
-class _Manner:
-    """How a class of cut-outs is anchored and sways; ``still``: share of the height that cannot."""
+class Kind:
+    """How one kind of thing sways; amplitudes are relative to the swing of a stem."""
+
+    rigid: float  # 1 for a body that moves as one, 0 for a profile that grows from the anchor
+    beam: float  # 1 for the bending of a clamped beam, 0 for a pendulum
+    slowest_hz: float  # natural frequencies of a thing as tall as the picture lie between this ...
+    fastest_hz: float  # ... and this; smaller things are faster
+    least_damping: float  # damping ratios lie between this ...
+    most_damping: float  # ... and this
+    sway: float  # amplitude of the swinging of the whole
+    flutter: float  # amplitude of waves within it
+    travels: float  # 1 if its waves run through it, 0 if they stand
+
+
+KINDS = {
+    "stem": Kind(0, 1, 0.4, 3.2, 0.06, 0.3, 1.0, 0.25, 0),
+    "leafy": Kind(0, 1, 0.4, 3.0, 0.08, 0.4, 0.8, 0.5, 0),
+    "tree": Kind(0, 1, 0.3, 1.8, 0.1, 0.4, 0.6, 0.55, 0),
+    "pendulum": Kind(0, 0, 0.35, 1.2, 0.02, 0.1, 1.0, 0.04, 0),
+    "cloth": Kind(0, 0, 0.4, 2.0, 0.1, 0.4, 0.7, 0.9, 1),
+    "flame": Kind(0, 1, 1.0, 3.0, 0.2, 0.6, 0.45, 0.35, 1),
+    "body": Kind(1, 1, 0.4, 3.0, 0.06, 0.3, 0.7, 0.08, 0),
+    "view": Kind(0, 0, 0.35, 2.4, 0.12, 0.4, 0.75, 0.45, 0),
+}
+
+
+def kind_numbers(kind: Int[Tensor, "*batch"]) -> dict[str, Float[Tensor, "*batch"]]:
+    """Return each number of ``Kind``, by its name, for indices into ``KINDS``."""
+    table = {f.name: [getattr(k, f.name) for k in KINDS.values()] for f in fields(Kind)}
+    return {
+        name: torch.tensor(column, dtype=torch.float32, device=kind.device)[kind]
+        for name, column in table.items()
+    }
+
+
+class _Manner(NamedTuple):
+    """How a class of cut-outs is fixed and sways; ``still``: share of the height that cannot."""
 
     kind: str
     anchor: str = "bottom"
@@ -40,12 +82,12 @@ _PAINTED = {
     "cloth": _Manner("cloth", "top", 0.04), "flag": _Manner("cloth", "side", 0.05),
     "head": _Manner("body", "none"),
 }  # fmt: skip
+# How a class of photographed cut-outs sways, and its still share; the manifest says the anchor.
 _PHOTOGRAPHED = {
-    "flower": _Manner("stem"), "tree": _Manner("tree", still=0.12),
-    "potted": _Manner("leafy", still=0.4), "bush": _Manner("leafy"),
-    "bouquet": _Manner("leafy", still=0.35), "branch": _Manner("leafy"),
-    "leaf": _Manner("leafy"), "grass": _Manner("stem"), "flag": _Manner("cloth", still=0.03),
-    "hanging": _Manner("pendulum"), "flame": _Manner("flame", still=0.4),
+    "flower": ("stem", 0.0), "tree": ("tree", 0.12), "potted": ("leafy", 0.4),
+    "bush": ("leafy", 0.0), "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0),
+    "leaf": ("leafy", 0.0), "grass": ("stem", 0.0), "flag": ("cloth", 0.03),
+    "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
 _OFTEN_MISSING = (
@@ -54,73 +96,17 @@ _OFTEN_MISSING = (
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How one kind of thing sways.
-
-    Attributes:
-        rigid: 0 for a profile that grows from the anchor, 1 for a body that moves as one.
-        beam: 1 for the bending of a clamped beam, 0 for a pendulum.
-        slowest_hz: Natural frequencies of a part as tall as the picture lie between this ...
-        fastest_hz: ... and this; smaller parts are faster.
-        least_damping: Damping ratios lie between this ...
-        most_damping: ... and this.
-        sway: Amplitude of the swinging of the whole, relative to a stem's.
-        flutter: Amplitude of waves within it, relative to a stem's swing.
-        travels: 1 if its waves run through it, 0 if they stand.
-    """
-
-    rigid: float
-    beam: float
-    slowest_hz: float
-    fastest_hz: float
-    least_damping: float
-    most_damping: float
-    sway: float
-    flutter: float
-    travels: float
-
-
-KINDS = {
-    "stem": Kind(0, 1, 0.4, 3.2, 0.06, 0.3, 1.0, 0.25, 0),
-    "leafy": Kind(0, 1, 0.4, 3.0, 0.08, 0.4, 0.8, 0.5, 0),
-    "tree": Kind(0, 1, 0.3, 1.8, 0.1, 0.4, 0.6, 0.55, 0),
-    "pendulum": Kind(0, 0, 0.35, 1.2, 0.02, 0.1, 1.0, 0.04, 0),
-    "cloth": Kind(0, 0, 0.4, 2.0, 0.1, 0.4, 0.7, 0.9, 1),
-    "flame": Kind(0, 1, 1.0, 3.0, 0.2, 0.6, 0.45, 0.35, 1),
-    "body": Kind(1, 1, 0.4, 3.0, 0.06, 0.3, 0.7, 0.08, 0),
-    "view": Kind(0, 0, 0.35, 2.4, 0.12, 0.4, 0.75, 0.45, 0),
-}
-
-
-def kind_table() -> Float[Tensor, "kinds 9"]:
-    """Return the numbers of every kind, in the order of ``KINDS``."""
-    return torch.tensor([astuple(kind) for kind in KINDS.values()], dtype=torch.float32)
-
-
-@dataclass(frozen=True)
 class Pieces:
-    """What scenes are made of.
+    """What scenes are made of; pictures are in [0, 1], cut-outs RGBA and anchored at the bottom."""
 
-    Attributes:
-        cutouts: ``(N, 4, PIECE_SIZE, PIECE_SIZE)`` RGBA in [0, 1], anchored at the bottom edge.
-        kind: ``(N,)`` index into ``sway.KINDS``.
-        anchor: ``(N,)`` index into ``ANCHORS``: the side of the picture it is fixed to; "none"
-            rides on another piece.
-        still: ``(N,)`` fraction of the height, from the anchor, that does not move (a pot).
-        weight: ``(N,)`` how often it is drawn, relative to the others.
-        backdrops: ``(M, 3, height, width)`` in [0, 1]; nothing in them moves.
-        views: ``(V, 3, height, width)`` pictures full of things that sway; V may be 0.
-        growth: ``(V, 1, height, width)`` how freely each pixel of a view moves, 0 to 1.
-    """
-
-    cutouts: Tensor
-    kind: Tensor
-    anchor: Tensor
-    still: Tensor
-    weight: Tensor
-    backdrops: Tensor
-    views: Tensor
-    growth: Tensor
+    cutouts: Float[Tensor, "pieces 4 size size"]
+    kind: Int[Tensor, " pieces"]  # index into ``KINDS``
+    anchor: Int[Tensor, " pieces"]  # index into ``ANCHORS``; "none" rides on another piece
+    still: Float[Tensor, " pieces"]  # share of the height, from the anchor, that does not move
+    weight: Float[Tensor, " pieces"]  # how often it is drawn, relative to the others
+    backdrops: Float[Tensor, "backdrops 3 height width"]  # nothing in them moves
+    views: Float[Tensor, "views 3 height width"]  # full of things that sway; there may be none
+    growth: Float[Tensor, "views 1 height width"]  # how freely each pixel of a view moves, 0 to 1
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +115,7 @@ class Pieces:
 
     def to(self, device: torch.device | str) -> Pieces:
         """Return the same pieces on another device."""
-        return Pieces(**{name: getattr(self, name).to(device) for name in vars(self)})
+        return Pieces(**{name: value.to(device) for name, value in vars(self).items()})
 
     @classmethod
     def painted(
@@ -145,8 +131,8 @@ class Pieces:
             cutouts=torch.stack([paint_piece(name, generator) for name in names]),
             backdrops=torch.stack([paint_backdrop(generator) for _ in range(max(count // 2, 1))]),
             weight=torch.ones(count),
-            views=torch.zeros(0, 3, *_BACKDROP_SIZE),
-            growth=torch.zeros(0, 1, *_BACKDROP_SIZE),
+            views=torch.zeros(0, 3, *BACKDROP_SIZE),
+            growth=torch.zeros(0, 1, *BACKDROP_SIZE),
             **_manners([_PAINTED[name] for name in names]),
         )
 
@@ -165,57 +151,48 @@ class Pieces:
         """
         folder = Path(folder)
         manifest = folder / "manifest.csv"
-        if not manifest.is_file():
-            raise GidliteError(f"{folder} has no manifest.csv; see --sprites in the README")
+        require(manifest.is_file(), f"{folder} has no manifest.csv; see --sprites in the README")
         with manifest.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-        cut, backdrops, views = (
+        cut, static, scenes = (
             [row for row in rows if row["kind"] == kind]
             for kind in ("cutout", "background", "scene")
         )
-        views = [row for row in views if row["class"].startswith("scene ")]
-        if not cut or not backdrops:
-            raise GidliteError(f"{manifest} lists no cut-outs or no backgrounds; both are needed")
+        lacking = f"{manifest} lists no cut-outs or no backgrounds; both are needed"
+        require(bool(cut and static), lacking)
         classes = [row["class"] for row in cut]
-        weight = torch.tensor([classes.count(name) ** -0.5 for name in classes])
-        seen = [_read_backdrop(folder / row["file"]) for row in views]
-        nothing = torch.zeros(0, 4, *_BACKDROP_SIZE)
-        pictures = torch.cat([nothing, *[torch.cat([p, _liveliness(p)])[None] for p in seen]])
-        photographed = cls(
-            cutouts=torch.stack([_read_cutout(folder / row["file"], row["anchor"]) for row in cut]),
-            weight=weight,
-            backdrops=torch.stack([_read_backdrop(folder / row["file"]) for row in backdrops]),
-            views=pictures[:, :3],
-            growth=pictures[:, 3:],
+        ours = {
+            "cutouts": torch.stack(
+                [_read_cutout(folder / row["file"], row["anchor"]) for row in cut]
+            ),
+            "weight": torch.tensor([classes.count(name) ** -0.5 for name in classes]),
             **_manners([_manner_of(row) for row in cut]),
+        }
+        backdrops = _read_backdrops([folder / row["file"] for row in static])
+        views = _read_backdrops(
+            [folder / row["file"] for row in scenes if row["class"].startswith("scene ")]
         )
-        painted = cls.painted(
+        fill = cls.painted(
             count=8 * len(_OFTEN_MISSING),
             families=_OFTEN_MISSING,
             generator=torch.Generator().manual_seed(0),
         )
-        return photographed._with_cutouts(painted, share=0.25)
-
-    def _with_cutouts(self, other: Pieces, *, share: float) -> Pieces:
-        """Return these pieces with another's cut-outs added, drawn in ``share`` of all draws."""
-        ours, theirs = self.weight.sum(), other.weight.sum()
-        factor = share / (1 - share) * ours / theirs
-        both = {n: torch.cat([getattr(self, n), getattr(other, n)]) for n in vars(self)}
-        both["weight"] = torch.cat([self.weight, other.weight * factor])
-        both |= {"backdrops": self.backdrops, "views": self.views, "growth": self.growth}
-        return Pieces(**both)
+        # Painted cut-outs make up a quarter of all draws.
+        factor = 1 / 3 * ours["weight"].sum() / fill.weight.sum()
+        theirs = vars(fill) | {"weight": fill.weight * factor}
+        both = {name: torch.cat([value, theirs[name]]) for name, value in ours.items()}
+        return cls(**both, backdrops=backdrops, views=views, growth=_liveliness(views))
 
 
 def _manner_of(row: dict[str, str]) -> _Manner:
-    known = _PHOTOGRAPHED.get(row["class"], _Manner("stem"))
-    if row["anchor"] not in ANCHORS:
-        raise GidliteError(
-            f"{row['file']} has anchor {row['anchor']!r} in manifest.csv; "
-            "use bottom, top, side or none"
-        )
-    kind = "body" if row["anchor"] == "none" else known.kind
-    anchor = "any" if row["class"] in ("branch", "leaf") else row["anchor"]
-    return _Manner(kind, anchor, known.still)
+    require(
+        row["anchor"] in ANCHORS,
+        f"{row['file']} has anchor {row['anchor']!r} in manifest.csv; "
+        "use bottom, top, side or none",
+    )
+    kind, still = _PHOTOGRAPHED.get(row["class"], ("stem", 0.0))
+    kind = "body" if row["anchor"] == "none" else kind
+    return _Manner(kind, "any" if row["class"] in ("branch", "leaf") else row["anchor"], still)
 
 
 def _manners(manners: list[_Manner]) -> dict[str, Tensor]:
@@ -227,24 +204,26 @@ def _manners(manners: list[_Manner]) -> dict[str, Tensor]:
     }
 
 
-def _read_backdrop(path: Path) -> Tensor:
-    """Return a photo cut to the backdrop's aspect (the middle) and size."""
-    image = read_image(path, max_side=512)
-    height, width = image.shape[-2:]
-    aspect = _BACKDROP_SIZE[1] / _BACKDROP_SIZE[0]
-    rows, columns = min(height, round(width / aspect)), min(width, round(height * aspect))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    middle = image[:, top : top + rows, left : left + columns]
-    return resize(middle, height=_BACKDROP_SIZE[0], width=_BACKDROP_SIZE[1])
+def _read_backdrops(paths: list[Path]) -> Float[Tensor, "photos 3 height width"]:
+    """Return photos cut to the aspect of a backdrop (the middle) and resized to it."""
+    photos, aspect = torch.zeros(len(paths), 3, *BACKDROP_SIZE), BACKDROP_SIZE[1] / BACKDROP_SIZE[0]
+    for photo, path in zip(photos, paths, strict=True):
+        image = read_image(path, max_side=512)
+        height, width = image.shape[-2:]
+        rows, columns = min(height, round(width / aspect)), min(width, round(height * aspect))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        middle = image[:, top : top + rows, left : left + columns]
+        photo.copy_(resize(middle, height=BACKDROP_SIZE[0], width=BACKDROP_SIZE[1]))
+    return photos
 
 
-def _read_cutout(path: Path, anchor: str) -> Tensor:
+def _read_cutout(path: Path, anchor: str) -> Float[Tensor, "4 size size"]:
     """Return an RGBA cut-out, padded to a square with its anchored side at the bottom."""
     try:
-        rgba = np.asarray(Image.open(path).convert("RGBA"))
+        rgba = np.array(Image.open(path).convert("RGBA"))
     except OSError as error:
         raise GidliteError(f"{path} cannot be read ({error}); mend or remove its line") from None
-    picture = torch.from_numpy(rgba.copy()).movedim(-1, 0) / 255
+    picture = torch.from_numpy(rgba).movedim(-1, 0) / 255
     if anchor == "side":
         picture = picture.rot90(1, dims=(-2, -1))
     elif anchor == "top":
@@ -256,20 +235,19 @@ def _read_cutout(path: Path, anchor: str) -> Tensor:
     return resize(picture, height=PIECE_SIZE, width=PIECE_SIZE)
 
 
-def _liveliness(picture: Tensor) -> Tensor:
+def _liveliness(views: Float[Tensor, "views 3 h w"]) -> Float[Tensor, "views 1 h w"]:
     """Guess how freely each pixel of a close-up of plants moves: sharp detail does, bokeh hardly.
 
-    A guess, good enough to show a network pictures in which everything sways; the labels of the
-    resulting scene are exact all the same, because the scene is rendered from them.
+    A guess is good enough: the scene is rendered from it, so its labels are exact all the same.
     """
-    grey = picture.mean(0, keepdim=True)
-    edges = functional.pad(grey.diff(dim=-1).abs(), (0, 1)) + functional.pad(
-        grey.diff(dim=-2).abs(), (0, 0, 0, 1)
-    )
-    detail = functional.avg_pool2d(edges[None], 25, 1, 12, count_include_pad=False)
-    detail = functional.avg_pool2d(detail, 15, 1, 7, count_include_pad=False)[0]
-    sharp = detail / detail.flatten().kthvalue(int(0.9 * detail.numel())).values.clamp(min=1e-3)
-    return sharp.clamp(0, 1) ** 1.5
+    grey = views.mean(1, keepdim=True)
+    edges = functional.pad(grey.diff(dim=-1).abs(), (0, 1))
+    detail = edges + functional.pad(grey.diff(dim=-2).abs(), (0, 0, 0, 1))
+    for size in (25, 15):
+        detail = functional.avg_pool2d(detail, size, 1, size // 2, count_include_pad=False)
+    rank = int(0.9 * math.prod(BACKDROP_SIZE))
+    typical = detail.flatten(1).kthvalue(rank).values.clamp(min=1e-3)
+    return (detail / typical[:, None, None, None]).clamp(0, 1) ** 1.5
 
 
 def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]:
