@@ -251,15 +251,15 @@ _RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0
 
 
 def draw_exposure(draw: Draw) -> dict[str, Tensor]:
-    """Draw the light and the exposure of every scene."""
+    """Draw the light and the exposure of every scene, to broadcast against its pictures."""
     return {
-        "slope": draw(-0.35, 0.35, 2),  # of the light across the picture
-        "vignette": draw(-0.3, 0.35).clamp(min=0),
-        "tint": draw(0.88, 1.12, 3),
-        "gain": torch.exp(draw(-0.35, 0.3)),
-        "gamma": torch.exp(draw(-0.25, 0.25)),
-        "grain": draw(-0.02, 0.03).clamp(min=0),
-        "jpeg": draw(15, 130),  # quality; over 100 means none
+        "slope": draw(-0.35, 0.35, 2, 1, 1),  # of the light across the picture
+        "vignette": draw(-0.3, 0.35, 1, 1).clamp(min=0),
+        "tint": draw(0.88, 1.12, 3, 1, 1),
+        "gain": torch.exp(draw(-0.35, 0.3, 1, 1)),
+        "gamma": torch.exp(draw(-0.25, 0.25, 1, 1, 1)),
+        "grain": draw(-0.02, 0.03, 1, 1, 1).clamp(min=0),
+        "jpeg": draw(15, 130, 1, 1, 1),  # quality; over 100 means none
     }
 
 
@@ -270,11 +270,10 @@ def develop(
     height, width = picture.shape[-2:]
     y = torch.linspace(-1, 1, height, device=picture.device)[:, None]
     x = torch.linspace(-1, 1, width, device=picture.device)
-    right, down = exposure["slope"][..., None, None].unbind(1)
-    vignette, gain = (exposure[name].view(-1, 1, 1) for name in ("vignette", "gain"))
-    light = 1 + right * x + down * y - vignette * (x**2 + y**2) / 2
-    factor = exposure["tint"][:, :, None, None] * (light * gain)[:, None]
-    return (picture * factor).clamp(1e-4, 1) ** exposure["gamma"].view(-1, 1, 1, 1)
+    right, down = exposure["slope"].unbind(1)
+    light = 1 + right * x + down * y - exposure["vignette"] * (x**2 + y**2) / 2
+    factor = exposure["tint"] * (light * exposure["gain"])[:, None]
+    return (picture * factor).clamp(1e-4, 1) ** exposure["gamma"]
 
 
 def photograph(
@@ -283,10 +282,9 @@ def photograph(
     noise: Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, "batch 3 height width"]:
     """Return pictures as a camera saves them: with grain from normal noise, and JPEG losses."""
-    grain, quality = (exposure[name].view(-1, 1, 1, 1) for name in ("grain", "jpeg"))
     noise = noise.mean(1, keepdim=True) * 1.2 + 0.5 * noise  # mostly luminance, as in film
-    grainy = (picture + grain * noise).clamp(0, 1)
-    return torch.where(quality < 100, _jpeg(grainy, quality), grainy)
+    grainy = (picture + exposure["grain"] * noise).clamp(0, 1)
+    return torch.where(exposure["jpeg"] < 100, _jpeg(grainy, exposure["jpeg"]), grainy)
 
 
 def _jpeg(picture: Tensor, quality: Tensor) -> Tensor:

@@ -109,14 +109,11 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
     y = torch.where(top, draw(-0.25, 0.1, layers), torch.where(side, draw(0.05, 0.9, layers), y))
     turn = torch.where(side, torch.where(left, 0.5, -0.5), torch.where(top, 1.0, 0.0)) * math.pi
     angle = turn + draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, 1.0)
-    return {
-        "size": torch.where(is_view, 1.0, size),
-        "root_x": torch.where(is_view, 0.5, x),
-        "root_y": torch.where(is_view, 1.0, y),
-        "angle": torch.where(is_view, 0.0, angle),
-        "still": torch.where(is_view, 0.0, pieces.still[traits["piece"]]),
-        "copies": torch.where(row & ~is_view, draw(2, 8, layers).round(), 1.0),
-    }
+    still = pieces.still[traits["piece"]]
+    drawn = {"size": size, "root_x": x, "root_y": y, "angle": angle, "still": still}
+    whole = {"size": 1.0, "root_x": 0.5, "root_y": 1.0, "angle": 0.0, "still": 0.0}
+    place = {name: torch.where(is_view, whole[name], drawn[name]) for name in whole}
+    return place | {"copies": torch.where(row & ~is_view, draw(2, 8, layers).round(), 1.0)}
 
 
 def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
@@ -161,10 +158,11 @@ def _draw_look(draw: Draw, traits: dict, depth: Tensor) -> dict[str, Tensor]:
     aperture = torch.where(draw.chance(0.5, 1), draw(0, 1.5, 1), 0.0)
     blur = ((depth - draw(0.45, 1, 1)).abs() * aperture).clamp(max=1)
     dark = draw(0, 0.4, layers)[..., None] * (1 - glows) * ~traits["is_view"][..., None]
+    light = torch.tensor([0.9, 0.5, 0.15], device=draw.device)
     return {
         "gain": draw(0.62, 1.15, layers, 1) * draw(0.88, 1.12, layers, 3),
         "blur": blur,
-        "shade": dark - torch.tensor([0.9, 0.5, 0.15], device=draw.device) * glows,
+        "shade": dark - light * glows,
         "shade_offset": draw(-0.04, 0.04, 1, 2) * (1 - glows),
         "card": draw(0.1, 0.95, layers, 3),
     }
@@ -218,26 +216,24 @@ def traits_at(traits: dict[str, Tensor], layer: Int[Tensor, "batch h w"]) -> dic
     return {n: values.movedim((1, 2), (-2, -1)).contiguous() for n, values in picked.items()}
 
 
-def local_coordinates(
-    traits: dict[str, Tensor], height: int, width: int
-) -> tuple[Float[Tensor, "batch 2 h w"], Float[Tensor, "batch 2 h w"], Float[Tensor, "batch h w"]]:
+def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
     """Return (u, s) of every pixel, the same folded for copies, and how far the wind has come.
 
-    The last is 0 to 1 across the picture; for copies that of the copy, so that each moves as one.
+    ``(batch, 2, h, w)`` twice and ``(batch, h, w)``, 0 to 1 across the picture; the wind at a copy
+    is that at its middle, so that each moves as one.
     """
-    root_x, size, flip = traits["root_x"], traits["size"], traits["flip"]
+    root_x, size, flip, copies = (traits[n] for n in ("root_x", "size", "flip", "copies"))
     y = ((torch.arange(height, device=size.device) + 0.5) / height)[:, None]
     x = ((torch.arange(width, device=size.device) + 0.5) / width) * _ASPECT
     dx, dy = (x - root_x * _ASPECT) / size, (y - traits["root_y"]) / size
     sin, cos = traits["angle"].sin(), traits["angle"].cos()
     u, s = (dx * cos + dy * sin) * flip, dx * sin - dy * cos
     number = (u * _COPY_SPACING + 0.5).floor()
-    inside = number.abs() <= traits["copies"] // 2
-    many = traits["copies"] > 1
-    folded = torch.where(inside, u * _COPY_SPACING - number, 9.0)
     middle = root_x + number / _COPY_SPACING * flip * size / _ASPECT
-    wind = torch.where(many, middle, x / _ASPECT + 0.2 * y)
-    return torch.stack([u, s], 1), torch.stack([torch.where(many, folded, u), s], 1), wind
+    wind = torch.where(copies > 1, middle, x / _ASPECT + 0.2 * y)
+    folded = torch.where(number.abs() <= copies // 2, u * _COPY_SPACING - number, 9.0)
+    folded = torch.where(copies > 1, folded, u)
+    return torch.stack([u, s], 1), torch.stack([folded, s], 1), wind
 
 
 def mode_shapes(
@@ -251,8 +247,7 @@ def mode_shapes(
 
     Modes 0 and 1 bend a layer like a clamped beam (or swing it, or move it as a body); the rest
     are two pairs of waves. Under gusts, modes 0 to 3 are instead hats along the wind, whose
-    coordinates are one trajectory at four delays: the front travels. A view moves by ``growth``
-    instead of the profile along s. Traits come from ``layer_traits`` or ``traits_at``.
+    coordinates are one trajectory at four delays: the front travels. A view moves by ``growth``.
     """
     u, s = local.unbind(1)
     s = ((s - traits["still"]) / (1 - traits["still"])).clamp(0, 1.5)
@@ -261,17 +256,15 @@ def mode_shapes(
     flutter = s.clamp(max=1).sqrt() * (1 - traits["rigid"])
     if growth is not None:
         profile, flutter = (torch.where(traits["is_view"], growth, v) for v in (profile, flutter))
-    waves = []
-    for wave in (traits["wave_a"], traits["wave_b"]):
-        phase = wave[:, 0] * u + wave[:, 1] * s
-        waves += [flutter * phase.cos(), flutter * phase.sin()]
+    a, b = (wave[:, 0] * u + wave[:, 1] * s for wave in (traits["wave_a"], traits["wave_b"]))
+    waves = [flutter * wave for wave in (a.cos(), a.sin(), b.cos(), b.sin())]
     overtone = s * (s - 0.75) * 3 * (1 - traits["rigid"])
     along = wind_position.clamp(0, 1) * (NUM_HATS - 1)
     hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_HATS)]
-    bends = [profile, overtone, waves[0], waves[1]]
+    bends = [profile, overtone, *waves]
     gusty = traits["gusty"] > 0
-    shapes = [torch.where(gusty, hat, bend) for hat, bend in zip(hats, bends, strict=True)]
-    return torch.stack([*shapes, *waves[2:]], dim=1)[:, :, None] * traits["direction"]
+    bends[:NUM_HATS] = [torch.where(gusty, *pair) for pair in zip(hats, bends, strict=False)]
+    return torch.stack(bends, dim=1)[:, :, None] * traits["direction"]
 
 
 def wind_driven(
@@ -282,7 +275,7 @@ def wind_driven(
     White noise is shaped in the frequency domain by the wind (falling above 0.1 Hz, with a slow
     swell below 0.25 Hz as real clips have it) and by the oscillator's response. A window of a run
     four times as long is stationary and, like a real clip, not periodic. Waves that travel are a
-    pair in quadrature; gusts are one trajectory delayed; a layer let go by a gust rings down.
+    pair in quadrature; gusts are one trajectory delayed; a layer that is let go rings down.
     """
     natural, damping = traits["natural_hz"][..., None], traits["damping"][..., None]
     travels, gusty, delay, let_go = (
@@ -304,9 +297,8 @@ def wind_driven(
     path = torch.fft.irfft(noise * response * wind, n=run)
     path = (path / path.std(dim=-1, keepdim=True))[..., num_frames : 2 * num_frames]
     seconds = torch.arange(num_frames, device=draw.device) / fps
-    ringing = torch.exp(-2 * torch.pi * natural * damping * seconds) * torch.cos(
-        2 * torch.pi * natural * seconds * (1 - damping**2).clamp(min=0.1).sqrt()
-    )
+    swing = torch.cos(2 * torch.pi * natural * seconds * (1 - damping**2).clamp(min=0.1).sqrt())
+    ringing = torch.exp(-2 * torch.pi * natural * damping * seconds) * swing
     path = torch.where(let_go > 0, 1.5 * ringing, path)
     return path - path[..., :1]
 
@@ -318,26 +310,22 @@ def draw_backdrop(
 
     Behind a view lies the view itself, so that its borders uncover something plausible.
     """
-
-    def pick(pictures: Tensor, index: Tensor) -> Tensor:
-        return resize(pictures[index], height=height, width=width)
-
-    def choose(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        return torch.where(condition.view(-1, 1, 1, 1), one, other)
-
-    picture = pick(pieces.backdrops, draw.index(torch.ones(len(pieces.backdrops))))
-    out_of_focus = draw.chance(0.35)
+    size, each = {"height": height, "width": width}, (1, 1, 1)
+    picture = resize(pieces.backdrops[draw.index(torch.ones(len(pieces.backdrops)))], **size)
+    out_of_focus = draw.chance(0.35, *each)
     if len(pieces.views):
-        plants = pick(pieces.views, draw.index(torch.ones(len(pieces.views))))
-        picture = choose(out_of_focus & draw.chance(0.5), plants, picture)
-    picture = choose(draw.chance(0.5), picture.flip(-1), picture)
+        plants = resize(pieces.views[draw.index(torch.ones(len(pieces.views)))], **size)
+        picture = torch.where(out_of_focus & draw.chance(0.5, *each), plants, picture)
+    picture = torch.where(draw.chance(0.5, *each), picture.flip(-1), picture)
     coarse = functional.adaptive_avg_pool2d(picture, (max(height // 20, 2), max(width // 20, 2)))
     soft = functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-    dim = torch.where(draw.chance(0.2), draw(0.05, 0.35), draw(0.6, 1.1).clamp(max=1))
-    picture = choose(out_of_focus, soft, picture) * dim.view(-1, 1, 1, 1)
+    bright = torch.where(
+        draw.chance(0.2, *each), draw(0.05, 0.35, *each), draw(0.6, 1.1, *each).clamp(max=1)
+    )
+    picture = torch.where(out_of_focus, soft, picture) * bright
     if len(pieces.views):
-        view = pick(pieces.views, traits["view"][:, 0])
-        picture = choose(traits["is_view"][:, 0], view, picture)
+        view = resize(pieces.views[traits["view"][:, 0]], **size)
+        picture = torch.where(traits["is_view"][:, 0].view(-1, *each), view, picture)
     return picture
 
 
@@ -347,9 +335,8 @@ def paint_layers(
     """Return RGBA of every layer, lit like the backdrop and out of focus if it is."""
     mood = background.mean((-2, -1))
     tint = 1 + 0.35 * (mood / mood.mean(1, keepdim=True).clamp(min=0.05) - 1)
-    layers = range(traits["size"].shape[1])
-    size = background.shape[-2:]
-    painted = [_paint_layer(layer_traits(traits, n), pieces, size, tint) for n in layers]
+    count, size = traits["size"].shape[1], background.shape[-2:]
+    painted = [_paint_layer(layer_traits(traits, n), pieces, size, tint) for n in range(count)]
     # The backdrop of a view is the view.
     view = torch.cat([background, torch.ones_like(background[:, :1])], dim=1)
     painted[0] = torch.where(traits["is_view"][:, 0].view(-1, 1, 1, 1), view, painted[0])
@@ -369,8 +356,8 @@ def _paint_layer(traits: dict, pieces: Pieces, size: torch.Size, tint: Tensor) -
     card = traits["card"] * torch.where(mat, 1.0, 0.45)
     color = torch.where(hung, torch.lerp(card, color, alpha * mat), color)
     alpha = torch.where(hung, 1.0, alpha) * traits["present"][:, None]
-    light = tint[..., None, None] * traits["gain"]
-    light = torch.where(traits["glows"][:, None] > 0, 1.0, light)
+    glows = traits["glows"][:, None] > 0
+    light = torch.where(glows, 1.0, tint[..., None, None] * traits["gain"])
     # Out of focus by 0 to about 10 px; colours are premultiplied, so that nothing bleeds in.
     sharp = torch.cat([(color * light).clamp(0, 1) * alpha, alpha], dim=1)
     soft = functional.avg_pool2d(sharp, 5, 1, 2)

@@ -6,7 +6,6 @@ import csv
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.shapes import (
-    BACKDROP_SIZE,
-    FAMILIES,
-    PIECE_SIZE,
-    paint_backdrop,
-    paint_piece,
-)
+from gidlite.data.world.shapes import BACKDROP_SIZE, FAMILIES, PIECE_SIZE, Brush, paint_piece
 from gidlite.errors import GidliteError, require
 from gidlite.media import read_image, resize
 
@@ -64,25 +57,19 @@ def kind_numbers(kind: Int[Tensor, "*batch"]) -> dict[str, Float[Tensor, "*batch
     }
 
 
-class _Manner(NamedTuple):
-    """How a class of cut-outs is fixed and sways; ``still``: share of the height that cannot."""
-
-    kind: str
-    anchor: str = "bottom"
-    still: float = 0.0
-
-
+# Kind, anchor, and the share of the height that cannot move, of what is painted ...
 _PAINTED = {
-    "flower": _Manner("stem"), "rose": _Manner("stem"), "grass": _Manner("stem"),
-    "reeds": _Manner("stem"), "fern": _Manner("leafy"), "palm": _Manner("tree", still=0.15),
-    "tree": _Manner("tree", still=0.1), "bush": _Manner("leafy"),
-    "potted": _Manner("leafy", still=0.3), "branch": _Manner("leafy", "any"),
-    "vine": _Manner("leafy", "top", 0.08), "lamp": _Manner("pendulum", "top"),
-    "ornament": _Manner("pendulum", "top"), "flame": _Manner("flame", still=0.46),
-    "cloth": _Manner("cloth", "top", 0.04), "flag": _Manner("cloth", "side", 0.05),
-    "head": _Manner("body", "none"),
+    "flower": ("stem", "bottom", 0.0), "rose": ("stem", "bottom", 0.0),
+    "grass": ("stem", "bottom", 0.0), "reeds": ("stem", "bottom", 0.0),
+    "fern": ("leafy", "bottom", 0.0), "palm": ("tree", "bottom", 0.15),
+    "tree": ("tree", "bottom", 0.1), "bush": ("leafy", "bottom", 0.0),
+    "potted": ("leafy", "bottom", 0.3), "branch": ("leafy", "any", 0.0),
+    "vine": ("leafy", "top", 0.08), "lamp": ("pendulum", "top", 0.0),
+    "ornament": ("pendulum", "top", 0.0), "flame": ("flame", "bottom", 0.46),
+    "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05),
+    "head": ("body", "none", 0.0),
 }  # fmt: skip
-# How a class of photographed cut-outs sways, and its still share; the manifest says the anchor.
+# ... and kind and share of what was photographed, whose anchor the manifest says.
 _PHOTOGRAPHED = {
     "flower": ("stem", 0.0), "tree": ("tree", 0.12), "potted": ("leafy", 0.4),
     "bush": ("leafy", 0.0), "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0),
@@ -133,7 +120,7 @@ class Pieces:
             weight=torch.ones(count),
             views=torch.zeros(0, 3, *BACKDROP_SIZE),
             growth=torch.zeros(0, 1, *BACKDROP_SIZE),
-            **_manners([_PAINTED[name] for name in names]),
+            **_sway([_PAINTED[name] for name in names]),
         )
 
     @classmethod
@@ -166,7 +153,7 @@ class Pieces:
                 [_read_cutout(folder / row["file"], row["anchor"]) for row in cut]
             ),
             "weight": torch.tensor([classes.count(name) ** -0.5 for name in classes]),
-            **_manners([_manner_of(row) for row in cut]),
+            **_sway([_manner_of(row) for row in cut]),
         }
         backdrops = _read_backdrops([folder / row["file"] for row in static])
         views = _read_backdrops(
@@ -184,23 +171,21 @@ class Pieces:
         return cls(**both, backdrops=backdrops, views=views, growth=_liveliness(views))
 
 
-def _manner_of(row: dict[str, str]) -> _Manner:
-    require(
-        row["anchor"] in ANCHORS,
-        f"{row['file']} has anchor {row['anchor']!r} in manifest.csv; "
-        "use bottom, top, side or none",
-    )
-    kind, still = _PHOTOGRAPHED.get(row["class"], ("stem", 0.0))
-    kind = "body" if row["anchor"] == "none" else kind
-    return _Manner(kind, "any" if row["class"] in ("branch", "leaf") else row["anchor"], still)
+def _manner_of(row: dict[str, str]) -> tuple[str, str, float]:
+    anchor, name = row["anchor"], row["class"]
+    known = f"{row['file']} has anchor {anchor!r} in manifest.csv; use bottom, top, side or none"
+    require(anchor in ANCHORS, known)
+    kind, still = _PHOTOGRAPHED.get(name, ("stem", 0.0))
+    kind = "body" if anchor == "none" else kind
+    return kind, "any" if name in ("branch", "leaf") else anchor, still
 
 
-def _manners(manners: list[_Manner]) -> dict[str, Tensor]:
-    kinds = list(KINDS)
+def _sway(manners: list[tuple[str, str, float]]) -> dict[str, Tensor]:
+    kinds, anchors, still = zip(*manners, strict=True)
     return {
-        "kind": torch.tensor([kinds.index(m.kind) for m in manners]),
-        "anchor": torch.tensor([ANCHORS.index(m.anchor) for m in manners]),
-        "still": torch.tensor([m.still for m in manners]),
+        "kind": torch.tensor([list(KINDS).index(kind) for kind in kinds]),
+        "anchor": torch.tensor([ANCHORS.index(anchor) for anchor in anchors]),
+        "still": torch.tensor(still),
     }
 
 
@@ -248,6 +233,49 @@ def _liveliness(views: Float[Tensor, "views 3 h w"]) -> Float[Tensor, "views 1 h
     rank = int(0.9 * math.prod(BACKDROP_SIZE))
     typical = detail.flatten(1).kthvalue(rank).values.clamp(min=1e-3)
     return (detail / typical[:, None, None, None]).clamp(0, 1) ** 1.5
+
+
+def paint_backdrop(generator: torch.Generator | None) -> Float[Tensor, "3 height width"]:
+    """Paint what never moves: sky or wall, hills or floor, houses, furniture and clutter."""
+    b = Brush(generator)
+    height, width = BACKDROP_SIZE
+    top, bottom = b.muted()[:, None, None], b.muted()[:, None, None]
+    ramp = torch.linspace(0, 1, height)[:, None]
+    cells = ((3,), (3, 9), (5, 40), (12, 80))[b.count(0, 3)]
+    picture = (top * (1 - ramp) + bottom * ramp) * (1 + b.one(0.05, 0.35) * b.noise(*cells))
+    if b.often(0.6):  # ground, floor or table, with a rough or wavy edge
+        edge = b.one(0.45, 0.9) + b.one(0, 0.12) * b.noise(b.count(2, 12), size=(1, width))
+        ground = b.green() if b.often(0.5) else b.muted()
+        grain = 1 + b.one(0.05, 0.4) * b.noise(b.count(10, 90))
+        picture = torch.where(ramp > edge, ground[:, None, None] * grain, picture)
+    picture = picture.clamp(0, 1)
+    for _ in range(b.count(0, 5)):
+        _add_clutter(picture, b)
+    return picture
+
+
+def _add_clutter(picture: Tensor, b: Brush) -> None:
+    """Draw a box (wall, window, book), a stone or a pole, often in the colours of plants."""
+    height, width = BACKDROP_SIZE
+    x, y = b.one(0, 1), b.one(0.2, 1)
+    kind = ("windows", "box", "stone", "pole")[b.count(0, 3)]
+    long, short = b.one(0.03, 0.25), b.one(0.03, 0.25)
+    if kind == "pole":
+        long, short = b.one(0.004, 0.02), b.one(0.3, 0.8)
+    color = b.green() if b.often(0.4) else b.muted()
+    u = ((torch.arange(width) + 0.5) / width - x).abs() / long
+    v = (((torch.arange(height) + 0.5) / height - y).abs() / short)[:, None]
+    power = 2.0 if kind == "stone" else 30.0
+    inside = 1 - (u**power + v**power) ** (1 / power)
+    paint = color[:, None, None] * (1 + b.one(0.03, 0.3) * b.noise(b.count(4, 60)))
+    if kind == "stone":  # round, so lit from the middle
+        paint = paint * (0.7 + 0.4 * inside.clamp(0, 1))
+    alpha = (inside * 20).clamp(0, 1)
+    picture.lerp_(paint.clamp(0, 1), alpha)
+    if kind == "windows":  # or shelves
+        step = b.count(8, 20)
+        mesh = ((torch.arange(width) % step) < 2) | ((torch.arange(height) % step) < 2)[:, None]
+        picture.mul_(1 - 0.4 * alpha * mesh)
 
 
 def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]:

@@ -1,4 +1,4 @@
-"""Everything that is painted: a brush, 17 families of cut-outs, and backdrops.
+"""What is painted: a brush, and 17 families of cut-outs growing from the bottom edge.
 
 Places and sizes are in widths of the picture, y downwards; angles are in radians.
 """
@@ -126,7 +126,6 @@ def _stamp(canvas: Tensor, shape: list[float], texture: Tensor) -> None:
 
 
 def _flower(b: Brush) -> None:
-    """A head of petals on a bent stem with two leaves."""
     green, petal, bend = b.green(), b.draw(0.2, 1.0, 3), b.one(-0.3, 0.3)
     b.stroke((0.5, 1), (0.5, 0.3), 0.014, 0.009, green, bend=bend)
     side = torch.tensor([0.38, 0.62]) + bend / 5
@@ -139,7 +138,6 @@ def _flower(b: Brush) -> None:
 
 
 def _rose(b: Brush) -> None:
-    """Rings of overlapping petals, darker inwards."""
     green, petal = b.green(), b.draw(0.25, 1.0, 3)
     b.stroke((0.5, 1), (0.5, 0.3), 0.015, 0.011, green, bend=b.one(-0.25, 0.25))
     for y in b.draw(0.55, 0.85, 4).tolist():
@@ -153,7 +151,6 @@ def _rose(b: Brush) -> None:
 
 
 def _grass(b: Brush) -> None:
-    """A tuft of blades."""
     green = b.green()
     for _ in range(b.count(14, 30)):
         root, tip, height, bend = b.draw(-1, 1, 4).tolist()
@@ -162,7 +159,6 @@ def _grass(b: Brush) -> None:
 
 
 def _reeds(b: Brush) -> None:
-    """Long stalks, some with plumes or ears."""
     green, plume = b.green(), torch.tensor([0.75, 0.62, 0.42]) * b.draw(0.6, 1.2)
     for _ in range(b.count(5, 12)):
         root, tip, height, bend = b.draw(-1, 1, 4).tolist()
@@ -187,7 +183,6 @@ def _frond(b: Brush, start, end, color, *, leaflet: float, bend: float) -> None:
 
 
 def _fern(b: Brush) -> None:
-    """Arching fronds from one point."""
     green = b.green()
     for _ in range(b.count(4, 8)):
         tip, height = b.one(0.1, 0.9), b.one(0.1, 0.5)
@@ -195,7 +190,6 @@ def _fern(b: Brush) -> None:
 
 
 def _palm(b: Brush) -> None:
-    """A slender trunk under a crown of fronds."""
     trunk, green, bend = _WOOD * b.draw(0.7, 1.5), b.green(), b.one(-0.2, 0.2)
     b.stroke((0.5, 1), (0.5, 0.38), 0.022, 0.014, trunk, bend=bend)
     for angle in (torch.linspace(-0.4, 3.5, b.count(7, 11)) + b.draw(-0.1, 0.1)).tolist():
@@ -229,7 +223,6 @@ def _tree(b: Brush) -> None:
 
 
 def _bush(b: Brush) -> None:
-    """A round mass of leaves, sometimes in bloom."""
     green, count = b.green(), 220
     distance, turn = b.draw(0, 1, count).sqrt(), b.draw(0, 2 * math.pi, count)
     x, y = 0.5 + 0.42 * distance * turn.cos(), 0.62 + 0.36 * distance * turn.sin()
@@ -239,7 +232,6 @@ def _bush(b: Brush) -> None:
 
 
 def _potted(b: Brush) -> None:
-    """Broad leaves rising from a pot."""
     green = b.green()
     for _ in range(b.count(6, 13)):
         x, y = b.one(0.12, 0.88), b.one(0.08, 0.45)
@@ -272,7 +264,6 @@ def _vine(b: Brush) -> None:
 
 
 def _lamp(b: Brush) -> None:
-    """A lamp or lantern on a cord."""
     b.stroke((0.5, 1), (0.5, 0.35), 0.006, 0.006, b.draw(0, 0.3, 3))
     color, wide, tall = b.draw(0.3, 1, 3), b.one(0.1, 0.2), b.one(0.1, 0.2)
     b.blobs(0.5, 0.22, wide, tall, 0, color, power=b.one(1.6, 5))
@@ -281,7 +272,6 @@ def _lamp(b: Brush) -> None:
 
 
 def _ornament(b: Brush) -> None:
-    """Beads, hats, discs and bells strung on one cord."""
     b.stroke((0.5, 1), (0.5, 0.12), 0.004, 0.004, b.draw(0, 0.4, 3))
     for y in torch.linspace(0.75, 0.12, b.count(1, 5)).tolist():
         color, size = b.draw(0.1, 1, 3), b.one(0.05, 0.13)
@@ -291,7 +281,6 @@ def _ornament(b: Brush) -> None:
 
 
 def _flame(b: Brush) -> None:
-    """A candle, still up to its wick, with a flame."""
     wide, top = b.one(0.06, 0.2), 0.55
     b.blobs(0.5, 0.79, wide, 0.24, 0, b.draw(0.5, 1.0, 3), power=8.0)
     b.blobs(0.5, top, wide, 0.025, 0, b.draw(0.8, 1.0, 3))
@@ -307,19 +296,18 @@ def _flame(b: Brush) -> None:
 
 
 def _cloth(b: Brush) -> None:
-    """Hanging cloth: laundry, a curtain, a banner; stripes, checks or plain."""
     wide, tall, color = b.one(0.2, 0.45), b.one(0.25, 0.46), b.draw(0.1, 1, 3)
     middle = 0.95 - tall
     b.blobs(0.5, middle, wide, tall, 0, color, power=14.0)
-    trim, kind = b.draw(0.1, 1, 3), b.count(0, 3)
-    if kind in (1, 3):
-        x = 0.5 + torch.linspace(-0.85, 0.85, b.count(3, 7)).double() * wide
-        b.blobs(x, middle, 0.07 * wide, tall * 0.97, 0, trim, power=10.0)
-    if kind in (2, 3):
-        y = middle + torch.linspace(-0.85, 0.85, b.count(3, 7)).double() * tall
-        b.blobs(0.5, y, wide * 0.97, 0.06 * tall, 0, trim, power=10.0)
-    folds = 0.5 + torch.linspace(-0.8, 0.8, b.count(2, 5)).double() * wide  # darker lines
-    b.blobs(folds, middle, 0.012, tall * 0.93, 0, color * 0.7, power=4.0)
+    trim, pattern = b.draw(0.1, 1, 3), ("plain", "stripes", "bars", "checks")[b.count(0, 3)]
+    if pattern in ("stripes", "checks"):
+        for x in torch.linspace(-0.85, 0.85, b.count(3, 7)).tolist():
+            b.blobs(0.5 + x * wide, middle, 0.07 * wide, tall * 0.97, 0, trim, power=10.0)
+    if pattern in ("bars", "checks"):
+        for y in torch.linspace(-0.85, 0.85, b.count(3, 7)).tolist():
+            b.blobs(0.5, middle + y * tall, wide * 0.97, 0.06 * tall, 0, trim, power=10.0)
+    for x in torch.linspace(-0.8, 0.8, b.count(2, 5)).tolist():  # folds, as darker lines
+        b.blobs(0.5 + x * wide, middle, 0.012, tall * 0.93, 0, color * 0.7, power=4.0)
     b.blobs(0.5, 0.97, wide + 0.02, 0.012, 0, b.draw(0.05, 0.5, 3), power=8.0)  # rail or line
 
 
@@ -358,46 +346,3 @@ def paint_piece(family: str, generator: torch.Generator | None) -> Float[Tensor,
     brush = Brush(generator)
     FAMILIES[family](brush)
     return brush.paint()
-
-
-def paint_backdrop(generator: torch.Generator | None) -> Float[Tensor, "3 height width"]:
-    """Paint what never moves: sky or wall, hills or floor, houses, furniture and clutter."""
-    b = Brush(generator)
-    height, width = BACKDROP_SIZE
-    top, bottom = b.muted()[:, None, None], b.muted()[:, None, None]
-    ramp = torch.linspace(0, 1, height)[:, None]
-    cells = ((3,), (3, 9), (5, 40), (12, 80))[b.count(0, 3)]
-    picture = (top * (1 - ramp) + bottom * ramp) * (1 + b.one(0.05, 0.35) * b.noise(*cells))
-    if b.often(0.6):  # ground, floor or table, with a rough or wavy edge
-        edge = b.one(0.45, 0.9) + b.one(0, 0.12) * b.noise(b.count(2, 12), size=(1, width))
-        ground = b.green() if b.often(0.5) else b.muted()
-        grain = 1 + b.one(0.05, 0.4) * b.noise(b.count(10, 90))
-        picture = torch.where(ramp > edge, ground[:, None, None] * grain, picture)
-    picture = picture.clamp(0, 1)
-    for _ in range(b.count(0, 5)):
-        _add_clutter(picture, b)
-    return picture
-
-
-def _add_clutter(picture: Tensor, b: Brush) -> None:
-    """Draw a box (wall, window, book), a stone or a pole, often in the colours of plants."""
-    height, width = BACKDROP_SIZE
-    x, y = b.one(0, 1), b.one(0.2, 1)
-    kind = ("windows", "box", "stone", "pole")[b.count(0, 3)]
-    long, short = b.one(0.03, 0.25), b.one(0.03, 0.25)
-    if kind == "pole":
-        long, short = b.one(0.004, 0.02), b.one(0.3, 0.8)
-    color = b.green() if b.often(0.4) else b.muted()
-    u = ((torch.arange(width) + 0.5) / width - x).abs() / long
-    v = (((torch.arange(height) + 0.5) / height - y).abs() / short)[:, None]
-    power = 2.0 if kind == "stone" else 30.0
-    inside = 1 - (u**power + v**power) ** (1 / power)
-    paint = color[:, None, None] * (1 + b.one(0.03, 0.3) * b.noise(b.count(4, 60)))
-    if kind == "stone":  # round, so lit from the middle
-        paint = paint * (0.7 + 0.4 * inside.clamp(0, 1))
-    alpha = (inside * 20).clamp(0, 1)
-    picture.lerp_(paint.clamp(0, 1), alpha)
-    if kind == "windows":  # or shelves
-        step = b.count(8, 20)
-        mesh = ((torch.arange(width) % step) < 2) | ((torch.arange(height) % step) < 2)[:, None]
-        picture.mul_(1 - 0.4 * alpha * mesh)
