@@ -21,9 +21,10 @@ from gidlite.data import (
     reverse_time,
 )
 from gidlite.data.shards import Sample, ShardFolder, finish_folder, write_json, write_shard
-from gidlite.data.world import _sample_at, make_scenes
+from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
+from gidlite.motion.flow import sample_at
 from gidlite.motion.normalize import fit_frequency_stats
 from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 
@@ -46,7 +47,7 @@ def filmed(pieces):
 def gap(example: Example, frame: torch.Tensor, time: int) -> float:
     """Mean difference between the photo and the frame fetched back by the motion."""
     motion = spectral_to_motion(example.spectral, num_frames=150, times=torch.tensor([time]))
-    returned = _sample_at(frame[None], motion, mode="bicubic")[0]
+    returned = sample_at(frame[None], motion, mode="bicubic")[0]
     return (returned - example.image).abs().mean(0)[example.reliable].mean().item()
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite.data.world.compose import (
-    Draw,
     draw_backdrop,
     draw_traits,
     layer_traits,
@@ -22,7 +21,7 @@ from gidlite.data.world.compose import (
     traits_at,
     wind_driven,
 )
-from gidlite.data.world.pieces import Pieces
+from gidlite.data.world.pieces import Draw, Pieces
 from gidlite.errors import require
 from gidlite.motion.flow import sample_at
 

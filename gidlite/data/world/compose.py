@@ -1,8 +1,8 @@
 """Composing scenes: what is drawn for every layer, how it sways in the wind, how it is painted.
 
-A layer has local coordinates (u, s) in units of its size: s runs from 0 at its anchor to 1 at its
-tip, u across. Its displacement is a sum of real mode shapes, each following a damped oscillator:
-a clamped beam under gusts, as in Davis et al. 2015. Its drawn parameters are called traits.
+What is drawn for a layer are its traits. It has local coordinates (u, s): s runs from 0 at its
+anchor to 1 at its tip, u across. Its displacement is a sum of real mode shapes, each following a
+damped oscillator: a clamped beam under gusts, as in Davis et al. 2015.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.pieces import ANCHORS, KINDS, Pieces, kind_numbers
+from gidlite.data.world.pieces import ANCHORS, KINDS, Draw, Pieces, kind_numbers
 from gidlite.media import resize
 
 NUM_MODES = 6
@@ -31,36 +31,6 @@ _SHAPE_TRAITS = (
     "size", "root_x", "root_y", "angle", "flip", "copies", "still", "beam", "rigid", "is_view",
     "gusty", "wave_a", "wave_b", "direction", "carry", "turn",
 )  # fmt: skip
-
-
-class Draw:
-    """Random numbers for a batch of scenes, on the device of the pieces."""
-
-    def __init__(self, batch: int, device: torch.device, generator: torch.Generator | None) -> None:
-        self.batch, self.device = batch, device
-        self._source = {"generator": generator, "device": generator.device if generator else device}
-
-    def __call__(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` numbers between low and high."""
-        numbers = torch.rand(self.batch, *shape, **self._source)
-        return low + (high - low) * numbers.to(self.device)
-
-    def chance(self, probability: float, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` booleans."""
-        return self(0, 1, *shape) < probability
-
-    def log(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return numbers whose logarithm is uniform."""
-        return self(math.log(low), math.log(high), *shape).exp()
-
-    def index(self, weight: Tensor, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` indices drawn in proportion to ``weight``."""
-        levels = (weight.cumsum(0) / weight.sum()).to(self.device)
-        return torch.searchsorted(levels, self(0, 1, *shape)).clamp(max=len(weight) - 1)
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` normal numbers."""
-        return torch.randn(self.batch, *shape, **self._source).to(self.device)
 
 
 def draw_traits(draw: Draw, pieces: Pieces, layers: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What scenes are made of: cut-outs that sway, backdrops that do not, and whole living views."""
+"""What scenes are made of, and how it is drawn: cut-outs that sway, backdrops, living views."""
 
 from __future__ import annotations
 
@@ -288,3 +288,33 @@ def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]
     # cannot be used is refused before anything is painted.
     photographic = [] if sprites is None else [Pieces.from_folder(sprites)] * 3
     return [*photographic, Pieces.painted(generator=torch.Generator().manual_seed(seed))]
+
+
+class Draw:
+    """Random numbers for a batch of scenes, on the device of the pieces."""
+
+    def __init__(self, batch: int, device: torch.device, generator: torch.Generator | None) -> None:
+        self.batch, self.device = batch, device
+        self._source = {"generator": generator, "device": generator.device if generator else device}
+
+    def __call__(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` numbers between low and high."""
+        numbers = torch.rand(self.batch, *shape, **self._source)
+        return low + (high - low) * numbers.to(self.device)
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` booleans."""
+        return self(0, 1, *shape) < probability
+
+    def log(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return numbers whose logarithm is uniform."""
+        return self(math.log(low), math.log(high), *shape).exp()
+
+    def index(self, weight: Tensor, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` indices drawn in proportion to ``weight``."""
+        levels = (weight.cumsum(0) / weight.sum()).to(self.device)
+        return torch.searchsorted(levels, self(0, 1, *shape)).clamp(max=len(weight) - 1)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` normal numbers."""
+        return torch.randn(self.batch, *shape, **self._source).to(self.device)

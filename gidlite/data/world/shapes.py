@@ -44,9 +44,7 @@ class Brush:
         """Return evenly spaced angles of a full turn, from a random one on."""
         return torch.arange(count) * (2 * math.pi / count) + self.draw(0, 6)
 
-    def noise(
-        self, *cells: int, size: tuple[int, int] = BACKDROP_SIZE
-    ) -> Float[Tensor, "height width"]:
+    def noise(self, *cells: int, size=BACKDROP_SIZE) -> Float[Tensor, "height width"]:
         """Return smooth noise, roughly within ±1: a mean of layers with so many cells across."""
         total = torch.zeros(size)
         for count in cells:
@@ -56,11 +54,9 @@ class Brush:
 
     def green(self) -> Float[Tensor, " rgb"]:
         """Return a colour of leaves, from olive to blue-green, now and then dry."""
-        if self.often(0.2):
-            ranges = ((0.5, 0.8), (0.4, 0.65), (0.15, 0.4))
-        else:
-            ranges = ((0.08, 0.45), (0.28, 0.62), (0.05, 0.3))
-        return torch.cat([self.draw(*r) for r in ranges])
+        dry = ((0.5, 0.8), (0.4, 0.65), (0.15, 0.4))
+        fresh = ((0.08, 0.45), (0.28, 0.62), (0.05, 0.3))
+        return torch.cat([self.draw(*limits) for limits in (dry if self.often(0.2) else fresh)])
 
     def muted(self) -> Float[Tensor, " rgb"]:
         """Return a colour of walls, skies and things: usually far from saturated."""
