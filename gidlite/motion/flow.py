@@ -118,11 +118,13 @@ def sample_at(
     offset: Float[Tensor, "*batch 2 height width"],
     *,
     mode: str = "bilinear",
+    padding: str = "border",
 ) -> Float[Tensor, "*batch channels height width"]:
-    """Return ``image(p + offset(p))`` at every pixel p, the border repeated outside.
+    """Return ``image(p + offset(p))`` at every pixel p.
 
     This is warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden. The
-    mode is "bilinear" or "bicubic".
+    mode is "bilinear", "bicubic" or "nearest"; outside, padding "border" repeats the border and
+    "zeros" puts 0.
     """
     height, width = image.shape[-2:]
     maps, offset = (x.reshape(-1, *x.shape[-3:]) for x in (image, offset))
@@ -130,7 +132,7 @@ def sample_at(
     y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     sampled = functional.grid_sample(
-        maps, grid, mode=mode, padding_mode="border", align_corners=False
+        maps, grid, mode=mode, padding_mode=padding, align_corners=False
     )
     return sampled.reshape(image.shape)
 

@@ -1,4 +1,4 @@
-"""What light and a camera add to a scene: shading, exposure, film grain, JPEG."""
+"""A synthetic world: scenes that sway, photographed, with exact motion and occlusion as labels."""
 
 from __future__ import annotations
 
@@ -12,138 +12,42 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite.data.world.compose import (
-    Draw,
     draw_backdrop,
-    draw_parts,
+    draw_traits,
+    layer_traits,
     local_coordinates,
     mode_shapes,
-    paint_layer,
-    part_at,
-    part_of,
+    paint_layers,
+    traits_at,
     wind_driven,
 )
-from gidlite.data.world.pieces import Pieces
-from gidlite.errors import GidliteError
+from gidlite.data.world.pieces import Draw, Pieces
+from gidlite.errors import require
+from gidlite.motion.flow import sample_at
 
-# The example tables of the JPEG standard (ITU-T T.81, annex K): luminance, and the corner of
-# chrominance that is finer than 99.
-_LUMINANCE = (
-    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
-)  # fmt: skip
-_CHROMINANCE = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))
-_RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
-
-
-def draw_exposure(draw) -> dict[str, Tensor]:
-    """Draw the light and the exposure of every scene; ``draw(low, high, *shape)``."""
-    return {
-        "slope": draw(-0.35, 0.35, 2),  # of the light across the picture
-        "vignette": draw(-0.3, 0.35).clamp(min=0),
-        "tint": draw(0.88, 1.12, 3),
-        "gain": torch.exp(draw(-0.35, 0.3)),
-        "gamma": torch.exp(draw(-0.25, 0.25)),
-        "grain": (draw(-0.02, 0.03)).clamp(min=0),
-        "jpeg": draw(15, 130),  # quality; over 100 means none
-    }
-
-
-def develop(
-    picture: Float[Tensor, "batch 3 height width"], exposure: dict[str, Tensor]
-) -> Float[Tensor, "batch 3 height width"]:
-    """Light and expose pictures; the same for every frame of a scene."""
-    height, width = picture.shape[-2:]
-    y = torch.linspace(-1, 1, height, device=picture.device)[:, None]
-    x = torch.linspace(-1, 1, width, device=picture.device)
-    slope, column = exposure["slope"][..., None, None], lambda n: exposure[n][:, None, None]
-    light = 1 + slope[:, 0] * x + slope[:, 1] * y - column("vignette") * (x**2 + y**2) / 2
-    factor = exposure["tint"][:, :, None, None] * (light * column("gain"))[:, None]
-    return (picture * factor).clamp(1e-4, 1) ** exposure["gamma"][:, None, None, None]
-
-
-def photograph(
-    picture: Float[Tensor, "batch 3 height width"],
-    exposure: dict[str, Tensor],
-    *,
-    generator: torch.Generator | None,
-) -> Float[Tensor, "batch 3 height width"]:
-    """Return pictures as a camera would save them, with grain and JPEG losses."""
-    place = generator.device if generator is not None else picture.device
-    noise = torch.randn(picture.shape, generator=generator, device=place).to(picture)
-    noise = noise.mean(1, keepdim=True) * 1.2 + 0.5 * noise  # mostly luminance, as in film
-    grainy = (picture + exposure["grain"][:, None, None, None] * noise).clamp(0, 1)
-    return torch.where(
-        exposure["jpeg"][:, None, None, None] < 100, _jpeg(grainy, exposure["jpeg"]), grainy
-    )
-
-
-def _jpeg(picture: Tensor, quality: Tensor) -> Tensor:
-    """Quantize 8×8 cosine transforms of luminance, and of chrominance at half the size."""
-    matrix = torch.tensor(_RGB_TO_YCC, device=picture.device)
-    scale = torch.where(quality < 50, 50 / quality, 2 - quality.clamp(max=99.5) / 50)
-    ycc = torch.einsum("ij,bjhw->bihw", matrix, picture)
-    chroma = functional.avg_pool2d(ycc[:, 1:], 2)
-    chroma = functional.interpolate(
-        _quantize(chroma, scale, _tables(picture)[1]), picture.shape[-2:], mode="bilinear"
-    )
-    ycc = torch.cat([_quantize(ycc[:, :1], scale, _tables(picture)[0]), chroma], 1)
-    return torch.einsum("ij,bjhw->bihw", matrix.inverse(), ycc).clamp(0, 1)
-
-
-def _tables(like: Tensor) -> tuple[Tensor, Tensor]:
-    chrominance = torch.full((8, 8), 99.0)
-    chrominance[:4, :4] = torch.tensor(_CHROMINANCE)
-    return torch.tensor(_LUMINANCE).to(like), chrominance.to(like)
-
-
-def _quantize(channels: Tensor, scale: Tensor, table: Tensor) -> Tensor:
-    device = channels.device
-    k, n = torch.arange(8, device=device)[:, None], torch.arange(8, device=device)
-    dct = torch.cos(math.pi * k * (2 * n + 1) / 16) * torch.where(k == 0, 0.125**0.5, 0.5)
-    height, width = channels.shape[-2:]
-    padded = functional.pad(channels, (0, -width % 8, 0, -height % 8), mode="replicate")
-    blocks = padded.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))  # (b, c, rows, 8, columns, 8)
-    spectrum = torch.einsum("ki,bcrixj,lj->bcrkxl", dct, blocks, dct)
-    step = table[:, None] / 255 * scale[:, None, None, None, None, None]
-    rounded = (spectrum / step).round() * step
-    back = torch.einsum("ki,bcrkxl,lj->bcrixj", dct, rounded, dct)
-    return back.flatten(-2).flatten(-3, -2)[..., :height, :width]
-
-
-NUM_LAYERS = 7
+_NUM_LAYERS = 7
 
 
 @dataclass(frozen=True)
 class Scenes:
     """A batch of scenes: what is seen at time 0, and how every layer moves.
 
-    Attributes:
-        background: ``(B, 3, H, W)`` in [0, 1]; never moves.
-        layers: ``(B, L, 4, H, W)`` RGBA in [0, 1] at time 0, back to front.
-        parts: Parameters of every layer, ``(B, L, ...)`` each, see ``compose.draw_parts``.
-        coords: ``(B, L, 2M, T)`` modal coordinates, a layer's own and then its parent's; 0 at
-            time 0.
-        exposure: Light and camera of every scene, ``(B, ...)`` each.
-        growth: ``(B, h, w)`` how freely pixels of a view move.
-        photo: ``(B, 3, H, W)`` the picture at time 0 as a camera saved it: grain, JPEG.
-        grid: (rows, columns) of the label grid, a whole fraction of the picture.
+    Nothing in it changes; what follows from it is computed once, when asked for.
     """
 
-    background: Tensor
-    layers: Tensor
-    parts: dict[str, Tensor]
-    coords: Tensor
-    exposure: dict[str, Tensor]
-    growth: Tensor
-    photo: Tensor
-    grid: tuple[int, int]
+    background: Float[Tensor, "batch 3 height width"]  # in [0, 1]; never moves
+    layers: Float[Tensor, "batch layers 4 height width"]  # RGBA at time 0, back to front
+    traits: dict[str, Tensor]  # of every layer, (batch, layers, ...) each, see ``draw_traits``
+    coords: Float[Tensor, "batch layers modes time"]  # a layer's own, then its parent's; 0 at first
+    exposure: dict[str, Tensor]  # light and camera of every scene, (batch, ...) each
+    growth: Float[Tensor, "batch rows columns"]  # how freely pixels of a view move
+    photo: Float[Tensor, "batch 3 height width"]  # time 0 as a camera saved it: grain, JPEG
+    grid: tuple[int, int]  # (rows, columns) of the labels, a whole fraction of the picture
 
     @cached_property
     def image(self) -> Float[Tensor, "batch 3 height width"]:
         """Every scene at time 0, without the losses of the camera."""
-        return self._composite(self.layers)
+        return self._lit(self.layers)
 
     @cached_property
     def visible(self) -> Bool[Tensor, "batch layers height width"]:
@@ -156,70 +60,20 @@ class Scenes:
         return _order(self.visible)
 
     @cached_property
-    def _coverage(self) -> Float[Tensor, "batch layers height width"]:
-        alpha = self.layers[:, :, 3]
-        if alpha.shape[-2:] == self.grid:
-            return alpha
-        return functional.interpolate(alpha, self.grid, mode="bilinear", antialias=True)
-
-    def modes(self, layer: int) -> Float[Tensor, "batch modes 2 height width"]:
-        """Return the mode shapes of a layer, its own and its parent's, in px of the grid."""
-        return self._layer_modes[layer]
-
-    @cached_property
-    def _layer_modes(self) -> list[Tensor]:
-        return [self._shapes(part_of(self.parts, n)) for n in range(self.layers.shape[1])]
-
-    @cached_property
     def visible_modes(self) -> Float[Tensor, "batch modes 2 height width"]:
         """The mode shapes of what is seen at every pixel, in px; 0 on the backdrop."""
-        shapes = self._shapes(part_at(self.parts, (self.depth - 1).clamp(min=0)))
+        shapes = self._modes_of(traits_at(self.traits, (self.depth - 1).clamp(min=0)))
         return shapes * (self.depth > 0)[:, None, None]
-
-    def _shapes(self, part: dict[str, Tensor]) -> Tensor:
-        local, _, wind = local_coordinates(part, *self.grid)
-        own = mode_shapes(local, part, wind_position=wind, growth=self.growth)
-        # Riding: the parent carries the root along and turns the part about it.
-        u, s = (local * part["size"][:, None]).unbind(1)
-        u = u * part["flip"]
-        sin, cos = part["angle"].sin(), part["angle"].cos()
-        x, y = u * cos + s * sin, u * sin - s * cos
-        ridden = part["carry"] + torch.stack([-y, x], dim=1)[:, None] * part["turn"][:, :, None]
-        return torch.cat([own, ridden], dim=1) * self.grid[1]
-
-    def _sum_over_modes(self, weights: Tensor) -> Tensor:
-        """Return Σ_m φ_m w_m of what is seen, ``(B, N, 2, h, w)``; weights (B, L, 2M, N)."""
-        batch, layers, _, count = weights.shape
-        shapes = self.visible_modes.flatten(3)
-        owner = self.depth.flatten(1)
-        total = shapes.new_zeros(batch, count, 2, owner.shape[1])
-        for scene in range(batch):
-            for layer in range(layers):
-                pixels = (owner[scene] == layer + 1).nonzero()[:, 0]
-                if len(pixels):
-                    part = shapes[scene].index_select(2, pixels).flatten(1)
-                    summed = weights[scene, layer].T @ part
-                    total[scene].index_copy_(2, pixels, summed.view(count, 2, -1))
-        return total.unflatten(3, self.grid)
 
     def spectral(self, num_frequencies: int) -> Complex[Tensor, "batch freq 2 height width"]:
         """Return the exact spectral volume, in px of the grid."""
         bins = torch.fft.rfft(self.coords, norm="forward")[..., :num_frequencies]
-        parts = self._sum_over_modes(torch.cat([bins.real, bins.imag], dim=-1))
-        return torch.complex(*parts.split(num_frequencies, dim=1))
+        both = self._sum_over_modes(torch.cat([bins.real, bins.imag], dim=-1))
+        return torch.complex(*both.split(num_frequencies, dim=1))
 
     def motion(self, times: list[int] | None = None) -> Float[Tensor, "batch time 2 height width"]:
         """Return the exact motion texture at the given frames (all by default), in grid px."""
         return self._sum_over_modes(self.coords if times is None else self.coords[..., times])
-
-    def moving(self, *, threshold: float = 0.25) -> Bool[Tensor, "batch height width"]:
-        """Return where the RMS displacement about its mean exceeds ``threshold`` px of the grid."""
-        deviation = self.coords - self.coords.mean(dim=-1, keepdim=True)
-        covariance = deviation @ deviation.mT / deviation.shape[-1]
-        # A square root of the covariance turns the quadratic form into a sum of squares.
-        values, vectors = torch.linalg.eigh(covariance)
-        roots = vectors * values.clamp(min=0).sqrt()[..., None, :]
-        return self._sum_over_modes(roots).square().sum((1, 2)) > threshold**2
 
     def frame(self, time: int) -> Float[Tensor, "batch 3 height width"]:
         """Render every scene at a frame, without the losses of the camera.
@@ -227,68 +81,86 @@ class Scenes:
         Raises:
             GidliteError: If the label grid is coarser than the picture.
         """
-        if self.grid != tuple(self.background.shape[-2:]):
-            raise GidliteError("frames need labels at full resolution; use grid_stride=1")
-        moved = torch.stack(
-            [
-                _sample_at(self.layers[:, layer], -self._arrived(layer, time), mode="bicubic")
-                for layer in range(self.layers.shape[1])
-            ],
-            dim=1,
-        )
-        return self._composite(moved.clamp(0, 1))
+        full = self.grid == tuple(self.background.shape[-2:])
+        require(full, "frames need labels at full resolution; use grid_stride=1")
+        moved = sample_at(self.layers, -self._arrived(time), mode="bicubic", padding="zeros")
+        return self._lit(moved.clamp(0, 1))
 
     def occluded(self, time: int) -> Bool[Tensor, "batch height width"]:
         """Return which pixels of frame 0 are covered, or out of the picture, at a frame."""
+        order = self.depth_at(time).float()[:, None]
+        # One more than the order, so that 0 says out of the picture.
         target = self.motion([time])[:, 0]
-        nearer = _sample_at(self._depth_at(time).float()[:, None], target, mode="nearest")[:, 0]
-        inside = _sample_at(torch.ones_like(nearer)[:, None], target, mode="nearest")[:, 0]
-        return (nearer > self.depth) | (inside < 0.5)
+        found = sample_at(order + 1, target, mode="nearest", padding="zeros")[:, 0]
+        return (found > self.depth + 1) | (found == 0)
 
     def disoccluded(self, time: int) -> Bool[Tensor, "batch height width"]:
         """Return which pixels of a frame show something that frame 0 does not."""
-        order = self._depth_at(time)
-        source = torch.zeros_like(self.background[:, :2, :1, :1]).expand(-1, -1, *self.grid)
-        for layer in range(self.layers.shape[1]):
-            here = (order == layer + 1)[:, None]
-            source = torch.where(here, -self._arrived(layer, time), source)
-        before = _sample_at(self.depth.float()[:, None], source, mode="nearest")[:, 0]
-        return before > order
+        order = self.depth_at(time)
+        arrived = self._arrived(time)
+        number = torch.arange(1, arrived.shape[1] + 1, device=order.device)
+        here = order[:, None] == number[:, None, None]
+        source = -(arrived * here[:, :, None]).sum(1)
+        before = sample_at(self.depth.float()[:, None], source, mode="nearest", padding="zeros")
+        return before[:, 0] > order
 
-    def _arrived(self, layer: int, time: int) -> Tensor:
+    def depth_at(self, time: int) -> Int[Tensor, "batch height width"]:
+        """Return ``depth`` of what is seen at a frame."""
+        covers = self._coverage[:, :, None]
+        moved = sample_at(covers, -self._arrived(time), padding="zeros")
+        return _order(_frontmost(moved[:, :, 0]))
+
+    @cached_property
+    def _coverage(self) -> Float[Tensor, "batch layers height width"]:
+        alpha = self.layers[:, :, 3]
+        if alpha.shape[-2:] == self.grid:
+            return alpha
+        return functional.interpolate(alpha, self.grid, mode="bilinear", antialias=True)
+
+    @cached_property
+    def _modes(self) -> Float[Tensor, "batch layers modes 2 height width"]:
+        layers = range(self.layers.shape[1])
+        return torch.stack([self._modes_of(layer_traits(self.traits, n)) for n in layers], dim=1)
+
+    def _modes_of(self, traits: dict[str, Tensor]) -> Float[Tensor, "batch modes 2 height width"]:
+        """Return mode shapes in px of the grid: a layer's own, and those of what it rides on."""
+        local, _, wind = local_coordinates(traits, *self.grid)
+        own = mode_shapes(local, traits, wind_position=wind, growth=self.growth)
+        # Riding: the parent carries the root along and turns the layer about it.
+        u, s = (local * traits["size"][:, None]).unbind(1)
+        u = u * traits["flip"]
+        sin, cos = traits["angle"].sin(), traits["angle"].cos()
+        about = torch.stack([s * cos - u * sin, u * cos + s * sin], dim=1)
+        ridden = traits["carry"] + about[:, None] * traits["turn"][:, :, None]
+        return torch.cat([own, ridden], dim=1) * self.grid[1]
+
+    def _sum_over_modes(self, weights: Tensor) -> Tensor:
+        """Return Σ_m φ_m w_m of what is seen, ``(B, N, 2, h, w)``; weights (B, L, 2M, N)."""
+        batch, layers, _, count = weights.shape
+        shapes, owner = self.visible_modes.flatten(3), self.depth.flatten(1)
+        total = shapes.new_zeros(batch, count, 2, owner.shape[1])
+        for scene in range(batch):
+            for layer in range(layers):
+                pixels = (owner[scene] == layer + 1).nonzero()[:, 0]
+                if len(pixels):
+                    modes = shapes[scene].index_select(2, pixels).flatten(1)
+                    summed = weights[scene, layer].T @ modes
+                    total[scene].index_copy_(2, pixels, summed.view(count, 2, -1))
+        return total.unflatten(3, self.grid)
+
+    def _arrived(self, time: int) -> Float[Tensor, "batch layers 2 height width"]:
         """Return the displacement of what is at each pixel now: F(p) at q with ``p + F(p) = q``.
 
         By fixed-point iteration: displacements within a layer are smooth, so a few steps suffice.
         """
-        coords = self.coords[:, layer, :, time]
-        forward = torch.einsum("bm,bmchw->bchw", coords, self.modes(layer))
+        forward = torch.einsum("blm,blmchw->blchw", self.coords[..., time], self._modes)
         arrived = forward
         for _ in range(4):
-            arrived = _sample_at(forward, -arrived, padding="border")
+            arrived = sample_at(forward, -arrived)
         return arrived
 
-    def _depth_at(self, time: int) -> Tensor:
-        covers = [
-            _sample_at(self._coverage[:, layer, None], -self._arrived(layer, time))[:, 0]
-            for layer in range(self.layers.shape[1])
-        ]
-        return _order(_frontmost(torch.stack(covers, dim=1)))
-
-    def _composite(self, layers: Tensor) -> Tensor:
-        """Lay RGBA layers over the backdrop, each with its soft shadow (or glow) behind it."""
-        picture = self.background
-        height, width = picture.shape[-2:]
-        for number, layer in enumerate(layers.unbind(1)):
-            color, alpha = layer[:, :3], layer[:, 3:]
-            coarse = functional.adaptive_avg_pool2d(alpha, (-(-height // 8), -(-width // 8)))
-            coarse = functional.avg_pool2d(coarse, 3, 1, 1)
-            offset = self.parts["shade_offset"][:, number, :, None, None] * coarse.shape[-1]
-            shadow = _sample_at(coarse, offset.expand(-1, -1, *coarse.shape[-2:]), padding="border")
-            shadow = functional.interpolate(shadow, (height, width), mode="bilinear")
-            shade = self.parts["shade"][:, number, :, None, None]
-            picture = (picture * (1 - shade.clamp(min=0) * shadow)) - shade.clamp(max=0) * shadow
-            picture = torch.lerp(picture, color, alpha)
-        return develop(picture.clamp(0, 1), self.exposure)
+    def _lit(self, layers: Tensor) -> Tensor:
+        return develop(_composite(self.background, layers, self.traits), self.exposure)
 
 
 def _frontmost(coverage: Tensor) -> Tensor:
@@ -302,18 +174,19 @@ def _order(visible: Tensor) -> Tensor:
     return (visible * number[:, None, None]).sum(1)
 
 
-def _sample_at(
-    image: Tensor, offset: Tensor, *, mode: str = "bilinear", padding: str = "zeros"
-) -> Tensor:
-    """Return ``image(q + offset(q))``."""
-    height, width = image.shape[-2:]
-    y = torch.arange(height, device=image.device)[:, None]
-    x = torch.arange(width, device=image.device)
-    grid = torch.stack(
-        [(x + offset[:, 0] + 0.5) * 2 / width - 1, (y + offset[:, 1] + 0.5) * 2 / height - 1],
-        dim=-1,
-    )
-    return functional.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=False)
+def _composite(background: Tensor, layers: Tensor, traits: dict[str, Tensor]) -> Tensor:
+    """Lay RGBA layers over the backdrop, each with its soft shadow (or glow) behind it."""
+    picture, size = background, background.shape[-2:]
+    shades, offsets = traits["shade"][..., None, None], traits["shade_offset"][..., None, None]
+    for layer, shade, offset in zip(*(v.unbind(1) for v in (layers, shades, offsets)), strict=True):
+        color, alpha = layer[:, :3], layer[:, 3:]
+        coarse = functional.adaptive_avg_pool2d(alpha, [-(-side // 8) for side in size])
+        coarse = functional.avg_pool2d(coarse, 3, 1, 1)
+        place = (offset * coarse.shape[-1]).expand(-1, -1, *coarse.shape[-2:])
+        shadow = functional.interpolate(sample_at(coarse, place), size, mode="bilinear")
+        picture = (picture * (1 - shade.clamp(min=0) * shadow)) - shade.clamp(max=0) * shadow
+        picture = torch.lerp(picture, color, alpha)
+    return picture.clamp(0, 1)
 
 
 def make_scenes(
@@ -323,11 +196,10 @@ def make_scenes(
     height: int = 160,
     width: int = 256,
     grid_stride: int = 1,
-    num_frames: int = 150,
-    fps: float = 30.0,
     generator: torch.Generator | None = None,
+    **clip: float,
 ) -> Scenes:
-    """Compose ``batch`` random scenes on the device of ``pieces``.
+    """Compose random scenes on the device of ``pieces``; equal generators give equal scenes.
 
     Args:
         batch: Number of scenes; memory is proportional to it.
@@ -336,43 +208,109 @@ def make_scenes(
         width: Columns of the picture.
         grid_stride: Labels are made on a grid this many times coarser than the picture;
             rendering later frames needs 1.
-        num_frames: T.
-        fps: Frames per second.
-        generator: Source of randomness; equal seeds give equal scenes.
+        generator: Source of randomness.
+        clip: ``num_frames`` (150) and ``fps`` (30) of the motion.
 
     Raises:
         GidliteError: If the grid stride does not divide the size.
     """
-    if height % grid_stride or width % grid_stride:
-        raise GidliteError(f"grid_stride {grid_stride} does not divide {width}x{height}")
+    divides = height % grid_stride == width % grid_stride == 0
+    require(divides, f"grid_stride {grid_stride} does not divide {width}x{height}")
     grid = (height // grid_stride, width // grid_stride)
     draw = Draw(batch, pieces.device, generator)
-    parts = draw_parts(draw, pieces, NUM_LAYERS)
-    background = draw_backdrop(draw, pieces, parts, height, width)
-    mood = background.mean((-2, -1))
-    layers = [
-        paint_layer(part_of(parts, n), pieces, height, width, mood) for n in range(NUM_LAYERS)
-    ]
-    coords = wind_driven(parts, num_frames=num_frames, fps=fps, generator=generator)
-    parents = parts["parent"][..., None, None].expand_as(coords)
-    ridden = torch.gather(coords, 1, parents) * parts["rides"][..., None, None]
-    scenes = Scenes(
-        background=background,
-        layers=torch.stack(layers, 1),
-        parts=parts,
-        coords=torch.cat([coords, ridden], dim=2),
-        exposure=draw_exposure(draw),
-        growth=_growth(pieces, parts, grid),
-        photo=background,
-        grid=grid,
-    )
-    photo = photograph(scenes.image, scenes.exposure, generator=generator)
-    object.__setattr__(scenes, "photo", photo)
-    return scenes
+    traits = draw_traits(draw, pieces, _NUM_LAYERS)
+    background = draw_backdrop(draw, pieces, traits, height, width)
+    layers = paint_layers(traits, pieces, background)
+    coords = wind_driven(draw, traits, **clip)
+    parent, rides = (traits[name][..., None, None] for name in ("parent", "rides"))
+    ridden = torch.gather(coords, 1, parent.expand_as(coords)) * rides
+    exposure = draw_exposure(draw)
+    image = develop(_composite(background, layers, traits), exposure)
+    growth = torch.zeros(batch, *grid, device=pieces.device)
+    if len(pieces.views):
+        growth = pieces.growth[traits["view"][:, 0]]
+        growth = functional.interpolate(growth, grid, mode="bilinear", antialias=True)[:, 0]
+    return Scenes(
+        background=background, layers=layers, traits=traits, exposure=exposure, growth=growth,
+        coords=torch.cat([coords, ridden], dim=2), grid=grid,
+        photo=photograph(image, exposure, draw.normal(3, height, width)),
+    )  # fmt: skip
 
 
-def _growth(pieces: Pieces, parts: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
-    if not len(pieces.views):
-        return torch.zeros(len(parts["size"]), *grid, device=pieces.device)
-    growth = pieces.growth[parts["view"][:, 0]]
-    return functional.interpolate(growth, grid, mode="bilinear", antialias=True)[:, 0]
+# The example tables of the JPEG standard (ITU-T T.81, annex K): luminance, and the corner of
+# chrominance that is finer than 99.
+_LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
+)  # fmt: skip
+_CHROMINANCE = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))
+_RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813))
+
+
+def draw_exposure(draw: Draw) -> dict[str, Tensor]:
+    """Draw the light and the exposure of every scene, to broadcast against its pictures."""
+    return {
+        "slope": draw(-0.35, 0.35, 2, 1, 1),  # of the light across the picture
+        "vignette": draw(-0.3, 0.35, 1, 1).clamp(min=0),
+        "tint": draw(0.88, 1.12, 3, 1, 1),
+        "gain": torch.exp(draw(-0.35, 0.3, 1, 1)),
+        "gamma": torch.exp(draw(-0.25, 0.25, 1, 1, 1)),
+        "grain": draw(-0.02, 0.03, 1, 1, 1).clamp(min=0),
+        "jpeg": draw(15, 130, 1, 1, 1),  # quality; over 100 means none
+    }
+
+
+def develop(
+    picture: Float[Tensor, "batch 3 height width"], exposure: dict[str, Tensor]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Light and expose pictures; the same for every frame of a scene."""
+    height, width = picture.shape[-2:]
+    y = torch.linspace(-1, 1, height, device=picture.device)[:, None]
+    x = torch.linspace(-1, 1, width, device=picture.device)
+    right, down = exposure["slope"].unbind(1)
+    light = 1 + right * x + down * y - exposure["vignette"] * (x**2 + y**2) / 2
+    factor = exposure["tint"] * (light * exposure["gain"])[:, None]
+    return (picture * factor).clamp(1e-4, 1) ** exposure["gamma"]
+
+
+def photograph(
+    picture: Float[Tensor, "batch 3 height width"],
+    exposure: dict[str, Tensor],
+    noise: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return pictures as a camera saves them: with grain from normal noise, and JPEG losses."""
+    noise = noise.mean(1, keepdim=True) * 1.2 + 0.5 * noise  # mostly luminance, as in film
+    grainy = (picture + exposure["grain"] * noise).clamp(0, 1)
+    return torch.where(exposure["jpeg"] < 100, _jpeg(grainy, exposure["jpeg"]), grainy)
+
+
+def _jpeg(picture: Tensor, quality: Tensor) -> Tensor:
+    """Quantize 8×8 cosine transforms of luminance, and of chrominance at half the size.
+
+    Unlike an encoder it takes a batch on any device, every picture of its own quality.
+    """
+    matrix = torch.tensor(_RGB_TO_YCC, device=picture.device)
+    luminance = torch.tensor(_LUMINANCE).to(picture)
+    chrominance = torch.full((8, 8), 99.0).to(picture)
+    chrominance[:4, :4] = torch.tensor(_CHROMINANCE)
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality.clamp(max=99.5) / 50)
+    y, color = torch.einsum("ij,bjhw->bihw", matrix, picture).split((1, 2), dim=1)
+    color = _quantize(functional.avg_pool2d(color, 2), scale, chrominance)
+    color = functional.interpolate(color, picture.shape[-2:], mode="bilinear")
+    ycc = torch.cat([_quantize(y, scale, luminance), color], 1)
+    return torch.einsum("ij,bjhw->bihw", matrix.inverse(), ycc).clamp(0, 1)
+
+
+def _quantize(channels: Tensor, scale: Tensor, table: Tensor) -> Tensor:
+    k = torch.arange(8, device=channels.device)[:, None]
+    dct = torch.cos(math.pi * k * (2 * k.T + 1) / 16) * torch.where(k == 0, 0.125**0.5, 0.5)
+    height, width = channels.shape[-2:]
+    padded = functional.pad(channels, (0, -width % 8, 0, -height % 8), mode="replicate")
+    blocks = padded.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))  # (b, c, rows, 8, columns, 8)
+    spectrum = torch.einsum("ki,bcrixj,lj->bcrkxl", dct, blocks, dct)
+    step = table[:, None] / 255 * scale[..., None, None]
+    rounded = (spectrum / step).round() * step
+    back = torch.einsum("ki,bcrkxl,lj->bcrixj", dct, rounded, dct)
+    return back.flatten(-2).flatten(-3, -2)[..., :height, :width]

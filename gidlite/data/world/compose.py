@@ -1,8 +1,8 @@
-"""How things sway: mode shapes in the coordinates of a part, driven by stochastic wind.
+"""Composing scenes: what is drawn for every layer, how it sways in the wind, how it is painted.
 
-A part has local coordinates (u, s): s runs from 0 at its anchor to 1 at its tip, u across. Its
-displacement is a sum of ``NUM_MODES`` real mode shapes, each following a damped oscillator.
-Source of the physics: a clamped beam under gusts, as in Davis et al. 2015; the rest is standard.
+What is drawn for a layer are its traits. It has local coordinates (u, s): s runs from 0 at its
+anchor to 1 at its tip, u across. Its displacement is a sum of real mode shapes, each following a
+damped oscillator: a clamped beam under gusts, as in Davis et al. 2015.
 """
 
 from __future__ import annotations
@@ -14,186 +14,61 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.pieces import ANCHORS, KINDS, Pieces, kind_table
+from gidlite.data.world.pieces import ANCHORS, KINDS, Draw, Pieces, kind_numbers
 from gidlite.media import resize
 
 NUM_MODES = 6
 # With gusts, the first of the six modes are hats over the picture, each delayed by the wind.
 NUM_HATS = 4
-_WAVE_A, _WAVE_B = (2, 3), (4, 5)
-
-
-def mode_shapes(
-    local: Float[Tensor, "batch 2 height width"],
-    part: dict[str, Tensor],
-    *,
-    wind_position: Float[Tensor, "batch height width"],
-    growth: Float[Tensor, "batch height width"] | None = None,
-) -> Float[Tensor, "batch modes 2 height width"]:
-    """Return the mode shapes of one part of every scene, in units of the picture's width.
-
-    Modes 0 and 1 bend the part like a clamped beam (or swing it, or move it as a body); the rest
-    are two pairs of waves. Under gusts, modes 0 to 3 are instead hats along the wind, whose
-    coordinates are one trajectory at four delays: the front travels.
-
-    Args:
-        local: (u, s) of every pixel.
-        part: Parameters of the part (see ``compose.draw_parts``), with two trailing axes that
-            broadcast against the pixels: one part for all, or for every pixel its own.
-        wind_position: Where the wind has got to, 0 to 1 across the picture.
-        growth: Amplitude instead of the profile along s, for a view that moves where it will.
-    """
-    u, s = local.unbind(1)
-    s = ((s - part["still"]) / (1 - part["still"])).clamp(0, 1.5)
-    beam = 0.5 * s * s * (3 - s.clamp(max=1))
-    profile = torch.lerp(torch.lerp(s, beam, part["beam"]), 0.75 + 0.25 * s, part["rigid"])
-    flutter = s.clamp(max=1).sqrt() * (1 - part["rigid"])
-    if growth is not None:
-        profile = torch.where(part["is_view"] > 0, growth, profile)
-        flutter = torch.where(part["is_view"] > 0, growth, flutter)
-    waves = []
-    for name in ("wave_a", "wave_b"):
-        phase = part[name][:, 0] * u + part[name][:, 1] * s
-        waves += [flutter * phase.cos(), flutter * phase.sin()]
-    overtone = s * (s - 0.75) * 3 * (1 - part["rigid"])
-    along = wind_position.clamp(0, 1) * (NUM_HATS - 1)
-    hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_HATS)]
-    bends = [profile, overtone, waves[0], waves[1]]
-    gusty = part["gusty"] > 0
-    shapes = [torch.where(gusty, hat, bend) for hat, bend in zip(hats, bends, strict=True)]
-    return torch.stack([*shapes, *waves[2:]], dim=1)[:, :, None] * part["direction"]
-
-
-def wind_driven(
-    part: dict[str, Tensor],
-    *,
-    num_frames: int,
-    fps: float,
-    generator: torch.Generator | None,
-) -> Float[Tensor, "*batch modes time"]:
-    """Return modal coordinates over time: stationary, of unit variance, 0 at frame 0.
-
-    White noise is shaped in the frequency domain by the wind (falling above 0.1 Hz, with a slow
-    swell below 0.25 Hz as real clips have it) and by the oscillator's response. A window of a run
-    four times as long is stationary and, like a real clip, not periodic. Waves that travel are a
-    pair in quadrature; gusts are one trajectory delayed; a part let go by a gust (``let_go``)
-    rings down instead.
-
-    Args:
-        part: ``natural_hz``, ``damping`` (..., M) and ``travels``, ``gusty``, ``gust_delay``,
-            ``let_go`` (...).
-        num_frames: T.
-        fps: Frames per second.
-        generator: Source of randomness.
-    """
-    natural, damping = part["natural_hz"][..., None], part["damping"][..., None]
-    run = 4 * num_frames
-    place = generator.device if generator is not None else natural.device
-    white = torch.randn(*natural.shape[:-1], run, generator=generator, device=place)
-    noise = torch.fft.rfft(white.to(natural.device))
-    hz = torch.fft.rfftfreq(run, 1 / fps).to(natural.device)
-    for first, second in (_WAVE_A, _WAVE_B):
-        noise[..., second, :] = torch.where(
-            part["travels"][..., None] > 0, -1j * noise[..., first, :], noise[..., second, :]
-        )
-    delay = part["gust_delay"][..., None, None] * torch.arange(NUM_HATS, device=hz.device)[:, None]
-    gusts = noise[..., :1, :] * torch.exp(-2j * torch.pi * hz * delay)
-    noise[..., :NUM_HATS, :] = torch.where(
-        part["gusty"][..., None, None] > 0, gusts, noise[..., :NUM_HATS, :]
-    )
-    ratio = hz / natural
-    response = torch.complex(1 - ratio**2, 2 * damping * ratio).reciprocal()
-    swell = 1 + 0.9 / (1 + (hz / 0.25) ** 2)
-    wind = swell / (1 + (hz / 0.1) ** 2) ** 0.2
-    path = torch.fft.irfft(noise * response * wind, n=run)
-    path = (path / path.std(dim=-1, keepdim=True))[..., num_frames : 2 * num_frames]
-    seconds = torch.arange(num_frames, device=hz.device) / fps
-    ringing = torch.exp(-2 * torch.pi * natural * damping * seconds) * torch.cos(
-        2 * torch.pi * natural * seconds * (1 - damping**2).clamp(min=0.1).sqrt()
-    )
-    path = torch.where(part["let_go"][..., None, None] > 0, 1.5 * ringing, path)
-    return path - path[..., :1]
-
-
+_WAVES = ((2, 3), (4, 5))
 # Typical amplitude of a stem as tall as the picture, in picture widths per unit coordinate.
 _AMPLITUDE = 0.0031
 _COPY_SPACING = 1.1
 # Of the world; a picture of another shape shows it stretched.
 _ASPECT = 1.6
+# Traits that decide how a pixel moves.
+_SHAPE_TRAITS = (
+    "size", "root_x", "root_y", "angle", "flip", "copies", "still", "beam", "rigid", "is_view",
+    "gusty", "wave_a", "wave_b", "direction", "carry", "turn",
+)  # fmt: skip
 
 
-class Draw:
-    """Uniform numbers for a batch of scenes, on the device of the pieces."""
-
-    def __init__(self, batch: int, device: torch.device, generator: torch.Generator | None) -> None:
-        self.batch, self.device, self.generator = batch, device, generator
-        self._place = generator.device if generator is not None else device
-
-    def __call__(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` numbers between low and high."""
-        numbers = torch.rand(self.batch, *shape, generator=self.generator, device=self._place)
-        return low + (high - low) * numbers.to(self.device)
-
-    def chance(self, probability: float, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` booleans."""
-        return self(0, 1, *shape) < probability
-
-    def log(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return numbers whose logarithm is uniform."""
-        return self(math.log(low), math.log(high), *shape).exp()
-
-    def index(self, weight: Tensor, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` indices drawn in proportion to ``weight``."""
-        levels = (weight.cumsum(0) / weight.sum()).to(self.device)
-        return torch.searchsorted(levels, self(0, 1, *shape)).clamp(max=len(weight) - 1)
-
-
-def draw_parts(draw: Draw, pieces: Pieces, layers: int) -> dict[str, Tensor]:
-    """Draw every parameter of every layer, back to front; values are ``(batch, layers, ...)``."""
+def draw_traits(draw: Draw, pieces: Pieces, layers: int) -> dict[str, Tensor]:
+    """Draw every trait of every layer, back to front; values are ``(batch, layers, ...)``."""
     depth = (torch.arange(layers, device=draw.device) + 1) / layers
     is_view = torch.zeros(draw.batch, layers, dtype=torch.bool, device=draw.device)
     if len(pieces.views):
         is_view[:, 0] = draw.chance(0.15)
-    in_view = is_view[:, :1]
-    rides, parent = _draw_family_tree(draw, layers)
-    riders = pieces.weight * (pieces.anchor == ANCHORS.index("none")).float()
-    riders = riders + 0.3 * pieces.weight * (pieces.anchor == ANCHORS.index("any")).float()
+    # Some layers ride, each on the nearest layer behind it that does not.
+    rides = draw.chance(0.3, layers)
+    rides[:, 0] = False
+    parent = torch.where(rides, 0, torch.arange(layers, device=draw.device)).cummax(dim=1).values
+    loose, anywhere = (pieces.anchor == ANCHORS.index(name) for name in ("none", "any"))
+    riders = pieces.weight * (loose.float() + 0.3 * anywhere.float())
     if riders.sum() == 0:
         rides, riders = torch.zeros_like(rides), pieces.weight
     piece = torch.where(rides, draw.index(riders, layers), draw.index(pieces.weight, layers))
-    part = {
+    traits = {
         "piece": piece, "is_view": is_view, "rides": rides, "parent": parent,
         "view": (draw(0, 1, layers) * len(pieces.views)).long(),
         "present": draw.chance(0.65, layers) | (depth == 1) | is_view,
         "flip": torch.where(draw.chance(0.5, layers), -1.0, 1.0),
-        "still": pieces.still[piece],
     }  # fmt: skip
-    part["present"] &= ~in_view | is_view | draw.chance(0.25, layers)
-    part |= _draw_place(draw, pieces, part, depth)
-    part |= _draw_sway(draw, pieces, part)
-    part |= _draw_look(draw, part, depth, pieces)
-    _attach(draw, part)
-    return part
+    traits["present"] &= ~is_view[:, :1] | is_view | draw.chance(0.25, layers)
+    traits |= _draw_place(draw, pieces, traits, depth)
+    traits |= _draw_sway(draw, pieces, traits)
+    traits |= _draw_look(draw, traits, depth)
+    return traits | _draw_riding(draw, traits)
 
 
-def _draw_family_tree(draw: Draw, layers: int) -> tuple[Tensor, Tensor]:
-    """Return which layers ride, and each layer's nearest layer behind it that does not ride."""
-    rides = draw.chance(0.3, layers)
-    rides[:, 0] = False
-    number = torch.arange(layers, device=draw.device).expand(draw.batch, -1)
-    parent = torch.where(rides, 0, number).cummax(dim=1).values
-    return rides, parent
-
-
-def _draw_place(draw: Draw, pieces: Pieces, part, depth: Tensor) -> dict[str, Tensor]:
+def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict[str, Tensor]:
     """Draw size, root and direction; sizes and places are in picture heights, x from the left."""
-    layers = len(depth)
-    anchor = pieces.anchor[part["piece"]]
+    layers, is_view = len(depth), traits["is_view"]
+    anchor = pieces.anchor[traits["piece"]]
     # A branch may enter from any border, or stand.
     any_side = draw.index(torch.tensor([0.3, 0.4, 0.3]), layers)
     anchor = torch.where(anchor == ANCHORS.index("any"), any_side, anchor)
-    loose = anchor == ANCHORS.index("none")
-    bottom, top, side = (anchor == ANCHORS.index(n) for n in ("bottom", "top", "side"))
+    bottom, top, side, loose = (anchor == number for number in range(4))
     row = bottom & draw.chance(0.28, layers)
     zoom = draw.log(0.6, 1.8, 1)  # from wide shots to close-ups
     size = torch.where(row, draw.log(0.2, 0.7, layers), draw.log(0.3, 1.0, layers))
@@ -203,222 +78,260 @@ def _draw_place(draw: Draw, pieces: Pieces, part, depth: Tensor) -> dict[str, Te
     y = torch.where(bottom, draw(0.72, 1.25, layers), draw(0.65, 1.2, layers))
     y = torch.where(top, draw(-0.25, 0.1, layers), torch.where(side, draw(0.05, 0.9, layers), y))
     turn = torch.where(side, torch.where(left, 0.5, -0.5), torch.where(top, 1.0, 0.0)) * math.pi
-    tilt = draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, 1.0)
-    is_view = part["is_view"]
-    fixed = {"size": (size, 1.0), "root_x": (x, 0.5), "root_y": (y, 1.0), "angle": (turn + tilt, 0)}
-    place = {name: torch.where(is_view, value, v) for name, (v, value) in fixed.items()}
-    copies = torch.where(row & ~is_view, draw(2, 8, layers).round(), torch.ones_like(size))
-    return place | {"copies": copies, "still": torch.where(is_view, 0.0, part["still"])}
+    angle = turn + draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, 1.0)
+    still = pieces.still[traits["piece"]]
+    drawn = {"size": size, "root_x": x, "root_y": y, "angle": angle, "still": still}
+    whole = {"size": 1.0, "root_x": 0.5, "root_y": 1.0, "angle": 0.0, "still": 0.0}
+    place = {name: torch.where(is_view, whole[name], drawn[name]) for name in whole}
+    return place | {"copies": torch.where(row & ~is_view, draw(2, 8, layers).round(), 1.0)}
 
 
-def _draw_sway(draw: Draw, pieces: Pieces, part) -> dict[str, Tensor]:
+def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
     """Draw natural frequencies, dampings, directions and amplitudes."""
-    layers = part["size"].shape[1]
-    kind = torch.where(part["is_view"], list(KINDS).index("view"), pieces.kind[part["piece"]])
-    names = ("rigid", "beam", "slow", "fast", "least", "most", "sway", "flutter", "travels")
-    of_kind = dict(zip(names, kind_table().to(draw.device)[kind].unbind(-1), strict=True))
-    gusty = (part["copies"] > 1) | (part["is_view"] & draw.chance(0.7, layers))
-    framed = draw.chance(0.05, layers) & (part["copies"] == 1) & ~part["is_view"] & ~part["rides"]
+    is_view, alone, size = traits["is_view"], traits["copies"] == 1, traits["size"]
+    layers = size.shape[1]
+    kind = torch.where(is_view, list(KINDS).index("view"), pieces.kind[traits["piece"]])
+    of_kind = kind_numbers(kind)
+    gusty = ~alone | (is_view & draw.chance(0.7, layers))
+    framed = draw.chance(0.05, layers) & alone & ~is_view & ~traits["rides"]
     wind, taste = draw.log(0.22, 4.5, 1), draw.log(0.55, 1.8, layers)
-    amplitude = _AMPLITUDE * wind * taste * part["size"] ** 0.7 * ~framed
+    amplitude = _AMPLITUDE * wind * taste * size**0.7 * ~framed
+    hats = gusty[..., None] & (torch.arange(NUM_MODES, device=draw.device) < NUM_HATS)
     sway, flutter = of_kind["sway"], of_kind["flutter"] * draw.log(0.5, 1.6, layers)
     share = torch.stack([sway, 0.25 * sway, flutter, flutter, 0.6 * flutter, 0.6 * flutter], dim=-1)
-    hats = torch.arange(NUM_MODES, device=draw.device) < NUM_HATS
-    share = torch.where(gusty[..., None] & hats, sway[..., None], share)
+    share = torch.where(hats, sway[..., None], share)
     spread = torch.tensor([0, 0, 0.4, 0.4, 1.2, 1.2], device=draw.device)
-    angle = part["angle"][..., None] + draw(-0.35, 0.35, layers, 1) + spread
-    low, high = of_kind["slow"].log(), of_kind["fast"].log()
-    natural = (
-        torch.exp(low + (high - low) * draw(0, 1, layers)) / part["size"].clamp(min=0.3).sqrt()
-    )
+    angle = traits["angle"][..., None] + draw(-0.35, 0.35, layers, 1) + spread
+    low, high = of_kind["slowest_hz"].log(), of_kind["fastest_hz"].log()
+    natural = torch.exp(low + (high - low) * draw(0, 1, layers)) / size.clamp(min=0.3).sqrt()
     factor = torch.tensor([1, 2.5, 1.6, 1.6, 2.6, 2.6], device=draw.device)
-    factor = torch.where(gusty[..., None] & hats, 1.0, factor)
-    least, most = of_kind["least"][..., None], of_kind["most"][..., None]
+    least, most = of_kind["least_damping"][..., None], of_kind["most_damping"][..., None]
     damping = least + (most - least) * draw(0, 1, layers, NUM_MODES)
     damping[..., (3, 5)] = damping[..., (2, 4)]
-    damping = torch.where(gusty[..., None] & hats, damping[..., :1], damping)
+    delay = draw(0.05, 0.5, layers) * torch.where(draw.chance(0.5, layers), 1.0, -1.0)
     return {
         "rigid": of_kind["rigid"], "beam": of_kind["beam"], "travels": of_kind["travels"],
         "glows": (kind == list(KINDS).index("flame")).float(), "framed": framed,
-        "gusty": gusty.float(), "gust_delay": draw(0.05, 0.5, layers) * torch.where(
-            draw.chance(0.5, layers), 1.0, -1.0),
+        "gusty": gusty.float(), "gust_delay": delay,
         "let_go": (draw.chance(0.08, 1) & ~gusty).float(),
         "direction": torch.stack([angle.cos(), angle.sin()], dim=-1)
         * (amplitude[..., None] * share)[..., None],
-        "natural_hz": (natural[..., None] * factor).clamp(max=7), "damping": damping,
+        "natural_hz": (natural[..., None] * torch.where(hats, 1.0, factor)).clamp(max=7),
+        "damping": torch.where(hats, damping[..., :1], damping),
         "wave_a": draw(-8, 8, layers, 2), "wave_b": draw(-14, 14, layers, 2),
     }  # fmt: skip
 
 
-def _draw_look(draw: Draw, part, depth: Tensor, pieces: Pieces) -> dict[str, Tensor]:
-    """Draw colour, focus and shadow."""
-    layers = len(depth)
+def _draw_look(draw: Draw, traits: dict, depth: Tensor) -> dict[str, Tensor]:
+    """Draw colour, focus and shadow; a flame glows instead of casting one."""
+    layers, glows = len(depth), traits["glows"][..., None]
     aperture = torch.where(draw.chance(0.5, 1), draw(0, 1.5, 1), 0.0)
     blur = ((depth - draw(0.45, 1, 1)).abs() * aperture).clamp(max=1)
-    glow = -torch.tensor([0.9, 0.5, 0.15], device=draw.device) * part["glows"][..., None]
-    dark = (draw(0, 0.4, layers) * (1 - part["glows"]) * ~part["is_view"])[..., None]
+    dark = draw(0, 0.4, layers)[..., None] * (1 - glows) * ~traits["is_view"][..., None]
+    light = torch.tensor([0.9, 0.5, 0.15], device=draw.device)
     return {
         "gain": draw(0.62, 1.15, layers, 1) * draw(0.88, 1.12, layers, 3),
-        "blur": blur, "shade": dark + glow, "shade_offset": draw(-0.04, 0.04, 1, 2).expand(
-            -1, layers, -1) * (1 - part["glows"][..., None]),
+        "blur": blur,
+        "shade": dark - light * glows,
+        "shade_offset": draw(-0.04, 0.04, 1, 2) * (1 - glows),
         "card": draw(0.1, 0.95, layers, 3),
-    }  # fmt: skip
+    }
 
 
-def _attach(draw: Draw, part: dict[str, Tensor]) -> None:
-    """Put every rider on its parent, and note how the parent's modes carry and turn it there."""
-    layers = part["size"].shape[1]
+def _draw_riding(draw: Draw, traits: dict) -> dict[str, Tensor]:
+    """Put every rider on its parent, and find how the parent's modes carry and turn it there."""
+    scene = torch.arange(draw.batch, device=draw.device)[:, None]
+    owner = {name: values[scene, traits["parent"]] for name, values in traits.items()}
     # Nothing rides on a view, on a row of copies, on a painting or on another rider.
-    owner = {k: torch.gather(v, 1, _like(part["parent"], v)) for k, v in part.items()}
     able = owner["present"] & ~owner["is_view"] & (owner["copies"] == 1) & ~owner["framed"]
-    rides = part["rides"] & able
-    grip = torch.stack([draw(-0.15, 0.15, layers), draw(0.55, 0.9, layers)], dim=-1)
-    u, s = grip.unbind(-1)
+    rides = traits["rides"] & able
+    u, s = draw(-0.15, 0.15, *rides.shape[1:]), draw(0.55, 0.9, *rides.shape[1:])
     sin, cos = owner["angle"].sin(), owner["angle"].cos()
     x = owner["root_x"] * _ASPECT + owner["size"] * (u * cos + s * sin)
     y = owner["root_y"] + owner["size"] * (u * sin - s * cos)
-    smaller = (owner["size"] * draw(0.25, 0.5, layers)).clamp(0.08, 1)
-    part["root_x"] = torch.where(rides, x / _ASPECT, part["root_x"])
-    part["root_y"] = torch.where(rides, y, part["root_y"])
-    part["copies"] = torch.where(rides, 1.0, part["copies"])
-    scale = torch.where(rides, smaller / part["size"], 1.0)
-    part["size"] = part["size"] * scale
-    part["direction"] = part["direction"] * scale[..., None, None]
-    flat = {k: v.flatten(0, 1)[..., None, None] for k, v in owner.items()}
-    low, high = (
-        mode_shapes(
-            (grip + torch.tensor([0.0, step], device=draw.device)).flatten(0, 1)[:, :, None, None],
-            flat, wind_position=torch.zeros(draw.batch * layers, 1, 1, device=draw.device),
-        )[..., 0, 0].unflatten(0, (draw.batch, layers))
-        for step in (-0.05, 0.05)
-    )  # fmt: skip
-    across = torch.stack([cos, sin], dim=-1)[:, :, None]
+    smaller = (owner["size"] * draw(0.25, 0.5, *rides.shape[1:])).clamp(0.08, 1)
+    scale = torch.where(rides, smaller / traits["size"], 1.0)
+    flat = {name: values.flatten(0, 1)[..., None, None] for name, values in owner.items()}
+
+    def modes_at(s: Tensor) -> Tensor:
+        local = torch.stack([u, s], dim=-1).flatten(0, 1)[..., None, None]
+        shapes = mode_shapes(local, flat, wind_position=torch.zeros_like(local[:, 0]))
+        return shapes[..., 0, 0].unflatten(0, u.shape)
+
+    low, high = modes_at(s - 0.05), modes_at(s + 0.05)
+    across = ((high - low) * torch.stack([cos, sin], dim=-1)[:, :, None]).sum(-1)
     carried = rides[..., None].float()
-    part["carry"] = (low + high) / 2 * carried[..., None]
-    # Widths per radian: the parent's displacement per picture height along it.
-    part["turn"] = ((high - low) * across).sum(-1) / (0.1 * owner["size"][..., None]) * carried
-    part["rides"] = rides
+    return {
+        "rides": rides,
+        "root_x": torch.where(rides, x / _ASPECT, traits["root_x"]),
+        "root_y": torch.where(rides, y, traits["root_y"]),
+        "copies": torch.where(rides, 1.0, traits["copies"]),
+        "size": traits["size"] * scale,
+        "direction": traits["direction"] * scale[..., None, None],
+        "carry": (low + high) / 2 * carried[..., None],
+        # Widths per radian: the parent's displacement per picture height along it.
+        "turn": across / (0.1 * owner["size"][..., None]) * carried,
+    }
 
 
-def _like(index: Tensor, values: Tensor) -> Tensor:
-    return index.reshape(*index.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+def layer_traits(traits: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """Return the traits of one layer, with two trailing axes that broadcast over pixels."""
+    return {name: values[:, layer, ..., None, None] for name, values in traits.items()}
 
 
-def local_coordinates(
-    part: dict[str, Tensor], height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def traits_at(traits: dict[str, Tensor], layer: Int[Tensor, "batch h w"]) -> dict[str, Tensor]:
+    """Return, for every pixel, what shapes the motion of the layer named there."""
+    scene = torch.arange(len(layer), device=layer.device)[:, None, None]
+    picked = {name: traits[name][scene, layer] for name in _SHAPE_TRAITS}
+    return {n: values.movedim((1, 2), (-2, -1)).contiguous() for n, values in picked.items()}
+
+
+def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
     """Return (u, s) of every pixel, the same folded for copies, and how far the wind has come.
 
-    Returns:
-        ``(B, 2, h, w)``, ``(B, 2, h, w)`` and ``(B, h, w)`` in 0 to 1 across the picture; for
-        copies the last is that of the copy, so that each moves as one.
+    ``(batch, 2, h, w)`` twice and ``(batch, h, w)``, 0 to 1 across the picture; the wind at a copy
+    is that at its middle, so that each moves as one.
     """
-    device = part["size"].device
-    y = ((torch.arange(height, device=device) + 0.5) / height)[:, None]
-    x = ((torch.arange(width, device=device) + 0.5) / width) * _ASPECT
-    dx = (x - part["root_x"] * _ASPECT) / part["size"]
-    dy = (y - part["root_y"]) / part["size"]
-    sin, cos = part["angle"].sin(), part["angle"].cos()
-    u, s = (dx * cos + dy * sin) * part["flip"], dx * sin - dy * cos
+    root_x, size, flip, copies = (traits[n] for n in ("root_x", "size", "flip", "copies"))
+    y = ((torch.arange(height, device=size.device) + 0.5) / height)[:, None]
+    x = ((torch.arange(width, device=size.device) + 0.5) / width) * _ASPECT
+    dx, dy = (x - root_x * _ASPECT) / size, (y - traits["root_y"]) / size
+    sin, cos = traits["angle"].sin(), traits["angle"].cos()
+    u, s = (dx * cos + dy * sin) * flip, dx * sin - dy * cos
     number = (u * _COPY_SPACING + 0.5).floor()
-    inside = number.abs() <= part["copies"] // 2
-    folded = torch.where(inside, u * _COPY_SPACING - number, 9.0)
-    many = part["copies"] > 1
-    middle = part["root_x"] + number / _COPY_SPACING * part["flip"] * part["size"] / _ASPECT
-    wind = torch.where(many, middle, x / _ASPECT + 0.2 * y)
-    return torch.stack([u, s], 1), torch.stack([torch.where(many, folded, u), s], 1), wind
+    middle = root_x + number / _COPY_SPACING * flip * size / _ASPECT
+    wind = torch.where(copies > 1, middle, x / _ASPECT + 0.2 * y)
+    folded = torch.where(number.abs() <= copies // 2, u * _COPY_SPACING - number, 9.0)
+    folded = torch.where(copies > 1, folded, u)
+    return torch.stack([u, s], 1), torch.stack([folded, s], 1), wind
 
 
-def part_of(parts: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
-    """Return the parameters of one layer, with two trailing axes that broadcast over pixels."""
-    return {name: value[:, layer, ..., None, None] for name, value in parts.items()}
+def mode_shapes(
+    local: Float[Tensor, "batch 2 height width"],
+    traits: dict[str, Tensor],
+    *,
+    wind_position: Float[Tensor, "batch height width"],
+    growth: Float[Tensor, "batch height width"] | None = None,
+) -> Float[Tensor, "batch modes 2 height width"]:
+    """Return the mode shapes at (u, s) of every pixel, in picture widths per unit coordinate.
 
-
-def part_at(parts: dict[str, Tensor], layer: Int[Tensor, "batch h w"]) -> dict[str, Tensor]:
-    """Return for every pixel the parameters of the layer named there, for ``mode_shapes``."""
-    flat = layer.flatten(1)[:, None]
-    picked = {}
-    for name in _SHAPE_PARAMETERS:
-        values = parts[name].flatten(2) if parts[name].ndim > 2 else parts[name][..., None]
-        values = values.movedim(1, -1).float()
-        taken = values.gather(2, flat.expand(-1, values.shape[1], -1))
-        picked[name] = taken.reshape(len(layer), *parts[name].shape[2:], *layer.shape[1:])
-    return picked
-
-
-_SHAPE_PARAMETERS = (
-    "size", "root_x", "root_y", "angle", "flip", "copies", "still", "beam", "rigid", "is_view",
-    "gusty", "wave_a", "wave_b", "direction", "carry", "turn",
-)  # fmt: skip
-
-
-def paint_layer(
-    part: dict[str, Tensor], pieces: Pieces, height: int, width: int, mood: Tensor
-) -> Float[Tensor, "batch 4 height width"]:
-    """Return RGBA of one layer of every scene, lit like the backdrop and out of focus if it is.
-
-    Args:
-        part: Parameters of the layer, from ``part_of``.
-        pieces: Where its picture comes from.
-        height: Rows.
-        width: Columns.
-        mood: ``(batch, 3)`` mean colour of the backdrop.
+    Modes 0 and 1 bend a layer like a clamped beam (or swing it, or move it as a body); the rest
+    are two pairs of waves. Under gusts, modes 0 to 3 are instead hats along the wind, whose
+    coordinates are one trajectory at four delays: the front travels. A view moves by ``growth``.
     """
-    _, local, _ = local_coordinates(part, height, width)
-    grid = torch.stack([local[:, 0] * 2, 1 - 2 * local[:, 1]], dim=-1)
-    picture = functional.grid_sample(
-        pieces.cutouts[part["piece"].flatten()].float(), grid, align_corners=False
+    u, s = local.unbind(1)
+    s = ((s - traits["still"]) / (1 - traits["still"])).clamp(0, 1.5)
+    beam = 0.5 * s * s * (3 - s.clamp(max=1))
+    profile = torch.lerp(torch.lerp(s, beam, traits["beam"]), 0.75 + 0.25 * s, traits["rigid"])
+    flutter = s.clamp(max=1).sqrt() * (1 - traits["rigid"])
+    if growth is not None:
+        profile, flutter = (torch.where(traits["is_view"], growth, v) for v in (profile, flutter))
+    a, b = (wave[:, 0] * u + wave[:, 1] * s for wave in (traits["wave_a"], traits["wave_b"]))
+    waves = [flutter * wave for wave in (a.cos(), a.sin(), b.cos(), b.sin())]
+    overtone = s * (s - 0.75) * 3 * (1 - traits["rigid"])
+    along = wind_position.clamp(0, 1) * (NUM_HATS - 1)
+    hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_HATS)]
+    bends = [profile, overtone, *waves]
+    gusty = traits["gusty"] > 0
+    bends[:NUM_HATS] = [torch.where(gusty, *pair) for pair in zip(hats, bends, strict=False)]
+    return torch.stack(bends, dim=1)[:, :, None] * traits["direction"]
+
+
+def wind_driven(
+    draw: Draw, traits: dict[str, Tensor], *, num_frames: int = 150, fps: float = 30.0
+) -> Float[Tensor, "batch layers modes time"]:
+    """Return modal coordinates over time: stationary, of unit variance, 0 at frame 0.
+
+    White noise is shaped in the frequency domain by the wind (falling above 0.1 Hz, with a slow
+    swell below 0.25 Hz as real clips have it) and by the oscillator's response. A window of a run
+    four times as long is stationary and, like a real clip, not periodic. Waves that travel are a
+    pair in quadrature; gusts are one trajectory delayed; a layer that is let go rings down.
+    """
+    natural, damping = traits["natural_hz"][..., None], traits["damping"][..., None]
+    travels, gusty, delay, let_go = (
+        traits[name][..., None, None] for name in ("travels", "gusty", "gust_delay", "let_go")
     )
-    across, along = local[:, 0].abs(), (local[:, 1] - 0.5).abs()
-    hung = ((across < 0.46) & (along < 0.48) & part["framed"])[:, None]
-    mat = ((across < 0.41) & (along < 0.43))[:, None]
-    card = part["card"] * torch.where(mat, 1.0, 0.45)
-    color = torch.lerp(card, picture[:, :3], picture[:, 3:] * mat)
-    color = torch.where(hung, color, picture[:, :3])
-    alpha = torch.where(hung, 1.0, picture[:, 3:]) * part["present"][:, None]
-    tone = 1 + 0.35 * (mood / mood.mean(1, keepdim=True).clamp(min=0.05) - 1)
-    tone = torch.where(part["glows"][:, None] > 0, 1.0, tone[..., None, None] * part["gain"])
-    picture = torch.cat([(color * tone).clamp(0, 1) * alpha, alpha], dim=1)
-    picture = _defocus(picture, part["blur"][:, None])
-    picture = torch.cat([picture[:, :3] / picture[:, 3:].clamp(min=1e-3), picture[:, 3:]], dim=1)
-    if len(pieces.views):
-        view = resize(pieces.views[part["view"].flatten()], height=height, width=width)
-        view = torch.cat([view, torch.ones_like(view[:, :1])], dim=1)
-        picture = torch.where(part["is_view"][:, None], view, picture)
-    return picture.clamp(0, 1)
-
-
-def _defocus(premultiplied: Tensor, blur: Tensor) -> Tensor:
-    """Blur by 0 to about 10 px; colours are premultiplied, so that nothing bleeds in."""
-    soft = functional.avg_pool2d(premultiplied, 5, 1, 2)
-    softer = functional.avg_pool2d(soft, 9, 1, 4)
-    mild, strong = (2 * blur).clamp(max=1), (2 * blur - 1).clamp(min=0)
-    return torch.lerp(torch.lerp(premultiplied, soft, mild), softer, strong)
+    run = 4 * num_frames
+    noise = torch.fft.rfft(draw.normal(*natural.shape[1:-1], run))
+    hz = torch.fft.rfftfreq(run, 1 / fps).to(draw.device)
+    for first, second in _WAVES:
+        turned = -1j * noise[..., first, :]
+        noise[..., second, :] = torch.where(travels[..., 0] > 0, turned, noise[..., second, :])
+    delay = delay * torch.arange(NUM_HATS, device=draw.device)[:, None]
+    gusts = noise[..., :1, :] * torch.exp(-2j * torch.pi * hz * delay)
+    noise[..., :NUM_HATS, :] = torch.where(gusty > 0, gusts, noise[..., :NUM_HATS, :])
+    ratio = hz / natural
+    response = torch.complex(1 - ratio**2, 2 * damping * ratio).reciprocal()
+    swell = 1 + 0.9 / (1 + (hz / 0.25) ** 2)
+    wind = swell / (1 + (hz / 0.1) ** 2) ** 0.2
+    path = torch.fft.irfft(noise * response * wind, n=run)
+    path = (path / path.std(dim=-1, keepdim=True))[..., num_frames : 2 * num_frames]
+    seconds = torch.arange(num_frames, device=draw.device) / fps
+    swing = torch.cos(2 * torch.pi * natural * seconds * (1 - damping**2).clamp(min=0.1).sqrt())
+    ringing = torch.exp(-2 * torch.pi * natural * damping * seconds) * swing
+    path = torch.where(let_go > 0, 1.5 * ringing, path)
+    return path - path[..., :1]
 
 
 def draw_backdrop(
-    draw: Draw, pieces: Pieces, part: dict[str, Tensor], height: int, width: int
+    draw: Draw, pieces: Pieces, traits: dict[str, Tensor], height: int, width: int
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Return backdrops: sharp, out of focus, or dark, as behind close-ups.
+    """Return backdrops: sharp, out of focus (then they may be plants), or dark as of close-ups.
 
-    What is out of focus may be plants, too. Behind a view lies the view itself, so that its
-    borders uncover something plausible.
+    Behind a view lies the view itself, so that its borders uncover something plausible.
     """
-    index = draw.index(torch.ones(len(pieces.backdrops)))
-    picture = resize(pieces.backdrops[index].float(), height=height, width=width)
-    column = lambda v: v[:, None, None, None]  # noqa: E731
-    out_of_focus = draw.chance(0.35)
+    size, each = {"height": height, "width": width}, (1, 1, 1)
+    picture = resize(pieces.backdrops[draw.index(torch.ones(len(pieces.backdrops)))], **size)
+    out_of_focus = draw.chance(0.35, *each)
     if len(pieces.views):
-        plants = pieces.views[draw.index(torch.ones(len(pieces.views)))].float()
-        plants = resize(plants, height=height, width=width)
-        picture = torch.where(column(out_of_focus & draw.chance(0.5)), plants, picture)
-    flipped = torch.where(column(draw.chance(0.5)), picture.flip(-1), picture)
-    coarse = functional.adaptive_avg_pool2d(flipped, (max(height // 20, 2), max(width // 20, 2)))
+        plants = resize(pieces.views[draw.index(torch.ones(len(pieces.views)))], **size)
+        picture = torch.where(out_of_focus & draw.chance(0.5, *each), plants, picture)
+    picture = torch.where(draw.chance(0.5, *each), picture.flip(-1), picture)
+    coarse = functional.adaptive_avg_pool2d(picture, (max(height // 20, 2), max(width // 20, 2)))
     soft = functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-    focused = torch.where(column(out_of_focus), soft, flipped)
-    dim = torch.where(draw.chance(0.2), draw(0.05, 0.35), draw(0.6, 1.1).clamp(max=1))
-    picture = focused * column(dim)
+    bright = torch.where(
+        draw.chance(0.2, *each), draw(0.05, 0.35, *each), draw(0.6, 1.1, *each).clamp(max=1)
+    )
+    picture = torch.where(out_of_focus, soft, picture) * bright
     if len(pieces.views):
-        view = resize(pieces.views[part["view"][:, 0]], height=height, width=width)
-        picture = torch.where(column(part["is_view"][:, 0]), view, picture)
+        view = resize(pieces.views[traits["view"][:, 0]], **size)
+        picture = torch.where(traits["is_view"][:, 0].view(-1, *each), view, picture)
     return picture
+
+
+def paint_layers(
+    traits: dict[str, Tensor], pieces: Pieces, background: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch layers 4 height width"]:
+    """Return RGBA of every layer, lit like the backdrop and out of focus if it is."""
+    mood = background.mean((-2, -1))
+    tint = 1 + 0.35 * (mood / mood.mean(1, keepdim=True).clamp(min=0.05) - 1)
+    count, size = traits["size"].shape[1], background.shape[-2:]
+    painted = [_paint_layer(layer_traits(traits, n), pieces, size, tint) for n in range(count)]
+    # The backdrop of a view is the view.
+    view = torch.cat([background, torch.ones_like(background[:, :1])], dim=1)
+    painted[0] = torch.where(traits["is_view"][:, 0].view(-1, 1, 1, 1), view, painted[0])
+    return torch.stack(painted, dim=1)
+
+
+def _paint_layer(traits: dict, pieces: Pieces, size: torch.Size, tint: Tensor) -> Tensor:
+    _, local, _ = local_coordinates(traits, *size)
+    grid = torch.stack([local[:, 0] * 2, 1 - 2 * local[:, 1]], dim=-1)
+    cutouts = pieces.cutouts[traits["piece"].flatten()]
+    picture = functional.grid_sample(cutouts, grid, align_corners=False)
+    color, alpha = picture[:, :3], picture[:, 3:]
+    # A painting hangs on the wall: the piece on a card, with a mat around it.
+    across, along = local[:, 0].abs(), (local[:, 1] - 0.5).abs()
+    hung = ((across < 0.46) & (along < 0.48) & traits["framed"])[:, None]
+    mat = ((across < 0.41) & (along < 0.43))[:, None]
+    card = traits["card"] * torch.where(mat, 1.0, 0.45)
+    color = torch.where(hung, torch.lerp(card, color, alpha * mat), color)
+    alpha = torch.where(hung, 1.0, alpha) * traits["present"][:, None]
+    glows = traits["glows"][:, None] > 0
+    light = torch.where(glows, 1.0, tint[..., None, None] * traits["gain"])
+    # Out of focus by 0 to about 10 px; colours are premultiplied, so that nothing bleeds in.
+    sharp = torch.cat([(color * light).clamp(0, 1) * alpha, alpha], dim=1)
+    soft = functional.avg_pool2d(sharp, 5, 1, 2)
+    softer = functional.avg_pool2d(soft, 9, 1, 4)
+    blur = 2 * traits["blur"][:, None]
+    seen = torch.lerp(torch.lerp(sharp, soft, blur.clamp(max=1)), softer, (blur - 1).clamp(min=0))
+    return torch.cat([seen[:, :3] / seen[:, 3:].clamp(min=1e-3), seen[:, 3:]], dim=1).clamp(0, 1)

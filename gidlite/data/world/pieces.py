@@ -1,83 +1,39 @@
-"""What scenes are made of: cut-outs that sway, backdrops that do not, and whole living views."""
+"""What scenes are made of, and how it is drawn: cut-outs that sway, backdrops, living views."""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import astuple, dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.shapes import FAMILIES, PIECE_SIZE, paint_backdrop, paint_piece
-from gidlite.errors import GidliteError
+from gidlite.data.world.shapes import BACKDROP_SIZE, FAMILIES, PIECE_SIZE, Brush, paint_piece
+from gidlite.errors import GidliteError, require
 from gidlite.media import read_image, resize
 
 ANCHORS = ("bottom", "top", "side", "none", "any")
-_BACKDROP_SIZE = (160, 256)
-
-
-@dataclass(frozen=True)
-class _Manner:
-    """How a class of cut-outs is anchored and sways; ``still``: share of the height that cannot."""
-
-    kind: str
-    anchor: str = "bottom"
-    still: float = 0.0
-
-
-_PAINTED = {
-    "flower": _Manner("stem"), "rose": _Manner("stem"), "grass": _Manner("stem"),
-    "reeds": _Manner("stem"), "fern": _Manner("leafy"), "palm": _Manner("tree", still=0.15),
-    "tree": _Manner("tree", still=0.1), "bush": _Manner("leafy"),
-    "potted": _Manner("leafy", still=0.3), "branch": _Manner("leafy", "any"),
-    "vine": _Manner("leafy", "top", 0.08), "lamp": _Manner("pendulum", "top"),
-    "ornament": _Manner("pendulum", "top"), "flame": _Manner("flame", still=0.46),
-    "cloth": _Manner("cloth", "top", 0.04), "flag": _Manner("cloth", "side", 0.05),
-    "head": _Manner("body", "none"),
-}  # fmt: skip
-_PHOTOGRAPHED = {
-    "flower": _Manner("stem"), "tree": _Manner("tree", still=0.12),
-    "potted": _Manner("leafy", still=0.4), "bush": _Manner("leafy"),
-    "bouquet": _Manner("leafy", still=0.35), "branch": _Manner("leafy"),
-    "leaf": _Manner("leafy"), "grass": _Manner("stem"), "flag": _Manner("cloth", still=0.03),
-    "hanging": _Manner("pendulum"), "flame": _Manner("flame", still=0.4),
-}  # fmt: skip
-# Families that folders of cut-outs have few of; painted ones then fill in.
-_OFTEN_MISSING = (
-    "reeds", "fern", "palm", "vine", "lamp", "ornament", "flame", "cloth", "flag", "branch",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of thing sways.
+    """How one kind of thing sways; amplitudes are relative to the swing of a stem."""
 
-    Attributes:
-        rigid: 0 for a profile that grows from the anchor, 1 for a body that moves as one.
-        beam: 1 for the bending of a clamped beam, 0 for a pendulum.
-        slowest_hz: Natural frequencies of a part as tall as the picture lie between this ...
-        fastest_hz: ... and this; smaller parts are faster.
-        least_damping: Damping ratios lie between this ...
-        most_damping: ... and this.
-        sway: Amplitude of the swinging of the whole, relative to a stem's.
-        flutter: Amplitude of waves within it, relative to a stem's swing.
-        travels: 1 if its waves run through it, 0 if they stand.
-    """
-
-    rigid: float
-    beam: float
-    slowest_hz: float
-    fastest_hz: float
-    least_damping: float
-    most_damping: float
-    sway: float
-    flutter: float
-    travels: float
+    rigid: float  # 1 for a body that moves as one, 0 for a profile that grows from the anchor
+    beam: float  # 1 for the bending of a clamped beam, 0 for a pendulum
+    slowest_hz: float  # natural frequencies of a thing as tall as the picture lie between this ...
+    fastest_hz: float  # ... and this; smaller things are faster
+    least_damping: float  # damping ratios lie between this ...
+    most_damping: float  # ... and this
+    sway: float  # amplitude of the swinging of the whole
+    flutter: float  # amplitude of waves within it
+    travels: float  # 1 if its waves run through it, 0 if they stand
 
 
 KINDS = {
@@ -92,35 +48,52 @@ KINDS = {
 }
 
 
-def kind_table() -> Float[Tensor, "kinds 9"]:
-    """Return the numbers of every kind, in the order of ``KINDS``."""
-    return torch.tensor([astuple(kind) for kind in KINDS.values()], dtype=torch.float32)
+def kind_numbers(kind: Int[Tensor, "*batch"]) -> dict[str, Float[Tensor, "*batch"]]:
+    """Return each number of ``Kind``, by its name, for indices into ``KINDS``."""
+    table = {f.name: [getattr(k, f.name) for k in KINDS.values()] for f in fields(Kind)}
+    return {
+        name: torch.tensor(column, dtype=torch.float32, device=kind.device)[kind]
+        for name, column in table.items()
+    }
+
+
+# Kind, anchor, and the share of the height that cannot move, of what is painted ...
+_PAINTED = {
+    "flower": ("stem", "bottom", 0.0), "rose": ("stem", "bottom", 0.0),
+    "grass": ("stem", "bottom", 0.0), "reeds": ("stem", "bottom", 0.0),
+    "fern": ("leafy", "bottom", 0.0), "palm": ("tree", "bottom", 0.15),
+    "tree": ("tree", "bottom", 0.1), "bush": ("leafy", "bottom", 0.0),
+    "potted": ("leafy", "bottom", 0.3), "branch": ("leafy", "any", 0.0),
+    "vine": ("leafy", "top", 0.08), "lamp": ("pendulum", "top", 0.0),
+    "ornament": ("pendulum", "top", 0.0), "flame": ("flame", "bottom", 0.46),
+    "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05),
+    "head": ("body", "none", 0.0),
+}  # fmt: skip
+# ... and kind and share of what was photographed, whose anchor the manifest says.
+_PHOTOGRAPHED = {
+    "flower": ("stem", 0.0), "tree": ("tree", 0.12), "potted": ("leafy", 0.4),
+    "bush": ("leafy", 0.0), "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0),
+    "leaf": ("leafy", 0.0), "grass": ("stem", 0.0), "flag": ("cloth", 0.03),
+    "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
+}  # fmt: skip
+# Families that folders of cut-outs have few of; painted ones then fill in.
+_OFTEN_MISSING = (
+    "reeds", "fern", "palm", "vine", "lamp", "ornament", "flame", "cloth", "flag", "branch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What scenes are made of.
+    """What scenes are made of; pictures are in [0, 1], cut-outs RGBA and anchored at the bottom."""
 
-    Attributes:
-        cutouts: ``(N, 4, PIECE_SIZE, PIECE_SIZE)`` RGBA in [0, 1], anchored at the bottom edge.
-        kind: ``(N,)`` index into ``sway.KINDS``.
-        anchor: ``(N,)`` index into ``ANCHORS``: the side of the picture it is fixed to; "none"
-            rides on another piece.
-        still: ``(N,)`` fraction of the height, from the anchor, that does not move (a pot).
-        weight: ``(N,)`` how often it is drawn, relative to the others.
-        backdrops: ``(M, 3, height, width)`` in [0, 1]; nothing in them moves.
-        views: ``(V, 3, height, width)`` pictures full of things that sway; V may be 0.
-        growth: ``(V, 1, height, width)`` how freely each pixel of a view moves, 0 to 1.
-    """
-
-    cutouts: Tensor
-    kind: Tensor
-    anchor: Tensor
-    still: Tensor
-    weight: Tensor
-    backdrops: Tensor
-    views: Tensor
-    growth: Tensor
+    cutouts: Float[Tensor, "pieces 4 size size"]
+    kind: Int[Tensor, " pieces"]  # index into ``KINDS``
+    anchor: Int[Tensor, " pieces"]  # index into ``ANCHORS``; "none" rides on another piece
+    still: Float[Tensor, " pieces"]  # share of the height, from the anchor, that does not move
+    weight: Float[Tensor, " pieces"]  # how often it is drawn, relative to the others
+    backdrops: Float[Tensor, "backdrops 3 height width"]  # nothing in them moves
+    views: Float[Tensor, "views 3 height width"]  # full of things that sway; there may be none
+    growth: Float[Tensor, "views 1 height width"]  # how freely each pixel of a view moves, 0 to 1
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +102,7 @@ class Pieces:
 
     def to(self, device: torch.device | str) -> Pieces:
         """Return the same pieces on another device."""
-        return Pieces(**{name: getattr(self, name).to(device) for name in vars(self)})
+        return Pieces(**{name: value.to(device) for name, value in vars(self).items()})
 
     @classmethod
     def painted(
@@ -145,9 +118,9 @@ class Pieces:
             cutouts=torch.stack([paint_piece(name, generator) for name in names]),
             backdrops=torch.stack([paint_backdrop(generator) for _ in range(max(count // 2, 1))]),
             weight=torch.ones(count),
-            views=torch.zeros(0, 3, *_BACKDROP_SIZE),
-            growth=torch.zeros(0, 1, *_BACKDROP_SIZE),
-            **_manners([_PAINTED[name] for name in names]),
+            views=torch.zeros(0, 3, *BACKDROP_SIZE),
+            growth=torch.zeros(0, 1, *BACKDROP_SIZE),
+            **_sway([_PAINTED[name] for name in names]),
         )
 
     @classmethod
@@ -165,86 +138,77 @@ class Pieces:
         """
         folder = Path(folder)
         manifest = folder / "manifest.csv"
-        if not manifest.is_file():
-            raise GidliteError(f"{folder} has no manifest.csv; see --sprites in the README")
+        require(manifest.is_file(), f"{folder} has no manifest.csv; see --sprites in the README")
         with manifest.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-        cut, backdrops, views = (
+        cut, static, scenes = (
             [row for row in rows if row["kind"] == kind]
             for kind in ("cutout", "background", "scene")
         )
-        views = [row for row in views if row["class"].startswith("scene ")]
-        if not cut or not backdrops:
-            raise GidliteError(f"{manifest} lists no cut-outs or no backgrounds; both are needed")
+        lacking = f"{manifest} lists no cut-outs or no backgrounds; both are needed"
+        require(bool(cut and static), lacking)
         classes = [row["class"] for row in cut]
-        weight = torch.tensor([classes.count(name) ** -0.5 for name in classes])
-        seen = [_read_backdrop(folder / row["file"]) for row in views]
-        nothing = torch.zeros(0, 4, *_BACKDROP_SIZE)
-        pictures = torch.cat([nothing, *[torch.cat([p, _liveliness(p)])[None] for p in seen]])
-        photographed = cls(
-            cutouts=torch.stack([_read_cutout(folder / row["file"], row["anchor"]) for row in cut]),
-            weight=weight,
-            backdrops=torch.stack([_read_backdrop(folder / row["file"]) for row in backdrops]),
-            views=pictures[:, :3],
-            growth=pictures[:, 3:],
-            **_manners([_manner_of(row) for row in cut]),
+        ours = {
+            "cutouts": torch.stack(
+                [_read_cutout(folder / row["file"], row["anchor"]) for row in cut]
+            ),
+            "weight": torch.tensor([classes.count(name) ** -0.5 for name in classes]),
+            **_sway([_manner_of(row) for row in cut]),
+        }
+        backdrops = _read_backdrops([folder / row["file"] for row in static])
+        views = _read_backdrops(
+            [folder / row["file"] for row in scenes if row["class"].startswith("scene ")]
         )
-        painted = cls.painted(
+        fill = cls.painted(
             count=8 * len(_OFTEN_MISSING),
             families=_OFTEN_MISSING,
             generator=torch.Generator().manual_seed(0),
         )
-        return photographed._with_cutouts(painted, share=0.25)
-
-    def _with_cutouts(self, other: Pieces, *, share: float) -> Pieces:
-        """Return these pieces with another's cut-outs added, drawn in ``share`` of all draws."""
-        ours, theirs = self.weight.sum(), other.weight.sum()
-        factor = share / (1 - share) * ours / theirs
-        both = {n: torch.cat([getattr(self, n), getattr(other, n)]) for n in vars(self)}
-        both["weight"] = torch.cat([self.weight, other.weight * factor])
-        both |= {"backdrops": self.backdrops, "views": self.views, "growth": self.growth}
-        return Pieces(**both)
+        # Painted cut-outs make up a quarter of all draws.
+        factor = 1 / 3 * ours["weight"].sum() / fill.weight.sum()
+        theirs = vars(fill) | {"weight": fill.weight * factor}
+        both = {name: torch.cat([value, theirs[name]]) for name, value in ours.items()}
+        return cls(**both, backdrops=backdrops, views=views, growth=_liveliness(views))
 
 
-def _manner_of(row: dict[str, str]) -> _Manner:
-    known = _PHOTOGRAPHED.get(row["class"], _Manner("stem"))
-    if row["anchor"] not in ANCHORS:
-        raise GidliteError(
-            f"{row['file']} has anchor {row['anchor']!r} in manifest.csv; "
-            "use bottom, top, side or none"
-        )
-    kind = "body" if row["anchor"] == "none" else known.kind
-    anchor = "any" if row["class"] in ("branch", "leaf") else row["anchor"]
-    return _Manner(kind, anchor, known.still)
+def _manner_of(row: dict[str, str]) -> tuple[str, str, float]:
+    anchor, name = row["anchor"], row["class"]
+    known = f"{row['file']} has anchor {anchor!r} in manifest.csv; use bottom, top, side or none"
+    require(anchor in ANCHORS, known)
+    kind, still = _PHOTOGRAPHED.get(name, ("stem", 0.0))
+    kind = "body" if anchor == "none" else kind
+    return kind, "any" if name in ("branch", "leaf") else anchor, still
 
 
-def _manners(manners: list[_Manner]) -> dict[str, Tensor]:
-    kinds = list(KINDS)
+def _sway(manners: list[tuple[str, str, float]]) -> dict[str, Tensor]:
+    kinds, anchors, still = zip(*manners, strict=True)
     return {
-        "kind": torch.tensor([kinds.index(m.kind) for m in manners]),
-        "anchor": torch.tensor([ANCHORS.index(m.anchor) for m in manners]),
-        "still": torch.tensor([m.still for m in manners]),
+        "kind": torch.tensor([list(KINDS).index(kind) for kind in kinds]),
+        "anchor": torch.tensor([ANCHORS.index(anchor) for anchor in anchors]),
+        "still": torch.tensor(still),
     }
 
 
-def _read_backdrop(path: Path) -> Tensor:
-    """Return a photo cut to the backdrop's aspect (the middle) and size."""
-    image = read_image(path, max_side=512)
-    height, width = image.shape[-2:]
-    aspect = _BACKDROP_SIZE[1] / _BACKDROP_SIZE[0]
-    rows, columns = min(height, round(width / aspect)), min(width, round(height * aspect))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    middle = image[:, top : top + rows, left : left + columns]
-    return resize(middle, height=_BACKDROP_SIZE[0], width=_BACKDROP_SIZE[1])
+def _read_backdrops(paths: list[Path]) -> Float[Tensor, "photos 3 height width"]:
+    """Return photos cut to the aspect of a backdrop (the middle) and resized to it."""
+    photos, aspect = torch.zeros(len(paths), 3, *BACKDROP_SIZE), BACKDROP_SIZE[1] / BACKDROP_SIZE[0]
+    for photo, path in zip(photos, paths, strict=True):
+        image = read_image(path, max_side=512)
+        height, width = image.shape[-2:]
+        rows, columns = min(height, round(width / aspect)), min(width, round(height * aspect))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        middle = image[:, top : top + rows, left : left + columns]
+        photo.copy_(resize(middle, height=BACKDROP_SIZE[0], width=BACKDROP_SIZE[1]))
+    return photos
 
 
-def _read_cutout(path: Path, anchor: str) -> Tensor:
+def _read_cutout(path: Path, anchor: str) -> Float[Tensor, "4 size size"]:
     """Return an RGBA cut-out, padded to a square with its anchored side at the bottom."""
     try:
-        rgba = np.asarray(Image.open(path).convert("RGBA"))
+        rgba = np.array(Image.open(path).convert("RGBA"))
     except OSError as error:
         raise GidliteError(f"{path} cannot be read ({error}); mend or remove its line") from None
-    picture = torch.from_numpy(rgba.copy()).movedim(-1, 0) / 255
+    picture = torch.from_numpy(rgba).movedim(-1, 0) / 255
     if anchor == "side":
         picture = picture.rot90(1, dims=(-2, -1))
     elif anchor == "top":
@@ -256,20 +220,62 @@ def _read_cutout(path: Path, anchor: str) -> Tensor:
     return resize(picture, height=PIECE_SIZE, width=PIECE_SIZE)
 
 
-def _liveliness(picture: Tensor) -> Tensor:
+def _liveliness(views: Float[Tensor, "views 3 h w"]) -> Float[Tensor, "views 1 h w"]:
     """Guess how freely each pixel of a close-up of plants moves: sharp detail does, bokeh hardly.
 
-    A guess, good enough to show a network pictures in which everything sways; the labels of the
-    resulting scene are exact all the same, because the scene is rendered from them.
+    A guess is good enough: the scene is rendered from it, so its labels are exact all the same.
     """
-    grey = picture.mean(0, keepdim=True)
-    edges = functional.pad(grey.diff(dim=-1).abs(), (0, 1)) + functional.pad(
-        grey.diff(dim=-2).abs(), (0, 0, 0, 1)
-    )
-    detail = functional.avg_pool2d(edges[None], 25, 1, 12, count_include_pad=False)
-    detail = functional.avg_pool2d(detail, 15, 1, 7, count_include_pad=False)[0]
-    sharp = detail / detail.flatten().kthvalue(int(0.9 * detail.numel())).values.clamp(min=1e-3)
-    return sharp.clamp(0, 1) ** 1.5
+    grey = views.mean(1, keepdim=True)
+    edges = functional.pad(grey.diff(dim=-1).abs(), (0, 1))
+    detail = edges + functional.pad(grey.diff(dim=-2).abs(), (0, 0, 0, 1))
+    for size in (25, 15):
+        detail = functional.avg_pool2d(detail, size, 1, size // 2, count_include_pad=False)
+    rank = int(0.9 * math.prod(BACKDROP_SIZE))
+    typical = detail.flatten(1).kthvalue(rank).values.clamp(min=1e-3)
+    return (detail / typical[:, None, None, None]).clamp(0, 1) ** 1.5
+
+
+def paint_backdrop(generator: torch.Generator | None) -> Float[Tensor, "3 height width"]:
+    """Paint what never moves: sky or wall, hills or floor, houses, furniture and clutter."""
+    b = Brush(generator)
+    height, width = BACKDROP_SIZE
+    top, bottom = b.muted()[:, None, None], b.muted()[:, None, None]
+    ramp = torch.linspace(0, 1, height)[:, None]
+    cells = ((3,), (3, 9), (5, 40), (12, 80))[b.count(0, 3)]
+    picture = (top * (1 - ramp) + bottom * ramp) * (1 + b.one(0.05, 0.35) * b.noise(*cells))
+    if b.often(0.6):  # ground, floor or table, with a rough or wavy edge
+        edge = b.one(0.45, 0.9) + b.one(0, 0.12) * b.noise(b.count(2, 12), size=(1, width))
+        ground = b.green() if b.often(0.5) else b.muted()
+        grain = 1 + b.one(0.05, 0.4) * b.noise(b.count(10, 90))
+        picture = torch.where(ramp > edge, ground[:, None, None] * grain, picture)
+    picture = picture.clamp(0, 1)
+    for _ in range(b.count(0, 5)):
+        _add_clutter(picture, b)
+    return picture
+
+
+def _add_clutter(picture: Tensor, b: Brush) -> None:
+    """Draw a box (wall, window, book), a stone or a pole, often in the colours of plants."""
+    height, width = BACKDROP_SIZE
+    x, y = b.one(0, 1), b.one(0.2, 1)
+    kind = ("windows", "box", "stone", "pole")[b.count(0, 3)]
+    long, short = b.one(0.03, 0.25), b.one(0.03, 0.25)
+    if kind == "pole":
+        long, short = b.one(0.004, 0.02), b.one(0.3, 0.8)
+    color = b.green() if b.often(0.4) else b.muted()
+    u = ((torch.arange(width) + 0.5) / width - x).abs() / long
+    v = (((torch.arange(height) + 0.5) / height - y).abs() / short)[:, None]
+    power = 2.0 if kind == "stone" else 30.0
+    inside = 1 - (u**power + v**power) ** (1 / power)
+    paint = color[:, None, None] * (1 + b.one(0.03, 0.3) * b.noise(b.count(4, 60)))
+    if kind == "stone":  # round, so lit from the middle
+        paint = paint * (0.7 + 0.4 * inside.clamp(0, 1))
+    alpha = (inside * 20).clamp(0, 1)
+    picture.lerp_(paint.clamp(0, 1), alpha)
+    if kind == "windows":  # or shelves
+        step = b.count(8, 20)
+        mesh = ((torch.arange(width) % step) < 2) | ((torch.arange(height) % step) < 2)[:, None]
+        picture.mul_(1 - 0.4 * alpha * mesh)
 
 
 def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]:
@@ -282,3 +288,33 @@ def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]
     # cannot be used is refused before anything is painted.
     photographic = [] if sprites is None else [Pieces.from_folder(sprites)] * 3
     return [*photographic, Pieces.painted(generator=torch.Generator().manual_seed(seed))]
+
+
+class Draw:
+    """Random numbers for a batch of scenes, on the device of the pieces."""
+
+    def __init__(self, batch: int, device: torch.device, generator: torch.Generator | None) -> None:
+        self.batch, self.device = batch, device
+        self._source = {"generator": generator, "device": generator.device if generator else device}
+
+    def __call__(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` numbers between low and high."""
+        numbers = torch.rand(self.batch, *shape, **self._source)
+        return low + (high - low) * numbers.to(self.device)
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` booleans."""
+        return self(0, 1, *shape) < probability
+
+    def log(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return numbers whose logarithm is uniform."""
+        return self(math.log(low), math.log(high), *shape).exp()
+
+    def index(self, weight: Tensor, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` indices drawn in proportion to ``weight``."""
+        levels = (weight.cumsum(0) / weight.sum()).to(self.device)
+        return torch.searchsorted(levels, self(0, 1, *shape)).clamp(max=len(weight) - 1)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return ``(batch, *shape)`` normal numbers."""
+        return torch.randn(self.batch, *shape, **self._source).to(self.device)

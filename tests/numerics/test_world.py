@@ -1,6 +1,8 @@
 """The synthetic world: every label against what is rendered, or against its definition."""
 
 import csv
+import io
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from gidlite.data.world import _sample_at, make_scenes, photograph
-from gidlite.data.world.pieces import Pieces
+from gidlite.data.world import make_scenes, photograph
+from gidlite.data.world.pieces import KINDS, Pieces, kind_numbers
 from gidlite.data.world.shapes import FAMILIES, paint_piece
 from gidlite.errors import GidliteError
+from gidlite.media import encode_jpeg
+from gidlite.motion.flow import sample_at
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, pack_complex
 from gidlite.render.splat import splat
 
@@ -56,15 +60,14 @@ def test_motion_starts_with_velocity(scenes):
     """A photo is taken at a random moment of the swing: F_0 = 0, but F_1 is not small."""
     first = scenes.motion([1])[:, 0].norm(dim=1)
     step = scenes.motion([74, 75]).diff(dim=1)[:, 0].norm(dim=1)
-    moving = scenes.moving()
+    moving = motion_amplitude(scenes.spectral(75)) > 0.25
     assert 0.3 < first[moving].mean() / step[moving].mean() < 3
 
 
-def test_masks_and_depth_agree_with_the_motion(scenes):
+def test_amplitude_and_depth_agree_with_the_motion(scenes):
     rms = motion_amplitude(scenes.spectral(75))
     exact = scenes.motion().var(dim=1, correction=0).sum(1).sqrt()
     assert (rms - exact).abs().max() < 0.02
-    assert torch.equal(scenes.moving(threshold=0.25), exact > 0.25)
     assert (exact[scenes.depth == 0] == 0).all()
     assert torch.equal(scenes.depth > 0, scenes.visible.any(1))
 
@@ -74,7 +77,7 @@ def test_frame_t_at_p_plus_motion_is_frame_0_at_p(scenes, time):
     """The contract of every label, on textured moving parts that stay visible: 35 dB or more."""
     motion, first = scenes.motion([time])[:, 0], scenes.image
     assert (scenes.frame(0) - first).abs().max() < 1e-4
-    returned = _sample_at(scenes.frame(time), motion, mode="bicubic")
+    returned = sample_at(scenes.frame(time), motion, mode="bicubic")
     # Soft outlines mix two layers, so they are left out.
     depth = scenes.depth
     outline = sum(widened(depth == d) for d in depth.unique()) > 1
@@ -88,7 +91,7 @@ def test_frame_t_at_p_plus_motion_is_frame_0_at_p(scenes, time):
 def test_occlusion_is_where_the_labels_fail(scenes, time):
     """What is marked covered really is not found again; what is marked new cannot be splatted."""
     motion, first = scenes.motion([time])[:, 0], scenes.image
-    gap = (_sample_at(scenes.frame(time), motion) - first).abs().mean(1)
+    gap = (sample_at(scenes.frame(time), motion, padding="zeros") - first).abs().mean(1)
     hidden = scenes.occluded(time)
     assert 0.001 < hidden.float().mean() < 0.2
     assert gap[hidden].mean() > 5 * gap[~hidden].mean()
@@ -97,32 +100,44 @@ def test_occlusion_is_where_the_labels_fail(scenes, time):
     landed = splat(order, motion, metric=order * 50)
     fresh = scenes.disoccluded(time)
     assert 0.001 < fresh.float().mean() < 0.2
-    true = scenes._depth_at(time)[:, None]
+    true = scenes.depth_at(time)[:, None]
     wrong = (landed - true).abs() > 0.5
     assert wrong[fresh[:, None]].float().mean() > 0.5 > 5 * wrong[~fresh[:, None]].float().mean()
 
 
 def test_children_ride_on_their_parents(painted):
-    """A rider's root moves exactly as the point of its parent that it is fixed to."""
-    scenes = make_scenes(24, painted, grid_stride=4, generator=torch.Generator().manual_seed(5))
-    rides, modes = scenes.parts["rides"], scenes.coords.shape[2] // 2
-    assert rides.float().mean() > 0.05
-    inherited = scenes.parts["carry"].norm(dim=-1).amax(-1)
-    assert ((inherited > 0) == rides).all()
-    for scene, layer in rides.nonzero().tolist():
-        parent = scenes.parts["parent"][scene, layer]
+    """A rider's root bends exactly as the point of its parent that it is fixed to."""
+    scenes = make_scenes(24, painted, grid_stride=2, generator=torch.Generator().manual_seed(5))
+    traits, modes = scenes.traits, scenes.coords.shape[2] // 2
+    assert traits["rides"].float().mean() > 0.05
+    inherited = traits["carry"].norm(dim=-1).amax(-1)
+    assert ((inherited > 0) == traits["rides"]).all()
+    compared = 0
+    for scene, layer in traits["rides"].nonzero().tolist():
+        parent = traits["parent"][scene, layer]
         ridden, own = scenes.coords[scene, layer, modes:], scenes.coords[scene, parent, :modes]
         assert torch.equal(ridden, own)
+        row, column = (
+            int(traits[name][scene, layer] * side)
+            for name, side in zip(("root_y", "root_x"), scenes.grid, strict=True)
+        )
+        if 0 <= row < scenes.grid[0] and 0 <= column < scenes.grid[1]:
+            here = scenes._modes[scene, :, :, :, row, column]
+            # Modes 0 and 1 bend the parent; its waves are about as short as the grip is long.
+            carried, moved = here[layer, modes : modes + 2], here[parent, :2]
+            assert (carried - moved).norm() < 0.2 * moved.norm()
+            compared += 1
+    assert compared > 10
 
 
 def test_gusts_travel(painted):
     """Along a row of copies one trajectory arrives later and later."""
     scenes = make_scenes(32, painted, grid_stride=4, generator=torch.Generator().manual_seed(6))
-    gusty = (scenes.parts["gusty"] > 0).nonzero().tolist()
+    gusty = (scenes.traits["gusty"] > 0).nonzero().tolist()
     assert gusty
     for scene, layer in gusty[:8]:
         first, second = scenes.coords[scene, layer, :2].numpy()
-        delay = round(float(scenes.parts["gust_delay"][scene, layer]) * 30)
+        delay = round(float(scenes.traits["gust_delay"][scene, layer]) * 30)
         first, second = (np.diff(v) for v in (first, second))
         lags = np.correlate(second, first, mode="full")
         assert abs(int(lags.argmax()) - (len(first) - 1) - delay) <= 2
@@ -149,18 +164,9 @@ def test_spectra_are_those_of_real_plants():
     pieces = Pieces.painted(generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(7)
     height, width = 40, 64
-    power = torch.stack(
-        [
-            pack_complex(
-                make_scenes(32, pieces, height=height, width=width, generator=generator).spectral(
-                    25
-                )
-            )
-            .square()
-            .mean((0, 2, 3, 4))
-            for _ in range(60)
-        ]
-    ).mean(0)
+    size = {"height": height, "width": width, "generator": generator}
+    volumes = (make_scenes(32, pieces, **size).spectral(25) for _ in range(60))
+    power = sum(pack_complex(volume).square().mean((0, 2, 3, 4)) for volume in volumes) / 60
     ratio = power.sqrt() * (256 / width) / torch.tensor(REAL_RMS)
     assert ratio.max() < 1.5 and ratio.min() > 1 / 1.5, ratio
 
@@ -175,19 +181,34 @@ def test_every_family_paints_something_and_each_time_something_else(family):
 
 def test_jpeg_is_that_of_a_real_encoder():
     """Our block quantization loses about what Pillow's encoder loses at the same quality."""
-    import io
-
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
     picture = torch.stack([(x * 0.3).sin(), (y * 0.2).cos(), (x * y / 90).sin()]) * 0.3 + 0.5
     for quality in (20, 60, 90):
-        exposure = {"grain": torch.zeros(1), "jpeg": torch.tensor([float(quality)])}
-        ours = photograph(picture[None], exposure, generator=torch.Generator().manual_seed(0))[0]
-        buffer = io.BytesIO()
+        exposure = {"grain": torch.zeros(1), "jpeg": torch.full((1, 1, 1, 1), float(quality))}
+        ours = photograph(picture[None], exposure, torch.zeros(1, 3, 64, 96))[0]
         pixels = (picture * 255).round().byte().movedim(0, -1).numpy()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+        buffer = io.BytesIO(encode_jpeg(pixels, quality, subsampling="4:2:0"))
         theirs = torch.from_numpy(np.asarray(Image.open(buffer)).copy()).movedim(-1, 0) / 255
         lost, expected = ((p - picture).square().mean().sqrt() for p in (ours, theirs))
         assert lost == pytest.approx(expected.item(), rel=0.35)
+
+
+def test_numbers_of_a_kind_are_found_by_name():
+    """Every number of a kind arrives under its own name, whatever their order."""
+    kind = torch.tensor([[list(KINDS).index("cloth"), list(KINDS).index("flame")]])
+    found = kind_numbers(kind)
+    for name in ("slowest_hz", "most_damping", "sway", "travels"):
+        expected = [getattr(KINDS[key], name) for key in ("cloth", "flame")]
+        assert found[name].tolist() == [pytest.approx(expected)]
+
+
+def test_scenes_never_change(scenes):
+    """What is seen later does not depend on what was asked before."""
+    first = scenes.frame(20)
+    assert scenes.occluded(20).any() and scenes.spectral(4).abs().max() > 0
+    assert torch.equal(scenes.frame(20), first)
+    with pytest.raises(FrozenInstanceError):
+        scenes.photo = scenes.background
 
 
 def test_folders_of_cutouts(tmp_path):
