@@ -45,26 +45,28 @@ def train(
     in several processes on CPUs: `torchrun --nproc-per-node 4 -m gidlite train ...`.
     Ctrl-C saves a checkpoint before it stops.
     """
-    from gidlite.train import TrainConfig
-    from gidlite.train.loop import finish, is_main_process, read_meta, run_training
+    from gidlite.train import RunOptions, TrainConfig
+    from gidlite.train.loop import run_training
 
     settings = TrainConfig.from_json(config, part=part)
 
     def report(step: int, loss: float, rate: float) -> None:
         console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    run_training(
-        settings, out, sprites=sprites, data=data or (), parts=parts or (), start=start,
-        export=export,
-        device=device, workers=workers, minutes=minutes, resume=resume, report=report,
+    options = RunOptions(
+        device=device, workers=workers, minutes=minutes, resume=resume, start=start, report=report
+    )
+    counters = run_training(
+        settings, out, sprites=sprites, data=data or (), parts=parts or (), export=export,
+        options=options,
     )  # fmt: skip
-    if is_main_process():
-        step = read_meta(out)["step"]
-        more = "" if step >= settings.steps else "; go on with --resume"
-        console.print(f"{out}  step {step} of {settings.steps}{more}")
-        if export is not None:
-            console.print(f"{export}  {'renderer' if part == 'renderer' else 'pipeline'}")
-    finish()
+    if counters is None:  # the first of several processes speaks for all
+        return
+    step = counters["step"]
+    more = "" if step >= settings.steps else "; go on with --resume"
+    console.print(f"{out}  step {step} of {settings.steps}{more}")
+    if export is not None:
+        console.print(f"{export}  {'renderer' if part == 'renderer' else 'pipeline'}")
 
 
 @app.command()

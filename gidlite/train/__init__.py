@@ -238,14 +238,21 @@ def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
         ) from None
 
 
-def check_run_folder(config: TrainConfig, out: str | Path, *, resume: bool) -> None:
-    """Refuse to train into a folder that does not fit.
-
-    Raises:
-        GidliteError: If ``resume`` finds no checkpoint or one of other settings, or if there is
-            a checkpoint and ``resume`` was not asked for.
-    """
-    if not resume:
+def check_run(
+    config: TrainConfig, out: str | Path, parts: Mapping[str, nn.Module], options: RunOptions
+) -> None:
+    """Refuse a run that lacks trained parts, or whose folder does not fit, before any work."""
+    missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
+    require(
+        not missing,
+        f"training {config.part} needs a trained {missing}; name their run folders with --parts",
+    )
+    if not options.resume:
+        # The encoder that stays comes with --start, the statistics of its training with --parts.
+        require(
+            not config.decoder_only or (options.start is not None and "autoencoder" in parts),
+            "decoder_only needs a trained autoencoder; name its run with --parts and --start",
+        )
         there = checkpoint_file(out).exists()
         require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
         return
@@ -256,24 +263,6 @@ def check_run_folder(config: TrainConfig, out: str | Path, *, resume: bool) -> N
         f"cannot resume {out}: {differing} differ from the checkpoint; use the config it was "
         "trained with, or another --out",
     )
-
-
-def check_run(
-    config: TrainConfig, out: str | Path, parts: Mapping[str, nn.Module], options: RunOptions
-) -> None:
-    """Refuse a run that lacks trained parts, or whose folder does not fit, before any work."""
-    missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
-    require(
-        not missing,
-        f"training {config.part} needs a trained {missing}; name their run folders with --parts",
-    )
-    # The encoder that stays comes with --start, the statistics it was trained with with --parts.
-    given = options.resume or (options.start is not None and "autoencoder" in parts)
-    require(
-        given or not config.decoder_only,
-        "decoder_only needs a trained autoencoder; name its run folder with --parts and --start",
-    )
-    check_run_folder(config, out, resume=options.resume)
 
 
 def load_part(run: str | Path) -> tuple[str, nn.Module]:

@@ -32,7 +32,6 @@ from gidlite.train import (
     RunOptions,
     TrainConfig,
     check_run,
-    check_run_folder,
     join_processes,
     learning_rate,
     load_checkpoint,
@@ -41,13 +40,11 @@ from gidlite.train import (
     save_checkpoint,
     start_from,
 )
-from gidlite.train.tasks import TASKS, Batch, Task, autocast, fit_stats, load_items
+from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
 
 _MAX_ROLLBACKS = 3
 _COUNTERS = ("step", "rollbacks", "seconds", "smoothed_loss")
-_COLUMNS = (
-    "step", "seconds", "loss", "smoothed_loss", "learning_rate", "gradient_norm", "event",
-)  # fmt: skip
+_COLUMNS = "step seconds loss smoothed_loss learning_rate gradient_norm event".split()
 logger = logging.getLogger(__name__)
 
 
@@ -67,16 +64,15 @@ def stop_requests(asked: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def scene_batches(
-    config: TrainConfig, task: Task, accelerator: Accelerator, step: int
-) -> Iterator[Batch]:
+def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[Batch]:
     """Yield the batch of every step from a step on, drawn from a pool of the newest scenes.
 
     On a CPU, making a scene costs as much as learning from it, so every scene is drawn many
     times. What a step can draw depends on its number alone, so a resumed run sees what it would
     have seen. Every process has the whole pool, and makes its share of what joins it.
     """
-    count, world = config.new_scenes_per_step, accelerator.num_processes
+    config, world = task.config, accelerator.num_processes
+    count = config.new_scenes_per_step
     end = max(0, 4 * config.scenes_per_step + step * count - config.pool_size) // count * count
     batches = itertools.count(end // count + accelerator.process_index, world)
     numbers = (range(batch * count, (batch + 1) * count) for batch in batches)
@@ -95,18 +91,6 @@ def scene_batches(
         yield {name: torch.stack([scene[name] for scene in chosen]) for name in chosen[0]}
 
 
-class _LossModule(nn.Module):
-    """A task's loss as the forward pass of a module, which data-parallel training has to see."""
-
-    def __init__(self, config: TrainConfig, task: Task) -> None:
-        super().__init__()
-        self.model, self.config, self.task = task.model, config, task
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        with autocast(self.config, self.task.device):
-            return self.task.loss(batch, generator)
-
-
 class Trainer:
     """Steps of a run, and the folder that it leaves.
 
@@ -115,13 +99,11 @@ class Trainer:
     a process draws it from (seed, step, rank).
 
     Raises:
-        GidliteError: If ``scenes_per_step`` cannot be shared equally, or the folder does not fit.
+        GidliteError: If ``scenes_per_step`` cannot be shared equally.
     """
 
-    def __init__(
-        self, config: TrainConfig, task: Task, out: str | Path, options: RunOptions
-    ) -> None:
-        check_run_folder(config, out, resume=options.resume)
+    def __init__(self, task: Task, out: str | Path, options: RunOptions) -> None:
+        config = task.config
         self.config, self.task, self.out, self.options = config, task, Path(out), options
         self.accelerator, _ = join_processes(task.device)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -130,8 +112,7 @@ class Trainer:
             f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot "
             "share equally; make it a multiple",
         )
-        module = _LossModule(config, task)
-        self.module = self.accelerator.prepare_model(module, device_placement=False)
+        self.loss = self.accelerator.prepare_model(task, device_placement=False)
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=1e-3)
         decay = config.ema_decay
@@ -164,7 +145,7 @@ class Trainer:
 
     def _train(self) -> bool:
         """Step until there is a reason to stop, or to turn back, and return which it was."""
-        batches = scene_batches(self.config, self.task, self.accelerator, self.step)
+        batches = scene_batches(self.task, self.accelerator, self.step)
         first = next(batches)  # fills the pool, before signals wait for a step to end
         self.logged = self.step, time.monotonic()
         with stop_requests(self.stop):
@@ -187,7 +168,7 @@ class Trainer:
         # What ignores the generator, such as dropout, must not differ after a resume either.
         torch.manual_seed(generator.initial_seed() + (1 << 40))
         share = {name: rows[self.rank :: self.world] for name, rows in batch.items()}
-        loss = self.module(share, generator)
+        loss = self.loss(share, generator)
         mean, stop, due = self._agree(loss)
         if not math.isfinite(mean):
             return "loss", stop, due
@@ -327,7 +308,7 @@ def train(
     if stats is not None and accelerator.is_main_process:
         with written(kept_stats) as path:
             save_stats(path, stats)
-    model = Trainer(config, task, out, options).run()
+    model = Trainer(task, out, options).run()
     task.finish(model)
     if accelerator.is_main_process:
         model.save_pretrained(Path(out) / "model")

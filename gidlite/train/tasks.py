@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -48,11 +47,8 @@ def load_items(
     dataset: Dataset, batches: Iterable[range], workers: int = 0
 ) -> Iterator[list[Batch]]:
     """Yield the items of every range of numbers; ``workers`` processes make them ahead."""
-    loader = DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=list,
-        worker_init_fn=_leave_signals_to_the_run,
-    )  # fmt: skip
-    return iter(loader)
+    options = {"collate_fn": list, "worker_init_fn": _leave_signals_to_the_run}
+    return iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers, **options))
 
 
 def _leave_signals_to_the_run(_: int) -> None:
@@ -64,8 +60,9 @@ def _leave_signals_to_the_run(_: int) -> None:
 def held_out(dataset: Dataset, count: int, workers: int = 0) -> list[Batch]:
     """Return items that no run trains on."""
     numbers = range(STATISTICS_FROM, STATISTICS_FROM + count)
-    single = (range(number, number + 1) for number in numbers)
-    return [item for (item,) in load_items(dataset, single, workers)]
+    items = load_items(dataset, (range(number, number + 1) for number in numbers), workers)
+    # Copies: every tensor that comes from another process keeps a file open.
+    return [{name: value.clone() for name, value in item.items()} for (item,) in items]
 
 
 def fit_stats(config: TrainConfig, dataset: Dataset, workers: int = 0) -> FrequencyStats:
@@ -77,39 +74,42 @@ def fit_stats(config: TrainConfig, dataset: Dataset, workers: int = 0) -> Freque
     )  # fmt: skip
 
 
-@dataclass
-class Task:
-    """What the parts have in common.
+class Task(nn.Module):
+    """What the parts have in common; as a module, the loss of a batch.
 
-    A task says what its ``network()`` is, what it will ``make(items)`` of examples for the pool,
-    the mean ``loss(batch, generator)`` over a batch of that, in which every parameter that is
-    trained must take part and all noise comes from the generator, and the ``columns(model,
-    batch)`` of a sheet.
-
-    Attributes:
-        config: What to train.
-        dataset: Endless and numbered.
-        stats: Frequency statistics; the renderer needs none.
-        parts: Trained networks that it builds on, by name.
-        device: Where to train.
-        workers: Processes that make examples ahead.
+    A task says what its ``network()`` is; what the pool keeps of examples, if it has to ``make``
+    that of them; the mean ``loss(batch, generator)`` over a batch from the pool, in which every
+    parameter that is trained must take part and all noise comes from the generator; and the
+    ``columns(model, batch)`` of a sheet. ``parts`` are the trained networks that it builds on, by
+    name; the renderer needs no ``stats``; ``workers`` are processes that make examples ahead.
     """
-
-    config: TrainConfig
-    dataset: Dataset
-    stats: FrequencyStats | None = None
-    parts: Mapping[str, nn.Module] = field(default_factory=dict)
-    device: torch.device | str = "cpu"
-    workers: int = 0
 
     keys = ("image", "spectral", "reliable")
     shown = range(SHEETS_FROM, SHEETS_FROM + 3)
 
-    def __post_init__(self) -> None:
-        self.device = torch.device(self.device)
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, stats: FrequencyStats | None = None,
+        parts: Mapping[str, nn.Module] | None = None, device: torch.device | str = "cpu",
+        workers: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.config, self.dataset, self.stats, self.workers = config, dataset, stats, workers
+        self.device = torch.device(device)
+        # In a plain dictionary they are no submodules, which processes would keep in step.
+        self.parts = dict(parts or {})
         for part in self.parts.values():
-            part.to(self.device).eval().requires_grad_(False)
-        self.model = self.network().to(self.device)
+            part.to(device).eval().requires_grad_(False)
+        self.model = self.network().to(device)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the loss in the precision of the config."""
+        with self.autocast():
+            return self.loss(batch, generator)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which networks run."""
+        mixed = self.config.mixed_precision
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
 
     def finish(self, model: nn.Module) -> None:
         """Measure what a trained model has to know of its data."""
@@ -117,6 +117,8 @@ class Task:
     def stack(self, items: list[Batch]) -> Batch:
         """Return examples as one batch on the training device."""
         return {k: torch.stack([item[k].to(self.device) for item in items]) for k in self.keys}
+
+    make = stack
 
     def sheet(self, model: nn.Module) -> Float[Tensor, "3 height width"]:
         """Return a picture of what a model can do by now, one example a row."""
@@ -145,10 +147,8 @@ class AutoencoderTask(Task):
         """Return reconstruction, gradient and KL terms on some bins of every volume."""
         batch = _floats(batch)
         packed, _ = _bins(batch["packed"], self.config.slices_per_scene, generator)
-        generator = _on(self.device, generator)
-        return autoencoder_loss(
-            self.model, packed, batch["image"], reliable=batch["reliable"], generator=generator
-        )[0]
+        given = {"reliable": batch["reliable"], "generator": _on(self.device, generator)}
+        return autoencoder_loss(self.model, packed, batch["image"], **given)[0]
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
         """Return photo, dx (real part, normalized) at bin 1, and the same after a round trip."""
@@ -173,7 +173,7 @@ class _LatentTask(Task):
     def make(self, items: list[Batch]) -> Batch:
         batch = self.stack(items)
         latents = self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
-        with autocast(self.config, self.device):
+        with self.autocast():
             features = photo_features(batch["image"])
         share = functional.adaptive_avg_pool2d(batch["reliable"].float(), latents.shape[-2:])
         return {"latents": latents.half(), "features": features.half(), "reliable": share > 0.5}
@@ -210,11 +210,9 @@ class PriorTask(_LatentTask):
     def network(self) -> Denoiser:
         single = self.config.coordination == "attention" and not self.config.joint
         model = self.denoiser_with("independent" if single else self.config.coordination)
-        items = held_out(self.dataset, 96, self.workers)
+        items, scale = held_out(self.dataset, 96, self.workers), self.parts["amplitude"].scale
         batches = [_floats(self.make(items[n : n + 8])) for n in range(0, len(items), 8)]
-        latents = [
-            whiten(b["latents"], self.parts["amplitude"].scale(b["features"])) for b in batches
-        ]
+        latents = [whiten(batch["latents"], scale(batch["features"])) for batch in batches]
         reliable = [batch["reliable"] for batch in batches]
         model.to(self.device).field.fit(torch.cat(latents), torch.cat(reliable))
         return model
@@ -244,20 +242,15 @@ class PriorTask(_LatentTask):
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
         """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
-        parts, size = (
-            self.parts,
-            dict(zip(("height", "width"), batch["image"].shape[-2:], strict=True)),
-        )
+        size = {"height": batch["image"].shape[-2], "width": batch["image"].shape[-1]}
+        parts, drawn = self.parts, []
         pipeline = GidPipeline(parts["autoencoder"], parts["amplitude"], model, self.stats)
-        drawn = []
         for seed, photo in enumerate(batch["image"].cpu()):
             generator = torch.Generator().manual_seed(seed)
-            drawn.append(pipeline(photo, num_inference_steps=10, generator=generator).spectral)
-        volumes = batch["spectral"].cpu(), drawn
-        return [
-            batch["image"],
-            *(torch.stack([motion_tile(s, **size) for s in v]) for v in volumes),
-        ]
+            sample = pipeline(photo, num_inference_steps=10, generator=generator).spectral
+            drawn.append(motion_tile(sample, **size))
+        true = [motion_tile(spectral, **size) for spectral in batch["spectral"].cpu()]
+        return [batch["image"], torch.stack(true), torch.stack(drawn)]
 
 
 class CoordinationTask(PriorTask):
@@ -278,9 +271,6 @@ class RendererTask(Task):
 
     def network(self) -> SynthesisNet:
         return SynthesisNet(self.config.renderer_channels)
-
-    def make(self, items: list[Batch]) -> Batch:
-        return self.stack(items)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return L1 and perceptual distance where the motion can be trusted."""
@@ -307,11 +297,6 @@ TASKS: dict[str, type[Task]] = {
     "vae": AutoencoderTask, "amplitude": AmplitudeTask, "prior": PriorTask,
     "coordinate": CoordinationTask, "renderer": RendererTask,
 }  # fmt: skip
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Return the context in which losses are computed."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision)
 
 
 def _floats(batch: Batch) -> Batch:
@@ -357,11 +342,11 @@ def _coarsened(motion: Tensor) -> Tensor:
 
 @torch.no_grad()
 def trusted_targets(
-    motion: Float[Tensor, "batch 2 height width"], reliable: Float[Tensor, "batch 1 height width"]
+    motion: Float[Tensor, "batch 2 height width"], reliable: Shaped[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, "batch 1 height width"]:
     """Return the weight of every pixel of the second frame: trusted, and more where it moves."""
-    moving = (motion.square().sum(1, keepdim=True) > _MOVING_PX**2).float()
-    about = torch.cat([reliable.float(), moving], dim=1)
+    moving = motion.square().sum(1, keepdim=True) > _MOVING_PX**2
+    about = torch.cat([reliable.float(), moving.float()], dim=1)
     arrived, coverage = splat(about, motion, mode="average", return_coverage=True)
     # What is uncovered is trusted as far as its surroundings are.
     trusted, moved = fill_holes(arrived, coverage).split(1, dim=1)

@@ -5,11 +5,9 @@ import torch
 from accelerate import Accelerator
 from tiny_task import TinyTask, rows, tiny_config, train_task
 
-from gidlite.data import MotionDataset, SyntheticSource
-from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
 from gidlite.motion.normalize import FrequencyStats, load_stats
-from gidlite.train import STATS, RunOptions, TrainConfig, load_checkpoint
+from gidlite.train import STATS, RunOptions, load_checkpoint
 from gidlite.train.loop import scene_batches, train
 
 
@@ -30,19 +28,12 @@ def test_the_loss_curve_after_resuming_equals_the_uninterrupted_one(tmp_path):
         assert torch.equal(one, two)
 
 
-def test_a_resumed_autoencoder_equals_the_uninterrupted_one(tmp_path):
-    pieces = Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))
-    source = SyntheticSource(pieces, height=64, width=64, grid_stride=2)
-    dataset = MotionDataset([source], length=1 << 40)
-    config = TrainConfig(
-        part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
-        steps=4, warmup_steps=1, learning_rate=1e-2,
-        autoencoder_channels=(8, 16), mixed_precision=False,
-    )  # fmt: skip
-    stats = FrequencyStats(torch.linspace(1, 2, 16))
-    whole = train(config, tmp_path / "a", dataset, stats=stats)
-    train(config, tmp_path / "b", dataset, stats=stats, options=RunOptions(minutes=0))
-    resumed = train(config, tmp_path / "b", dataset, options=RunOptions(resume=True))
+def test_a_resumed_autoencoder_equals_the_uninterrupted_one(tmp_path, scenes, tiny):
+    config = tiny(part="vae", steps=4, learning_rate=1e-2)
+    stats = FrequencyStats(torch.linspace(1, 2, 4))
+    whole = train(config, tmp_path / "a", scenes, stats=stats)
+    train(config, tmp_path / "b", scenes, stats=stats, options=RunOptions(minutes=0))
+    resumed = train(config, tmp_path / "b", scenes, options=RunOptions(resume=True))
     kept = load_stats(tmp_path / "b" / "model" / STATS)
     assert torch.equal(kept.scale, stats.scale) and load_checkpoint(tmp_path / "b")[1]["step"] == 4
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -61,8 +52,9 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_the_pool_after_a_resume_is_the_pool_without_one():
-    config, alone = tiny_config(pool_size=5, scenes_per_step=20), Accelerator(cpu=True)
-    running = scene_batches(config, TinyTask(), alone, 0)
+    task, alone = TinyTask(), Accelerator(cpu=True)
+    task.config = tiny_config(pool_size=5, scenes_per_step=20)
+    running = scene_batches(task, alone, 0)
     drawn = [next(running)["x"] for _ in range(8)][-1]
-    assert torch.equal(drawn, next(scene_batches(config, TinyTask(), alone, 7))["x"])
+    assert torch.equal(drawn, next(scene_batches(task, alone, 7))["x"])
     assert len(drawn.unique(dim=0)) == 5

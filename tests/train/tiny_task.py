@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from gidlite.train import RunOptions, TrainConfig
+from gidlite.train import RunOptions, TrainConfig, check_run
 from gidlite.train.loop import Trainer
 from gidlite.train.tasks import Task
 
 
 def tiny_config(**changes) -> TrainConfig:
     values = {
-        "scenes_per_step": 4, "new_scenes_per_step": 2, "pool_size": 16, "steps": 12,
+        "part": "vae", "scenes_per_step": 4, "new_scenes_per_step": 2, "pool_size": 16, "steps": 12,
         "warmup_steps": 2, "learning_rate": 1e-2, "ema_decay": 0.9, "mixed_precision": False,
     }  # fmt: skip
     return TrainConfig(**values | changes)
@@ -28,7 +28,9 @@ def tiny_config(**changes) -> TrainConfig:
 
 def train_task(config: TrainConfig, task: Task, out: Path, **options) -> nn.Module:
     """Train, and log every step unless told otherwise."""
-    return Trainer(config, task, out, RunOptions(**{"log_every": 1} | options)).run()
+    task.config, options = config, RunOptions(**{"log_every": 1} | options)
+    check_run(config, out, {}, options)
+    return Trainer(task, out, options).run()
 
 
 class Numbered(Dataset):
@@ -57,12 +59,14 @@ class TinyTask(Task):
     def __init__(
         self, noise=0.0, broken_at=-1, broken=1, how="loss", signal_at=-1, pause=0.0
     ):  # fmt: skip
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-        self.dataset, self.device, self.workers = Numbered(), torch.device("cpu"), 0
+        super().__init__(tiny_config(), Numbered())
         self.noise, self.how, self.signal_at, self.pause = noise, how, signal_at, pause
         self.broken = range(broken_at, broken_at + broken)
         self.calls, self.share = 0, 0
+
+    def network(self):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
 
     def make(self, items):
         return {"x": torch.stack([item["x"] for item in items])}
