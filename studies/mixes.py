@@ -33,7 +33,7 @@ from gidlite.motion.normalize import denormalize, normalize
 from gidlite.motion.spectral import motion_amplitude, resize_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline, Sampling
 from gidlite.prior import AmplitudeNet, amplitude_loss, drop_features, photo_features
-from gidlite.train.loop import Prefetched
+from gidlite.train.tasks import load_items
 
 DEFAULTS = {"steps": 1500, "batch": 32, "scenes": 1600, "variations": 10, "folds": 4}
 COLOUR = 3  # channels of the features that ImageNet has no part in
@@ -121,8 +121,8 @@ def varied(
 def composed(pieces, count: int, workers: int) -> list[Example]:
     """Return so many synthetic scenes."""
     dataset = MotionDataset([SyntheticSource(pieces, grid_stride=2)], length=1 << 40)
-    source = Prefetched(dataset, workers) if workers else dataset
-    items = source.take(range(count))
+    numbers = (range(number, number + 1) for number in range(count))
+    items = (item for (item,) in load_items(dataset, numbers, workers))
     return [Example(item["image"], item["spectral"], item["reliable"]) for item in items]
 
 

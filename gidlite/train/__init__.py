@@ -1,114 +1,126 @@
-"""Settings of a training run."""
+"""What a training run is told and what it reads: settings, checkpoints, parts and examples."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Any, get_type_hints
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import get_int_from_env
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gidlite.errors import GidliteError
+from gidlite.data import Augmented, MotionDataset, ShardSource, SyntheticSource
+from gidlite.data.pairs import PairFolder, ScenePairs
+from gidlite.data.world.pieces import collect_pieces
+from gidlite.errors import GidliteError, load_network, require, written
+from gidlite.motion.normalize import VARIANTS, FrequencyStats, load_stats
+from gidlite.pipeline import PARTS as PIPELINE_PARTS
+from gidlite.prior.denoiser import COORDINATIONS
+from gidlite.render.network import SynthesisNet
 
-PARTS = ("vae", "amplitude", "prior", "coordinate", "renderer")
+# The trained networks that each part builds on, in the order in which the parts are trained.
+NEEDS = {
+    "vae": (), "amplitude": ("autoencoder",), "prior": ("autoencoder", "amplitude"),
+    "coordinate": ("autoencoder", "amplitude", "denoiser"), "renderer": (),
+}  # fmt: skip
+PARTS = tuple(NEEDS)
+_CHOICES = {
+    "part": PARTS, "normalization": VARIANTS, "coordination": COORDINATIONS,
+    "prediction_type": ("v_prediction", "epsilon"),
+}  # fmt: skip
+STATS = "frequency_stats.safetensors"
+_NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet}
+# How launchers (accelerate, torchrun, several kinds of MPI) tell the number of processes.
+_WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+_MOST = sys.float_info.max
+# Type, smallest value, largest value, and both in words.
+Whole = Annotated[int, 0, _MOST, "a whole number of at least 0"]
+Count = Annotated[int, 1, _MOST, "a whole number of at least 1"]
+Positive = Annotated[float, 1e-15, _MOST, "a finite number above 0"]
+Share = Annotated[float, 0, 1, "a number from 0 to 1"]
+Fraction = Annotated[float, 0, 0.99999, "a number of at least 0 and less than 1"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training run; saved beside every checkpoint.
 
-    Attributes:
-        part: One of ``PARTS``, in the order in which they are trained; "renderer" needs no other.
-        scenes_per_step: Scenes (of the renderer: pairs of frames) in a batch.
-        slices_per_scene: Bins drawn from each of them.
-        new_scenes_per_step: Scenes added to the pool at every step.
-        pool_size: Scenes kept; the oldest leave.
-        learning_rate: Peak of a linear warm-up over ``warmup_steps`` and a cosine decay.
-        steps: Length of the cosine decay and of the run.
-        decay_minutes: Ends the decay after this long, should that be earlier; such a run cannot be
-            repeated step by step.
-        clip_norm: Gradients longer than this are shortened to it.
-        ema_decay: Of the averaged weights, which are the ones to use.
-        real_share: Share of examples from real shards, where there are any.
-        normalization: One of ``normalize.VARIANTS``.
-        percentile: Of coefficient magnitude, that the scales are read at.
-        condition_dropout: Share of slices trained without the photo, for guidance.
-        feature_dropout: Share of the photo's features that the amplitude network does without,
-            other ones for every scene and step.
-        guided: Whether the autoencoder's decoder sees the photo.
-        decoder_only: Leave the autoencoder's encoder as it starts, so that latents, and what was
-            trained on them, stay valid.
-        coordination: How the denoiser's bins hear of each other, one of
-            ``denoiser.COORDINATIONS``; "attention" comes with part "coordinate" unless ``joint``.
-        joint: Part "prior" trains every layer, frequency attention included, on all bins of a
-            scene, instead of ``slices_per_scene`` of them.
-        prediction_type: What the denoiser predicts, "v_prediction" or "epsilon".
-        mixed_precision: bfloat16 where it is safe.
-        renderer_channels: Of the synthesis network at full, half and quarter resolution.
-        perceptual_weight: Of the perceptual beside the L1 term of the renderer's loss.
-        coarse_share: Share of the renderer's batches whose motion is blurred to half resolution,
-            as motion predicted on a coarser grid is.
+    Raises:
+        GidliteError: If a value is of another type or out of range; the sentence names its key.
     """
 
     part: str = "prior"
-    num_frequencies: int = 16
-    height: int = 160
-    width: int = 256
-    grid_stride: int = 2
-    num_frames: int = 150
-    fps: float = 30.0
-    scenes_per_step: int = 8
-    slices_per_scene: int = 4
-    new_scenes_per_step: int = 1
-    pool_size: int = 1024
-    learning_rate: float = 4e-4
-    warmup_steps: int = 100
-    steps: int = 20_000
-    decay_minutes: float | None = None
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    condition_dropout: float = 0.1
-    feature_dropout: float = 0.0
-    mixed_precision: bool = True
-    seed: int = 0
-    real_share: float = 0.3
+    # Scenes: photos in px, a motion grid so many times coarser, frames and their rate in Hz.
+    num_frequencies: Count = 16
+    height: Count = 160
+    width: Count = 256
+    grid_stride: Count = 2
+    num_frames: Count = 150
+    fps: Positive = 30.0
+    # A batch: scenes (of the renderer: pairs of frames), and bins drawn from each of them.
+    scenes_per_step: Count = 8
+    slices_per_scene: Count = 4
+    # The pool: scenes that join it at every step, and how many it keeps; the oldest leave.
+    new_scenes_per_step: Count = 1
+    pool_size: Count = 1024
+    # Peak of a linear warm-up and a cosine decay over all steps, or over so many minutes if these
+    # end earlier; a decay by the clock cannot be repeated step by step.
+    learning_rate: Positive = 4e-4
+    warmup_steps: Whole = 100
+    steps: Count = 20_000
+    decay_minutes: Annotated[float | None, 1e-15, _MOST, "a finite number above 0, or null"] = None
+    clip_norm: Positive = 1.0  # longer gradients are shortened to it
+    ema_decay: Fraction = 0.999  # of the averaged weights, which are the ones to use
+    condition_dropout: Share = 0.1  # slices trained without the photo, for guidance
+    feature_dropout: Fraction = 0.0  # maps of the photo that the amplitude network does without
+    mixed_precision: bool = True  # bfloat16 where it is safe
+    seed: Whole = 0
+    real_share: Share = 0.3  # of draws from real examples, where there are any
     normalization: str = "adaptive"
-    percentile: float = 95.0
+    percentile: Annotated[float, 0, 100, "a number from 0 to 100"] = 95.0  # of |S| at scale s_k
     autoencoder_channels: tuple[int, ...] = (16, 32)
-    guided: bool = True
-    decoder_only: bool = False
+    guided: bool = True  # the decoder of the autoencoder sees the photo
+    decoder_only: bool = False  # the encoder stays, and so latents and what learned from them
     denoiser_channels: tuple[int, ...] = (64, 128, 192)
-    denoiser_layers: int = 1
+    denoiser_layers: Count = 1
+    # How bins hear of each other; "attention" comes with part "coordinate", unless "prior" is
+    # ``joint``: then it trains every layer on all bins of a scene.
     coordination: str = "attention"
     joint: bool = False
     prediction_type: str = "v_prediction"
-    renderer_channels: tuple[int, int, int] = (16, 32, 48)
-    perceptual_weight: float = 0.03
-    coarse_share: float = 0.25
+    renderer_channels: tuple[int, ...] = (16, 32, 48)  # at full, half and quarter resolution
+    perceptual_weight: Annotated[float, 0, _MOST, "a finite number of at least 0"] = 0.03
+    coarse_share: Share = 0.25  # batches with motion as coarse as a prediction
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise GidliteError(f"part {self.part!r} is unknown; train one of {', '.join(PARTS)}")
-        if self.slices_per_scene > self.num_frequencies:
-            raise GidliteError("slices_per_scene is larger than num_frequencies; lower it")
-        if not 0 <= self.feature_dropout < 1:
-            raise GidliteError(
-                f"feature_dropout is {self.feature_dropout}; it must be at least 0 and less than 1"
-            )
+        hints = get_type_hints(type(self), include_extras=True)
+        for entry in dataclasses.fields(self):
+            _check(entry.name, getattr(self, entry.name), hints[entry.name], entry.default)
+        require(
+            self.slices_per_scene <= self.num_frequencies,
+            "slices_per_scene is larger than num_frequencies; lower it",
+        )
 
     @classmethod
-    def from_json(cls, path: str | Path, **overrides) -> TrainConfig:
+    def from_json(cls, path: str | Path, **overrides: object) -> TrainConfig:
         """Read a config; unknown keys are refused with the valid ones listed."""
         try:
-            values = json.loads(Path(path).read_text()) | overrides
+            values = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
             raise GidliteError(f"{path} is not a readable JSON config ({error})") from None
-        valid = {field.name for field in dataclasses.fields(cls)}
+        require(isinstance(values, dict), f"{path} holds no JSON object; write settings as {{...}}")
+        values |= overrides
+        valid = {entry.name for entry in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - valid):
             raise GidliteError(
                 f"{path} has unknown keys {', '.join(unknown)}; valid: {', '.join(sorted(valid))}"
@@ -120,49 +132,207 @@ class TrainConfig:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
-Report = Callable[[int, float, float], None]
-
-
-class Task(Protocol):
-    """What is learned, and from what.
-
-    A task may also have a method ``sheet(model)``: given the averaged model it returns a picture
-    ``(3, H, W)`` in [0, 1] of what it can do by now, or None.
-
-    Attributes:
-        model: What is trained, already on its device.
-    """
-
-    model: nn.Module
-
-    def make(self, numbers: range) -> dict[str, Tensor]:
-        """Return numbered examples, first axis the example; equal numbers give equal ones."""
-        ...
-
-    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return the mean loss over the examples of a batch.
-
-        With several processes, every parameter that needs a gradient must take part in it.
-
-        Args:
-            batch: Some examples; with several processes, the share of this one.
-            generator: For all noise; another one for every step and process.
-        """
-        ...
+def _check(name: str, value: Any, hint: Any, default: Any) -> None:
+    """Refuse a value that is not of the type and range that its annotation tells."""
+    if name in _CHOICES:
+        fits, words = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
+    elif hint is bool:
+        fits, words = isinstance(value, bool), "true or false"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, tuple) and len(value) == len(default)
+        fits = fits and all(type(entry) is int and entry >= 1 for entry in value)
+        words = f"{len(default)} whole numbers of at least 1"
+    else:
+        low, high, words = hint.__metadata__
+        kinds = (int,) if hint.__origin__ is int else (int, float)
+        fits = value is default or (type(value) in kinds and low <= value <= high)
+    require(fits, f"{name} is {value!r}; it must be {words}")
 
 
 @dataclass(frozen=True)
-class Pace:
-    """When to do what.
+class RunOptions:
+    """How a run goes; times are in minutes."""
 
-    Attributes:
-        minutes: Stop cleanly after this long; otherwise after ``config.steps``.
-        checkpoint_minutes: Time between checkpoints, and between sheets.
-        log_every: Steps between rows of the log.
-        started: What ``minutes`` count from, by ``time.monotonic``.
-    """
-
-    minutes: float | None = None
-    checkpoint_minutes: float = 5.0
-    log_every: int = 20
+    device: str = "cpu"  # of several processes on "cuda", each has its own GPU
+    workers: int = 0  # processes that make scenes ahead; 0 makes them between steps, on the device
+    minutes: float | None = None  # stop so long after ``started``; otherwise after all steps
+    resume: bool = False  # continue from the checkpoint in the run folder
+    start: str | Path | None = None  # run folder, or part of a pipeline, with the first weights
+    checkpoint_minutes: float = 5.0  # between checkpoints, and between sheets
+    log_every: int = 20  # steps between rows of the log
+    # Told (step, smoothed loss, steps per second) at every row.
+    report: Callable[[int, float, float], None] | None = None
     started: float = field(default_factory=time.monotonic)
+
+
+def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
+    """Return the rate of a step: a linear warm-up, then a cosine down to 2 % of the peak.
+
+    The schedules of diffusers end at 0 and cannot see the clock, which ``decay_minutes`` needs. A
+    function of the step and the time trained has no state to save.
+
+    Example:
+        >>> config = TrainConfig(learning_rate=1.0, warmup_steps=10, steps=100)
+        >>> [round(learning_rate(config, step), 2) for step in (0, 9, 55, 100)]
+        [0.1, 0.98, 0.43, 0.02]
+    """
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    done = step / config.steps
+    if config.decay_minutes is not None:
+        done = max(done, seconds / (60 * config.decay_minutes))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return config.learning_rate * warm * (0.02 + 0.98 * cosine)
+
+
+def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.device]:
+    """Return the accelerator of this process, and its device: one of several has its own GPU.
+
+    Precision is left to the config, so that a checkpoint says how it was trained.
+
+    Raises:
+        GidliteError: If this machine has no such device.
+    """
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise GidliteError(f"device {str(wanted)!r} is not available; try cpu") from None
+    # A process on its own places its tensors itself. The state that accelerators share could not
+    # be moved from a GPU to the CPU later, so there it never knows of the GPU.
+    alone = get_int_from_env(_WORLD, 1) == 1
+    accelerator = Accelerator(cpu=alone or device.type == "cpu", mixed_precision="no")
+    return accelerator, device if alone else accelerator.device
+
+
+# A checkpoint is a safetensors file of our own: ``Accelerator.save_state`` writes the optimizer
+# and the random states as pickles whatever it is told, and pickles are never loaded here. Random
+# states need no saving, because every step seeds its own.
+
+
+def checkpoint_file(out: str | Path) -> Path:
+    """Return where the checkpoint of a run folder lies, if there is one."""
+    return Path(out) / "checkpoint" / "state.safetensors"
+
+
+def save_checkpoint(out: str | Path, tensors: Mapping[str, Tensor], meta: dict) -> None:
+    """Replace the checkpoint of a run folder as a whole."""
+    # Copies: safetensors refuses tensors that share memory, such as tied weights.
+    copies = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+    with written(checkpoint_file(out)) as path:
+        save_file(copies, path, {"run": json.dumps(meta)})
+
+
+def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Return the tensors of a run folder's checkpoint, and its config and counters.
+
+    Raises:
+        GidliteError: If there is no readable checkpoint.
+    """
+    try:
+        with safe_open(checkpoint_file(out), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return tensors, json.loads(file.metadata()["run"])
+    except (OSError, SafetensorError):
+        raise GidliteError(
+            f"{out} holds no readable checkpoint; check --out, or train without --resume"
+        ) from None
+
+
+def check_run(
+    config: TrainConfig, out: str | Path, parts: Mapping[str, nn.Module], options: RunOptions
+) -> None:
+    """Refuse a run that lacks trained parts, or whose folder does not fit, before any work."""
+    missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
+    require(
+        not missing,
+        f"training {config.part} needs a trained {missing}; name their run folders with --parts",
+    )
+    if not options.resume:
+        # The encoder that stays comes with --start, the statistics of its training with --parts.
+        require(
+            not config.decoder_only or (options.start is not None and "autoencoder" in parts),
+            "decoder_only needs a trained autoencoder; name its run with --parts and --start",
+        )
+        there = checkpoint_file(out).exists()
+        require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
+        return
+    theirs, ours = load_checkpoint(out)[1]["config"], config.to_json()
+    differing = ", ".join(key for key, value in theirs.items() if ours.get(key) != value)
+    require(
+        not differing,
+        f"cannot resume {out}: {differing} differ from the checkpoint; use the config it was "
+        "trained with, or another --out",
+    )
+
+
+def load_part(run: str | Path) -> tuple[str, nn.Module]:
+    """Return name and network of a run folder, or of a part of a pipeline.
+
+    Raises:
+        GidliteError: If it holds no finished part.
+    """
+    folder = Path(run) / "model" if (Path(run) / "model").exists() else Path(run)
+    try:
+        kind = json.loads((folder / "config.json").read_text())["_class_name"]
+        name = {network.__name__: name for name, network in _NETWORKS.items()}[kind]
+        return name, load_network(_NETWORKS[name], folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise GidliteError(
+            f"{run} holds no trained part that can be read ({error}); train it first"
+        ) from None
+
+
+def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], FrequencyStats | None]:
+    """Return the trained networks of such folders by name, and the statistics of the last."""
+    # In a pipeline, statistics lie beside the folders of its parts.
+    places = [folder / STATS for run in map(Path, runs) for folder in (run.parent, run / "model")]
+    known = [place for place in places if place.is_file()]
+    parts = dict(map(load_part, runs))
+    require(bool(known) or not runs, f"{', '.join(map(str, runs))} come without {STATS}")
+    return parts, load_stats(known[-1]) if known else None
+
+
+def start_from(model: nn.Module, run: str | Path) -> None:
+    """Give a model the weights of a run folder, or of a part of a pipeline.
+
+    Raises:
+        GidliteError: If they are of another kind or size.
+    """
+    _, start = load_part(run)
+    try:
+        model.load_state_dict(start.state_dict())
+    except RuntimeError:
+        raise GidliteError(
+            f"{run} holds a {type(start).__name__} of other sizes than the {type(model).__name__} "
+            "of this config; change one of them"
+        ) from None
+    if (scaling := getattr(start.config, "scaling_factor", None)) is not None:
+        model.register_to_config(scaling_factor=scaling)
+
+
+def make_dataset(
+    config: TrainConfig, *, sprites: str | Path | None = None, data: Sequence[str | Path] = (),
+    device: torch.device | str = "cpu",
+) -> MotionDataset:  # fmt: skip
+    """Return synthetic scenes, or pairs of their frames, and real ones in a share of draws.
+
+    Real ones come from folders of shards, or of pairs; scenes are made on the device.
+
+    Raises:
+        GidliteError: If a folder cannot be used.
+    """
+    size = {"height": config.height, "width": config.width}
+    grid = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
+    clip = {"num_frames": config.num_frames, "fps": config.fps}
+    pieces = collect_pieces(sprites, seed=config.seed)
+    distinct = list({id(p): p for p in pieces}.values())
+    if config.part == "renderer":
+        scenes = [ScenePairs(p.to(device), **size) for p in distinct]
+        real = [PairFolder(folder, device=device) for folder in data]
+    else:
+        scenes = [SyntheticSource(p.to(device), **size, **grid, **clip) for p in distinct]
+        real = [Augmented(ShardSource(folder, **grid)) for folder in data]
+    share = config.real_share if real else 0.0
+    weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
+    weights += [share / len(real)] * len(real)
+    return MotionDataset([*scenes, *real], weights=weights, length=1 << 40, seed=config.seed)

@@ -1,14 +1,20 @@
-"""Pictures of what a part can do by now, drawn at every checkpoint from examples not trained on."""
+"""What each part learns, and from what: examples → what the pool keeps → loss → a sheet to look at.
+
+A sheet shows what a part can do by now on examples that no run trains on.
+"""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
-from gidlite.data import MotionDataset
-from gidlite.motion.normalize import FrequencyStats, normalize
+from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normalize
 from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
 from gidlite.prior import (
@@ -29,68 +35,282 @@ from gidlite.render.splat import splat
 from gidlite.train import TrainConfig
 from gidlite.viz import contact_sheet, motion_tile
 
-Picture = Float[Tensor, "3 height width"]
-# Of sampling for a sheet: enough to see what comes, and done in seconds.
-_STEPS = 10
+Batch = dict[str, Tensor]
+Photos = Float[Tensor, "batch 3 height width"]
+# Examples are numbered without end. These are far beyond those that any run trains on.
+STATISTICS_FROM, SHEETS_FROM = 10**9, 2 * 10**9
+# The renderer's L1 term leaves a tenth of its weight to what has not moved.
+_STATIC_WEIGHT, _MOVING_PX = 0.1, 0.05
 
 
-def autoencoder_sheet(model: SliceAutoencoder, photos: Tensor, packed: Tensor) -> Picture:
-    """Return photo, normalized dx (real part) at bin 1, and the same after encoding and decoding.
+def load_items(
+    dataset: Dataset, batches: Iterable[range], workers: int = 0
+) -> Iterator[list[Batch]]:
+    """Yield the items of every range of numbers; ``workers`` processes make them ahead."""
+    options = {"collate_fn": list, "worker_init_fn": _leave_signals_to_the_run}
+    return iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers, **options))
 
-    Args:
-        model: Of this moment.
-        photos: ``(N, 3, H, W)``.
-        packed: Normalized volumes ``(N, K, 4, h, w)``.
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """Let a worker process end when the run says so, and not by Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def held_out(dataset: Dataset, count: int, workers: int = 0) -> list[Batch]:
+    """Return items that no run trains on."""
+    numbers = range(STATISTICS_FROM, STATISTICS_FROM + count)
+    items = load_items(dataset, (range(number, number + 1) for number in numbers), workers)
+    # Copies: every tensor that comes from another process keeps a file open.
+    return [{name: value.clone() for name, value in item.items()} for (item,) in items]
+
+
+def fit_stats(config: TrainConfig, dataset: Dataset, workers: int = 0) -> FrequencyStats:
+    """Fit frequency statistics on examples that no run trains on, where they can be trusted."""
+    items = held_out(dataset, 256, workers)
+    return fit_frequency_stats(
+        [item["spectral"].cpu() for item in items], percentile=config.percentile,
+        variant=config.normalization, reliable=[item["reliable"].cpu() for item in items],
+    )  # fmt: skip
+
+
+class Task(nn.Module):
+    """What the parts have in common; as a module, the loss of a batch.
+
+    A task says what its ``network()`` is; what the pool keeps of examples, if it has to ``make``
+    that of them; the mean ``loss(batch, generator)`` over a batch from the pool, in which every
+    parameter that is trained must take part and all noise comes from the generator; and the
+    ``columns(model, batch)`` of a sheet. ``parts`` are the trained networks that it builds on, by
+    name; the renderer needs no ``stats``; ``workers`` are processes that make examples ahead.
     """
-    decoded = model.decode(model.encode(packed), photos)
-    rows = zip(photos, packed[:, 1, 0], decoded[:, 1, 0], strict=True)
-    return _sheet([(photo, *(_gray(0.5 + s / 4, photo) for s in pair)) for photo, *pair in rows])
+
+    keys = ("image", "spectral", "reliable")
+    shown = range(SHEETS_FROM, SHEETS_FROM + 3)
+
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, stats: FrequencyStats | None = None,
+        parts: Mapping[str, nn.Module] | None = None, device: torch.device | str = "cpu",
+        workers: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.config, self.dataset, self.stats, self.workers = config, dataset, stats, workers
+        self.device = torch.device(device)
+        # In a plain dictionary they are no submodules, which processes would keep in step.
+        self.parts = dict(parts or {})
+        for part in self.parts.values():
+            part.to(device).eval().requires_grad_(False)
+        self.model = self.network().to(device)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the loss in the precision of the config."""
+        with self.autocast():
+            return self.loss(batch, generator)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which networks run."""
+        mixed = self.config.mixed_precision
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
+
+    def finish(self, model: nn.Module) -> None:
+        """Measure what a trained model has to know of its data."""
+
+    def stack(self, items: list[Batch]) -> Batch:
+        """Return examples as one batch on the training device."""
+        return {k: torch.stack([item[k].to(self.device) for item in items]) for k in self.keys}
+
+    make = stack
+
+    def sheet(self, model: nn.Module) -> Float[Tensor, "3 height width"]:
+        """Return a picture of what a model can do by now, one example a row."""
+        columns = self.columns(model, self.stack([self.dataset[n] for n in self.shown]))
+        rows = zip(*columns, strict=True)
+        tiles = [tile.float().clamp(0, 1).cpu() for row in rows for tile in row]
+        return contact_sheet(tiles, columns=len(columns))
 
 
-def amplitude_sheet(
-    net: AmplitudeNet, photos: Tensor, features: Tensor, latents: Tensor
-) -> Picture:
-    """Return photo, true and expected magnitude of latents, mean over bins above 0 Hz.
+class AutoencoderTask(Task):
+    """Slices through the autoencoder and back."""
 
-    Args:
-        net: Of this moment.
-        photos: ``(N, 3, H, W)``.
-        features: From ``photo_features``.
-        latents: Of the true motion, ``(N, K, 4, h, w)``.
-    """
-    maps = [m[:, 1:].mean((1, 2)) / 2 for m in (latent_magnitude(latents), net(features))]
-    rows = zip(photos, *maps, strict=True)
-    return _sheet([(photo, *(_gray(m, photo) for m in pair)) for photo, *pair in rows])
+    def network(self) -> SliceAutoencoder:
+        model = SliceAutoencoder(self.config.autoencoder_channels, guided=self.config.guided)
+        if self.config.decoder_only:
+            model.residual.encoder.requires_grad_(False)
+            model.residual.quant_conv.requires_grad_(False)
+        return model
 
+    def make(self, items: list[Batch]) -> Batch:
+        batch = self.stack(items)
+        packed = normalize(batch.pop("spectral"), self.stats)
+        return batch | {"packed": packed.half(), "image": batch["image"].half()}
 
-def prior_sheet(pipeline: GidPipeline, photos: Tensor, spectral: Tensor) -> Picture:
-    """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``.
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return reconstruction, gradient and KL terms on some bins of every volume."""
+        batch = _floats(batch)
+        packed, _ = _bins(batch["packed"], self.config.slices_per_scene, generator)
+        given = {"reliable": batch["reliable"], "generator": _on(self.device, generator)}
+        return autoencoder_loss(self.model, packed, batch["image"], **given)[0]
 
-    Args:
-        pipeline: All parts, of this moment.
-        photos: ``(N, 3, H, W)``.
-        spectral: True volumes ``(N, K, 2, h, w)``.
-    """
-    rows = []
-    for number, (photo, truth) in enumerate(zip(photos.cpu(), spectral.cpu(), strict=True)):
-        generator = torch.Generator().manual_seed(number)
-        drawn = pipeline(photo, num_inference_steps=_STEPS, generator=generator).spectral
-        size = {"height": photo.shape[-2], "width": photo.shape[-1]}
-        rows.append((photo, motion_tile(truth, **size), motion_tile(drawn, **size)))
-    return _sheet(rows)
+    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+        """Return photo, dx (real part, normalized) at bin 1, and the same after a round trip."""
+        photos, packed = batch["image"], normalize(batch["spectral"], self.stats)
+        decoded = model.decode(model.encode(packed), photos)
+        return [photos, *(_gray(0.5 + maps[:, 1, 0] / 4, photos) for maps in (packed, decoded))]
 
-
-def _sheet(rows: list[tuple[Picture, ...]]) -> Picture:
-    return contact_sheet([tile.cpu().float() for row in rows for tile in row], columns=3)
-
-
-def _gray(values: Float[Tensor, "rows columns"], photo: Picture) -> Picture:
-    fitted = functional.interpolate(values[None, None].float(), photo.shape[-2:])[0]
-    return fitted.clamp(0, 1).expand(3, -1, -1)
+    @torch.no_grad()
+    def finish(self, model: SliceAutoencoder) -> None:
+        """Bring latents to unit variance, unless others have learned from them already."""
+        if not self.config.decoder_only:
+            items = self.stack(held_out(self.dataset, 32, self.workers))
+            model.register_to_config(scaling_factor=1.0)
+            latents = model.encode(normalize(items["spectral"], self.stats))
+            model.register_to_config(scaling_factor=1 / latents.std().item())
 
 
-_FIELD_EXAMPLES = 96
-_SHEET_EXAMPLES = 3
+class _LatentTask(Task):
+    """Learns from latents and photo features; the autoencoder is finished."""
+
+    @torch.no_grad()
+    def make(self, items: list[Batch]) -> Batch:
+        batch = self.stack(items)
+        latents = self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
+        with self.autocast():
+            features = photo_features(batch["image"])
+        share = functional.adaptive_avg_pool2d(batch["reliable"].float(), latents.shape[-2:])
+        return {"latents": latents.half(), "features": features.half(), "reliable": share > 0.5}
+
+
+class AmplitudeTask(_LatentTask):
+    """Expected magnitude of latents from the photo."""
+
+    def network(self) -> AmplitudeNet:
+        return AmplitudeNet(self.config.num_frequencies)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the squared error of magnitudes, of mirrored scenes half the time."""
+        batch = _floats(batch)
+        if torch.rand(1, generator=generator) < 0.5:
+            batch = {k: v.flip(-1) for k, v in batch.items()}
+        features = batch["features"]
+        if self.config.feature_dropout:
+            features = drop_features(features, self.config.feature_dropout, generator=generator)
+        return amplitude_loss(self.model, features, batch["latents"], batch["reliable"])
+
+    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+        """Return photo, true and expected magnitude of latents, mean over bins above 0 Hz."""
+        photos = batch["image"]
+        latents = self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
+        magnitudes = latent_magnitude(latents), model(photo_features(photos))
+        return [photos, *(_gray(maps[:, 1:].mean((1, 2)) / 2, photos) for maps in magnitudes)]
+
+
+class PriorTask(_LatentTask):
+    """Denoising of whitened latents: of single bins (stage 1), or of all at once if ``joint``."""
+
+    @torch.no_grad()
+    def network(self) -> Denoiser:
+        single = self.config.coordination == "attention" and not self.config.joint
+        model = self.denoiser_with("independent" if single else self.config.coordination)
+        items, scale = held_out(self.dataset, 96, self.workers), self.parts["amplitude"].scale
+        batches = [_floats(self.make(items[n : n + 8])) for n in range(0, len(items), 8)]
+        latents = [whiten(batch["latents"], scale(batch["features"])) for batch in batches]
+        reliable = [batch["reliable"] for batch in batches]
+        model.to(self.device).field.fit(torch.cat(latents), torch.cat(reliable))
+        return model
+
+    def denoiser_with(self, coordination: str) -> Denoiser:
+        """Return an untrained denoiser."""
+        config = self.config
+        return Denoiser(
+            config.num_frequencies, config.denoiser_channels, config.denoiser_layers, coordination,
+            config.prediction_type,
+        )  # fmt: skip
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the denoising error where the motion can be trusted."""
+        config, batch = self.config, _floats(batch)
+        bins = config.num_frequencies if config.joint else config.slices_per_scene
+        with torch.no_grad():
+            scale = self.parts["amplitude"].scale(batch["features"])
+            latents, freq_index = _bins(whiten(batch["latents"], scale), bins, generator)
+        condition = self.model.embed_photo(batch["features"], scale)
+        kept = torch.rand(len(condition), 1, 1, 1, generator=generator) >= config.condition_dropout
+        return denoising_loss(
+            self.model, latents, freq_index.to(self.device), condition * kept.to(self.device),
+            scheduler=make_scheduler("ddpm", config.prediction_type), reliable=batch["reliable"],
+            generator=_on(self.device, generator),
+        )  # fmt: skip
+
+    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+        """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
+        size = {"height": batch["image"].shape[-2], "width": batch["image"].shape[-1]}
+        parts, drawn = self.parts, []
+        pipeline = GidPipeline(parts["autoencoder"], parts["amplitude"], model, self.stats)
+        for seed, photo in enumerate(batch["image"].cpu()):
+            generator = torch.Generator().manual_seed(seed)
+            sample = pipeline(photo, num_inference_steps=10, generator=generator).spectral
+            drawn.append(motion_tile(sample, **size))
+        true = [motion_tile(spectral, **size) for spectral in batch["spectral"].cpu()]
+        return [batch["image"], torch.stack(true), torch.stack(drawn)]
+
+
+class CoordinationTask(PriorTask):
+    """Stage 2: frequency attention alone, within the denoiser of stage 1."""
+
+    def network(self) -> Denoiser:
+        model = self.denoiser_with(self.config.coordination)
+        model.load_state_dict(self.parts["denoiser"].state_dict(), strict=False)
+        model.requires_grad_(False).frequency.requires_grad_(True)
+        return model
+
+
+class RendererTask(Task):
+    """Second frames from first ones and the motion between them."""
+
+    keys = ("first", "second", "motion", "metric", "reliable")
+    shown = range(SHEETS_FROM, SHEETS_FROM + 24, 4)
+
+    def network(self) -> SynthesisNet:
+        return SynthesisNet(self.config.renderer_channels)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return L1 and perceptual distance where the motion can be trusted."""
+        batch = _mirrored(_floats(batch), generator)
+        if torch.rand(1, generator=generator) < self.config.coarse_share:
+            batch["motion"] = _coarsened(batch["motion"])
+        features = self.model.encode(batch["first"])
+        frame = self.model(features, batch["motion"], batch["metric"])
+        weight = trusted_targets(batch["motion"], batch["reliable"])
+        gap = (frame - batch["second"]).abs().mean(1, keepdim=True)
+        look = perceptual_distance(frame.clamp(0, 1), batch["second"], weight)
+        gap = (gap * weight).sum() / weight.sum().clamp(min=1)
+        return gap + self.config.perceptual_weight * look
+
+    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+        """Return photo, truth, splatted photo and the model's frame."""
+        batch = _floats(batch)
+        first, motion, metric = batch["first"], batch["motion"], batch["metric"]
+        base, _ = splat_photo(first, motion, metric)
+        return [first, batch["second"], base, model(model.encode(first), motion, metric)]
+
+
+TASKS: dict[str, type[Task]] = {
+    "vae": AutoencoderTask, "amplitude": AmplitudeTask, "prior": PriorTask,
+    "coordinate": CoordinationTask, "renderer": RendererTask,
+}  # fmt: skip
+
+
+def _floats(batch: Batch) -> Batch:
+    """Return a batch in single precision, bytes as [0, 1]; what is true or false stays so."""
+    single = {k: v.float() for k, v in batch.items() if v.dtype != torch.bool}
+    return batch | {k: v / 255 if batch[k].dtype == torch.uint8 else v for k, v in single.items()}
+
+
+def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """Return a generator on the device that continues the given one's randomness."""
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(1 << 62, (1,), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def _bins(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -100,241 +320,12 @@ def _bins(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tenso
     return values[torch.arange(len(values))[:, None], order], order
 
 
-class _Task:
-    """What every task shares: the examples of a range of numbers, on the training device."""
-
-    def __init__(self, config: TrainConfig, dataset, stats: FrequencyStats, device) -> None:
-        self.config, self.dataset, self.stats, self.device = config, dataset, stats, device
-
-    def sheet(self, model: nn.Module) -> Tensor:
-        """Return a picture of what the model does with a few examples never trained on."""
-        items = [self.dataset[2 * 10**9 + n] for n in range(_SHEET_EXAMPLES)]
-        photos, spectral = (
-            torch.stack([item[name] for item in items]).to(self.device)
-            for name in ("image", "spectral")
-        )
-        return self._draw_sheet(model, photos, spectral)
-
-    def _examples(self, numbers: range) -> dict[str, Tensor]:
-        items = self.dataset.take(numbers)
-        names = ("image", "spectral", "reliable")
-        batch = {k: torch.stack([item[k].to(self.device) for item in items]) for k in names}
-        return batch | {"packed": normalize(batch.pop("spectral"), self.stats)}
-
-    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        moved = {k: v.to(self.device) for k, v in batch.items()}
-        return {k: v.float() if v.is_floating_point() else v for k, v in moved.items()}
+def _gray(maps: Float[Tensor, "batch rows columns"], photos: Photos) -> Photos:
+    fitted = functional.interpolate(maps[:, None].float(), photos.shape[-2:])
+    return fitted.clamp(0, 1).expand(-1, 3, -1, -1)
 
 
-class AutoencoderTask(_Task):
-    """Slices through the autoencoder and back."""
-
-    def __init__(self, config, dataset, stats, device) -> None:
-        super().__init__(config, dataset, stats, device)
-        channels = config.autoencoder_channels
-        model = SliceAutoencoder(channels, guided=config.guided)
-        if config.decoder_only:
-            model.residual.encoder.requires_grad_(False)
-            model.residual.quant_conv.requires_grad_(False)
-        self.model: nn.Module = model.to(device)
-
-    def make(self, numbers: range) -> dict[str, Tensor]:
-        """Return normalized volumes and photos."""
-        batch = self._examples(numbers)
-        return {"packed": batch["packed"].half(), "image": batch["image"].half()}
-
-    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return reconstruction, gradient and KL terms on some bins of every volume."""
-        packed, _ = _bins(batch["packed"], self.config.slices_per_scene, generator)
-        batch = self._to_device({"packed": packed, "image": batch["image"]})
-        loss, _ = autoencoder_loss(
-            self.model, batch["packed"], batch["image"], generator=_on(self.device, generator)
-        )
-        return loss
-
-    def _draw_sheet(self, model, photos, spectral) -> Tensor:
-        return autoencoder_sheet(model, photos, normalize(spectral, self.stats))
-
-
-class _LatentTask(_Task):
-    """Learns from latents and photo features; the autoencoder is finished."""
-
-    def __init__(self, config, dataset, stats, device, autoencoder: SliceAutoencoder) -> None:
-        super().__init__(config, dataset, stats, device)
-        self.autoencoder = autoencoder.to(device).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def make(self, numbers: range) -> dict[str, Tensor]:
-        """Return latents, photo features and which cells can be trusted."""
-        batch = self._examples(numbers)
-        latents = self.autoencoder.encode(batch["packed"])
-        with autocast(self.config, self.device):
-            features = photo_features(batch["image"])
-        size = latents.shape[-2:]
-        share = functional.adaptive_avg_pool2d(batch["reliable"].float(), size)
-        return {"latents": latents.half(), "features": features.half(), "reliable": share > 0.5}
-
-
-class AmplitudeTask(_LatentTask):
-    """Expected magnitude of latents from the photo."""
-
-    def __init__(self, config, dataset, stats, device, autoencoder) -> None:
-        super().__init__(config, dataset, stats, device, autoencoder)
-        self.model: nn.Module = AmplitudeNet(config.num_frequencies).to(device)
-
-    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return the squared error of magnitudes, of mirrored scenes half the time."""
-        batch = self._to_device(batch)
-        if torch.rand(1, generator=generator) < 0.5:
-            batch = {k: v.flip(-1) for k, v in batch.items()}
-        features = batch["features"]
-        if self.config.feature_dropout:
-            features = drop_features(features, self.config.feature_dropout, generator=generator)
-        return amplitude_loss(self.model, features, batch["latents"], batch["reliable"])
-
-    def _draw_sheet(self, model, photos, spectral) -> Tensor:
-        latents = self.autoencoder.encode(normalize(spectral, self.stats))
-        return amplitude_sheet(model, photos, photo_features(photos), latents)
-
-
-class PriorTask(_LatentTask):
-    """Denoising of latents: in stages (single bins, then how they go together) or all at once.
-
-    Args:
-        config: Part "prior" is stage 1, or all at once if ``joint``; "coordinate" is stage 2,
-            which trains frequency attention alone.
-        dataset: Of examples.
-        stats: Frequency statistics.
-        device: Where to train.
-        autoencoder: Finished.
-        amplitude: Finished.
-        denoiser: Of stage 1, for stage 2.
-    """
-
-    def __init__(
-        self, config, dataset, stats, device, autoencoder, amplitude, denoiser=None
-    ) -> None:
-        super().__init__(config, dataset, stats, device, autoencoder)
-        self.amplitude = amplitude.to(device).eval().requires_grad_(False)
-        stage2 = config.part == "coordinate"
-        single = config.coordination == "attention" and not (stage2 or config.joint)
-        model = Denoiser(
-            config.num_frequencies,
-            config.denoiser_channels,
-            config.denoiser_layers,
-            "independent" if single else config.coordination,
-            config.prediction_type,
-        )
-        if not stage2:
-            self._fit_field(model)
-        else:
-            model.load_state_dict(denoiser.state_dict(), strict=False)
-            model.requires_grad_(False)
-            model.frequency.requires_grad_(True)
-        self.bins = config.num_frequencies if config.joint else config.slices_per_scene
-        self.scheduler = make_scheduler("ddpm", config.prediction_type)
-        self.model: nn.Module = model.to(device)
-
-    @torch.no_grad()
-    def _fit_field(self, model: Denoiser) -> None:
-        """Measure the spatial spectrum of whitened latents on examples never trained on."""
-        whitened, reliable = [], []
-        for first in range(10**9, 10**9 + _FIELD_EXAMPLES, 8):
-            batch = self._to_device(self.make(range(first, first + 8)))
-            whitened.append(whiten(batch["latents"], self.amplitude.scale(batch["features"])))
-            reliable.append(batch["reliable"])
-        model.to(self.device).field.fit(torch.cat(whitened), torch.cat(reliable))
-
-    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return the denoising error of whitened latents where the motion can be trusted."""
-        batch = self._to_device(batch)
-        with torch.no_grad():
-            scale = self.amplitude.scale(batch["features"])
-            latents, freq_index = _bins(whiten(batch["latents"], scale), self.bins, generator)
-        condition = self.model.embed_photo(batch["features"], scale)
-        kept = torch.rand(len(condition), 1, 1, 1, generator=generator)
-        kept = (kept >= self.config.condition_dropout).to(self.device)
-        return denoising_loss(
-            self.model, latents, freq_index.to(self.device), condition * kept,
-            scheduler=self.scheduler, reliable=batch["reliable"],
-            generator=_on(self.device, generator),
-        )  # fmt: skip
-
-    def _draw_sheet(self, model, photos, spectral) -> Tensor:
-        pipeline = GidPipeline(self.autoencoder, self.amplitude, model, self.stats)
-        return prior_sheet(pipeline, photos, spectral)
-
-
-def _on(device: torch.device | str, generator: torch.Generator) -> torch.Generator:
-    """Return a generator on the device that continues the given one's randomness."""
-    if torch.device(device).type == "cpu":
-        return generator
-    seed = int(torch.randint(1 << 62, (1,), generator=generator))
-    return torch.Generator(device).manual_seed(seed)
-
-
-def autocast(config: TrainConfig, device: torch.device | str) -> torch.autocast:
-    """Return the context in which losses are computed."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=config.mixed_precision)
-
-
-_SHEET_PAIRS = 6
-# The L1 term leaves a tenth of its weight to what has not moved.
-_STATIC_WEIGHT, _MOVING_PX = 0.1, 0.05
-
-
-class RendererTask:
-    """Second frames from first ones and the motion between them.
-
-    Args:
-        config: Of the part "renderer".
-        dataset: Of pairs, on the training device.
-        stats: Not used.
-        device: Where to train.
-    """
-
-    def __init__(self, config: TrainConfig, dataset: MotionDataset, stats: None, device) -> None:
-        self.config, self.dataset, self.device = config, dataset, device
-        self.model: nn.Module = SynthesisNet(config.renderer_channels).to(device)
-
-    def make(self, numbers: range) -> dict[str, Tensor]:
-        """Return pairs: frames as bytes, motion and metric in half precision."""
-        items = [self.dataset[n] for n in numbers]
-        names = [name for name in items[0] if name != "source"]
-        return {k: torch.stack([item[k] for item in items]).to(self.device) for k in names}
-
-    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return L1 and perceptual distance where the motion can be trusted."""
-        batch = _mirrored(_as_floats(batch), generator)
-        if torch.rand(1, generator=generator) < self.config.coarse_share:
-            batch["motion"] = _coarsened(batch["motion"])
-        frame = synthesize(self.model, batch)
-        weight = _trusted_targets(batch)
-        gap = (frame - batch["second"]).abs().mean(1, keepdim=True)
-        total = (gap * weight).sum() / weight.sum().clamp(min=1)
-        look = perceptual_distance(frame.clamp(0, 1), batch["second"], weight)
-        return total + self.config.perceptual_weight * look
-
-    def sheet(self, model: nn.Module) -> Tensor:
-        """Return photo, truth, splatted photo and the model's frame, of pairs not trained on."""
-        batch = _as_floats(self.make(range(2 * 10**9, 2 * 10**9 + 4 * _SHEET_PAIRS, 4)))
-        base, _ = splat_photo(batch["first"], batch["motion"], batch["metric"])
-        rows = zip(batch["first"], batch["second"], base, synthesize(model, batch), strict=True)
-        return contact_sheet([tile.clamp(0, 1).cpu() for row in rows for tile in row], columns=4)
-
-
-def synthesize(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the model's second frames of a batch."""
-    return model(model.encode(batch["first"]), batch["motion"], batch["metric"])
-
-
-def _as_floats(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    frames = {k: batch[k].float() / 255 for k in ("first", "second")}
-    return {k: v.float() for k, v in batch.items()} | frames
-
-
-def _mirrored(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def _mirrored(batch: Batch, generator: torch.Generator) -> Batch:
     """Mirror the whole batch along either axis, each half the time."""
     for axis, component in ((-1, 0), (-2, 1)):
         if torch.rand(1, generator=generator) < 0.5:
@@ -350,11 +341,13 @@ def _coarsened(motion: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _trusted_targets(batch: dict[str, Tensor]) -> Tensor:
+def trusted_targets(
+    motion: Float[Tensor, "batch 2 height width"], reliable: Shaped[Tensor, "batch 1 height width"]
+) -> Float[Tensor, "batch 1 height width"]:
     """Return the weight of every pixel of the second frame: trusted, and more where it moves."""
-    moving = (batch["motion"].square().sum(1, keepdim=True) > _MOVING_PX**2).float()
-    about = torch.cat([batch["reliable"], moving], dim=1)
-    arrived, coverage = splat(about, batch["motion"], mode="average", return_coverage=True)
+    moving = motion.square().sum(1, keepdim=True) > _MOVING_PX**2
+    about = torch.cat([reliable.float(), moving.float()], dim=1)
+    arrived, coverage = splat(about, motion, mode="average", return_coverage=True)
     # What is uncovered is trusted as far as its surroundings are.
     trusted, moved = fill_holes(arrived, coverage).split(1, dim=1)
     moved = functional.max_pool2d((moved + (coverage < 0.5)).clamp(max=1), 5, 1, 2)

@@ -63,7 +63,6 @@ def train(
     """
     from diffusers.utils import logging
 
-    from gidlite.train.loop import finish
     from studies.ablation.rows import read_rows
     from studies.ablation.training import train_rows
 
@@ -74,7 +73,6 @@ def train(
         say=console.print,
     )  # fmt: skip
     console.print(f"{out}  finished rows: {', '.join(finished) or 'none'}")
-    finish()
 
 
 @app.command()

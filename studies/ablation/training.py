@@ -17,8 +17,8 @@ import torch
 from gidlite.errors import GidliteError
 from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats
 from gidlite.pipeline import GidPipeline
-from gidlite.train import TrainConfig
-from gidlite.train.loop import keep_model, load_parts, read_meta, train
+from gidlite.train import RunOptions, TrainConfig, checkpoint_file, load_checkpoint, load_parts
+from gidlite.train.loop import train
 from studies.ablation.rows import Preset, Row, part_config
 from studies.ablation.scenes import StoredScenes, scene_settings, store_scenes
 
@@ -141,16 +141,14 @@ def _train_part(
 ) -> float | None:  # fmt: skip
     """Train a part; return how long it took in all, or None if it was stopped before its end."""
     finished, _ = load_parts(runs)
-    resume = any((folder / name).exists() for name in ("checkpoint", "checkpoint.old"))
-    dataset = source.dataset()
-    model = train(
-        config, folder, dataset=dataset, device=device, minutes=minutes, resume=resume,
-        stats=stats, checkpoint_every_minutes=2.0, **finished,
+    options = RunOptions(
+        device=device, minutes=minutes, resume=checkpoint_file(folder).exists(),
+        checkpoint_minutes=2.0,
     )  # fmt: skip
-    meta = read_meta(folder)
+    train(config, folder, source.dataset(), stats=stats, parts=finished, options=options)
+    meta = load_checkpoint(folder)[1]
     if meta["step"] < config.steps:
         return None
-    keep_model(config, model.cpu(), folder, dataset=dataset, stats=stats)
     done = {"seconds": meta["seconds"], "loss": meta["smoothed_loss"], "device": _hardware(device)}
     (folder / "done.json").write_text(json.dumps(done) + "\n")
     return meta["seconds"]
@@ -168,7 +166,7 @@ def _export(pipeline: GidPipeline, row: Row, folder: Path, runs: dict[str, Path]
     done = {part: json.loads((run / "done.json").read_text()) for part, run in runs.items()}
     about = {
         "parts": {part: run.name for part, run in runs.items()}, "train": row.train,
-        "steps": {part: read_meta(run)["step"] for part, run in runs.items()},
+        "steps": {part: load_checkpoint(run)[1]["step"] for part, run in runs.items()},
         "seconds": {part: done[part]["seconds"] for part in runs},
         "loss": {part: done[part]["loss"] for part in runs}, "device": done["prior"]["device"],
     }  # fmt: skip

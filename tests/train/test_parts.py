@@ -1,51 +1,65 @@
-"""All parts one after another from the command line, tiny, up to a pipeline that runs."""
+"""All parts one after another, tiny, up to a pipeline that runs."""
 
+import inspect
 import json
 
 import pytest
 import torch
+from torch.nn import functional
 
 from gidlite.__main__ import main
-from gidlite.data import MotionDataset, SyntheticSource
 from gidlite.data.shards import write_scene_shards
-from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
 from gidlite.media import read_image
-from gidlite.motion.normalize import FrequencyStats
+from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normalize
 from gidlite.pipeline import GidPipeline
+from gidlite.prior import AmplitudeNet
+from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
 from gidlite.prior.denoiser import Denoiser
-from gidlite.train import TrainConfig
-from gidlite.train.loop import load_parts, make_dataset, make_task, run_training
-
-TINY = {
-    "num_frequencies": 4, "height": 64, "width": 64, "scenes_per_step": 2, "slices_per_scene": 2,
-    "pool_size": 8, "steps": 2, "warmup_steps": 1, "autoencoder_channels": [8, 16],
-    "denoiser_channels": [32, 32, 32], "mixed_precision": False,
-}  # fmt: skip
+from gidlite.train import RunOptions, TrainConfig, load_parts, make_dataset
+from gidlite.train.loop import run_training
+from gidlite.train.tasks import SHEETS_FROM, TASKS, fit_stats, load_items
+from gidlite.viz import motion_tile
 
 
-@pytest.fixture(scope="module")
-def tiny_dataset():
-    pieces = Pieces.painted(count=17, generator=torch.Generator().manual_seed(1))
-    source = SyntheticSource(pieces, height=64, width=64, grid_stride=2, num_frequencies=4)
-    return MotionDataset([source], length=1 << 40)
+@pytest.fixture
+def tiny_scenes(monkeypatch, scenes):
+    monkeypatch.setattr("gidlite.train.loop.make_dataset", lambda *a, **k: scenes)
+
+
+def check_sheet(path, scenes, truth):
+    """Photos stand on the left, the truth beside them, and on the right what was made of them."""
+    sheet = read_image(path)
+    assert sheet.shape == (3, 3 * 72, 3 * 72)
+    tiles = sheet.unflatten(2, (3, 72)).unflatten(1, (3, 72))[:, :, 4:-4, :, 4:-4]
+    for row in range(3):
+        item = scenes[SHEETS_FROM + row]
+        photo, true, made = tiles[:, row].unbind(2)
+        assert torch.allclose(photo, item["image"].clamp(0, 1), atol=0.005)
+        if truth is not None:
+            assert torch.allclose(true, truth(item).expand(3, -1, -1), atol=0.005)
+        assert torch.equal(made, made[:1].expand(3, -1, -1))
+        assert not torch.allclose(made, true, atol=0.02)
 
 
 @pytest.mark.slow
-def test_parts_build_on_each_other(tmp_path, monkeypatch, tiny_dataset):
-    monkeypatch.setattr("gidlite.train.run.make_dataset", lambda *a, **k: tiny_dataset)
+def test_parts_build_on_each_other(tmp_path, tiny_scenes, scenes, tiny):
+    def slices(item):
+        _, stats = load_parts([tmp_path / "vae"])
+        maps = 0.5 + normalize(item["spectral"], stats)[1, 0] / 4
+        return functional.interpolate(maps[None, None], (64, 64))[0].clamp(0, 1)
+
+    def motion(item):
+        return motion_tile(item["spectral"], height=64, width=64)
+
     finished = []
-    for part in ("vae", "amplitude", "prior", "coordinate"):
-        slices = 4 if part == "coordinate" else 2
-        config = TrainConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
-            | {"part": part, "slices_per_scene": slices}
-        )
+    truths = {"vae": slices, "amplitude": None, "prior": motion, "coordinate": motion}
+    for part, truth in truths.items():
+        config = tiny(part=part, slices_per_scene=4 if part == "coordinate" else 2)
         out = tmp_path / part
         run_training(config, out, parts=finished, export=tmp_path / "pipe")
         finished.append(out)
-        sheet = read_image(out / "sheets" / "step_0000002.png")
-        assert sheet.std() > 0.05  # photos beside what was made of them
+        check_sheet(out / "sheets" / "step_0000002.png", scenes, truth)
     parts, stats = load_parts(finished)
     assert parts["denoiser"].config.coordination == "attention"
     # Stage 2 leaves the two-dimensional layers as they were.
@@ -58,6 +72,8 @@ def test_parts_build_on_each_other(tmp_path, monkeypatch, tiny_dataset):
     pipeline = GidPipeline.from_pretrained(tmp_path / "pipe")
     output = pipeline(torch.rand(3, 64, 64), num_inference_steps=2)
     assert output.spectral.isfinite().all() and len(stats.scale) == 4
+    exported, beside = load_parts([tmp_path / "pipe" / "autoencoder"])
+    assert torch.equal(beside.scale, stats.scale) and exported.keys() == {"autoencoder"}
     with pytest.raises(GidliteError, match="needs a trained autoencoder"):
         run_training(config, tmp_path / "other")
     with pytest.raises(GidliteError, match="holds no trained part"):
@@ -65,16 +81,12 @@ def test_parts_build_on_each_other(tmp_path, monkeypatch, tiny_dataset):
 
 
 @pytest.mark.parametrize("coordination", ["independent", "volume"])
-def test_variants_train(coordination, tiny_dataset):
-    from gidlite.prior import AmplitudeNet
-    from gidlite.prior.autoencoder import SliceAutoencoder
-
+def test_variants_train(coordination, scenes, tiny):
     slices = 4 if coordination == "volume" else 2
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
-    config = TrainConfig(**options | {"coordination": coordination, "slices_per_scene": slices})
-    finished = {"autoencoder": SliceAutoencoder((8, 16)), "amplitude": AmplitudeNet(4, 16)}
-    task = make_task(config, tiny_dataset, FrequencyStats(torch.ones(4)), "cpu", **finished)
-    batch = task.make(range(2))
+    config = tiny(coordination=coordination, slices_per_scene=slices)
+    parts = {"autoencoder": SliceAutoencoder((8, 16)), "amplitude": AmplitudeNet(4, 16)}
+    task = TASKS["prior"](config, scenes, FrequencyStats(torch.ones(4)), parts)
+    batch = task.make([scenes[0], scenes[1]])
     task.loss(batch, torch.Generator().manual_seed(0)).backward()
     assert isinstance(task.model, Denoiser)
     assert all(p.grad is not None for n, p in task.model.named_parameters() if "unet.conv" in n)
@@ -94,26 +106,65 @@ def test_the_mix_of_a_run(real, tmp_path):
     assert dataset._shares.tolist() == pytest.approx([0.7, 1.0] if real else [1.0])
 
 
-def test_the_amplitude_network_can_do_without_some_features(tiny_dataset):
-    from gidlite.prior.autoencoder import SliceAutoencoder
+def test_other_processes_make_the_same_examples_in_order(scenes):
+    numbers = [range(3), range(100, 102)]
+    for batch, items in zip(numbers, load_items(scenes, numbers, workers=2), strict=True):
+        for number, item in zip(batch, items, strict=True):
+            for name, value in scenes[number].items():
+                assert torch.equal(item[name], value), (number, name)
 
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
+
+def test_the_amplitude_network_can_do_without_some_features(scenes, tiny):
     losses = {}
     for share in (0.0, 0.3):
-        config = TrainConfig(**options | {"part": "amplitude", "feature_dropout": share})
+        config = tiny(part="amplitude", feature_dropout=share)
         torch.manual_seed(0)
-        task = make_task(
-            config, tiny_dataset, FrequencyStats(torch.ones(4)), "cpu",
-            autoencoder=SliceAutoencoder((8, 16)),
-        )  # fmt: skip
-        batch = task.make(range(2))
+        parts = {"autoencoder": SliceAutoencoder((8, 16))}
+        task = TASKS["amplitude"](config, scenes, FrequencyStats(torch.ones(4)), parts)
+        batch = task.make([scenes[0], scenes[1]])
         draws = [torch.Generator().manual_seed(s) for s in (0, 0)]
         first, second = (task.loss(batch, g).item() for g in draws)
         assert first == second  # the generator decides, and nothing else
         losses[share] = first
     assert losses[0.0] != losses[0.3]
-    with pytest.raises(GidliteError, match=r"feature_dropout is 1\.0"):
-        TrainConfig(feature_dropout=1.0)
+
+
+class HalfTrusted(torch.utils.data.Dataset):
+    """Scenes whose motion on the left is wild, and not to be trusted."""
+
+    def __init__(self, scenes, wild):
+        self.scenes, self.wild = scenes, wild
+
+    def __getitem__(self, number):
+        item = {name: value.clone() for name, value in self.scenes[number].items()}
+        item["reliable"][:, :16] = False
+        item["spectral"][..., :16] *= self.wild
+        return item
+
+
+@pytest.mark.skipif(
+    "reliable" not in inspect.signature(fit_frequency_stats).parameters,
+    reason="NOT CHECKED: statistics cannot be told yet what to trust",
+)
+def test_statistics_are_of_trusted_motion(scenes, tiny):
+    calm, wild = (fit_stats(tiny(), HalfTrusted(scenes, factor)).scale for factor in (1, 1000))
+    assert torch.equal(calm, wild)
+
+
+@pytest.mark.skipif(
+    "reliable" not in inspect.signature(autoencoder_loss).parameters,
+    reason="NOT CHECKED: the loss cannot be told yet what to trust",
+)
+def test_the_autoencoder_learns_from_trusted_motion(scenes, tiny):
+    task = TASKS["vae"](tiny(part="vae"), scenes, FrequencyStats(torch.ones(4)))
+
+    def loss(wild, trust=False):
+        batch = task.make([HalfTrusted(scenes, wild)[0]])
+        batch["reliable"] |= trust
+        return task.loss(batch, torch.Generator().manual_seed(0)).item()
+
+    assert loss(1) == loss(1000)
+    assert loss(1, trust=True) != loss(1000, trust=True)
 
 
 def test_the_command_refuses_a_part_without_its_parts(tmp_path, capsys, monkeypatch):
@@ -128,17 +179,29 @@ def test_the_command_refuses_a_part_without_its_parts(tmp_path, capsys, monkeypa
     assert not (tmp_path / "o").exists()
 
 
-def test_training_the_decoder_alone_leaves_latents_valid(tmp_path, monkeypatch, tiny_dataset):
-    monkeypatch.setattr("gidlite.train.run.make_dataset", lambda *a, **k: tiny_dataset)
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}
-    whole = TrainConfig(**settings | {"part": "vae"})
-    run_training(whole, tmp_path / "whole")
-    alone = TrainConfig(**settings | {"part": "vae", "decoder_only": True})
-    for given in ({}, {"start": tmp_path / "whole"}):
+def test_a_run_starts_from_weights(tmp_path, tiny_scenes, tiny):
+    """With a learning rate of almost nothing they come out as they went in."""
+    config = tiny(part="vae", steps=1, learning_rate=1e-12)
+    start = SliceAutoencoder((8, 16))
+    start.save_pretrained(tmp_path / "start")
+    run_training(config, tmp_path / "run", options=RunOptions(start=tmp_path / "start"))
+    trained = SliceAutoencoder.from_pretrained(tmp_path / "run" / "model")
+    for name, value in start.state_dict().items():
+        assert torch.allclose(trained.state_dict()[name], value, atol=1e-6), name
+    SliceAutoencoder((16, 32)).save_pretrained(tmp_path / "other")
+    with pytest.raises(GidliteError, match="other sizes"):
+        run_training(config, tmp_path / "next", options=RunOptions(start=tmp_path / "other"))
+
+
+def test_training_the_decoder_alone_leaves_latents_valid(tmp_path, tiny_scenes, tiny):
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    run_training(tiny(part="vae"), whole)
+    config, options = tiny(part="vae", decoder_only=True), RunOptions(start=whole)
+    for given in ({}, {"options": options}, {"parts": [whole]}):
         with pytest.raises(GidliteError, match="decoder_only needs"):
-            run_training(alone, tmp_path / "refused", **given)
-    run_training(alone, tmp_path / "alone", parts=[tmp_path / "whole"], start=tmp_path / "whole")
-    before, after = (load_parts([tmp_path / name]) for name in ("whole", "alone"))
+            run_training(config, tmp_path / "refused", **given)
+    run_training(config, alone, parts=[whole], options=options)
+    before, after = load_parts([whole]), load_parts([alone])
     assert torch.equal(before[1].scale, after[1].scale)
     before, after = before[0]["autoencoder"], after[0]["autoencoder"]
     packed = torch.randn(1, 4, 4, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -2,29 +2,25 @@
 
 import pytest
 import torch
-from tiny_task import TinyTask, rows, tiny_config
+from accelerate import Accelerator
+from tiny_task import TinyTask, rows, tiny_config, train_task
 
-from gidlite.data import MotionDataset, SyntheticSource
-from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
-from gidlite.motion.normalize import FrequencyStats
-from gidlite.train import Pace, TrainConfig
-from gidlite.train.loop import ScenePool, load_checkpoint, train, train_task
-
-EVERY = Pace(log_every=1)
+from gidlite.motion.normalize import FrequencyStats, load_stats
+from gidlite.train import STATS, RunOptions, load_checkpoint
+from gidlite.train.loop import scene_batches, train
 
 
 def test_the_loss_curve_after_resuming_equals_the_uninterrupted_one(tmp_path):
     config, noise = tiny_config(), 0.1
-    whole = train_task(config, TinyTask(noise), tmp_path / "a", pace=EVERY)
+    whole = train_task(config, TinyTask(noise), tmp_path / "a")
     for resume in (False, True, True):
         torch.rand(5)  # whatever else a program draws must not matter
-        pace = Pace(minutes=0, log_every=1)
-        train_task(config, TinyTask(noise), tmp_path / "b", pace=pace, resume=resume)
+        train_task(config, TinyTask(noise), tmp_path / "b", minutes=0, resume=resume)
     assert load_checkpoint(tmp_path / "b")[1]["step"] == 3
     with (tmp_path / "b" / "log.csv").open("a") as stream:
         stream.write("4,0.1,7,7,7,7,\n5,0.1,7,7,7,7,\n")  # logged, but killed before a checkpoint
-    resumed = train_task(config, TinyTask(noise), tmp_path / "b", pace=EVERY, resume=True)
+    resumed = train_task(config, TinyTask(noise), tmp_path / "b", resume=True)
     for column in ("step", "loss", "smoothed_loss", "learning_rate", "gradient_norm"):
         curves = [[row[column] for row in rows(tmp_path / name)] for name in "ab"]
         assert curves[0] == curves[1] and len(set(curves[0])) > 10, column
@@ -32,21 +28,14 @@ def test_the_loss_curve_after_resuming_equals_the_uninterrupted_one(tmp_path):
         assert torch.equal(one, two)
 
 
-def test_a_resumed_autoencoder_equals_the_uninterrupted_one(tmp_path):
-    pieces = Pieces.painted(count=6, generator=torch.Generator().manual_seed(0))
-    source = SyntheticSource(pieces, height=64, width=64, grid_stride=2)
-    dataset = MotionDataset([source], length=1 << 40)
-    config = TrainConfig(
-        part="vae", height=64, width=64, scenes_per_step=2, slices_per_scene=2, pool_size=6,
-        steps=4, warmup_steps=1, learning_rate=1e-2,
-        autoencoder_channels=(8, 16), mixed_precision=False,
-    )  # fmt: skip
-    stats = FrequencyStats(torch.linspace(1, 2, 16))
-    whole = train(config, tmp_path / "a", dataset=dataset, stats=stats)
-    train(config, tmp_path / "b", dataset=dataset, stats=stats, minutes=0)
-    resumed = train(config, tmp_path / "b", dataset=dataset, resume=True)
-    tensors, meta = load_checkpoint(tmp_path / "b")
-    assert torch.equal(tensors["stats.scale"], stats.scale) and meta["step"] == 4
+def test_a_resumed_autoencoder_equals_the_uninterrupted_one(tmp_path, scenes, tiny):
+    config = tiny(part="vae", steps=4, learning_rate=1e-2)
+    stats = FrequencyStats(torch.linspace(1, 2, 4))
+    whole = train(config, tmp_path / "a", scenes, stats=stats)
+    train(config, tmp_path / "b", scenes, stats=stats, options=RunOptions(minutes=0))
+    resumed = train(config, tmp_path / "b", scenes, options=RunOptions(resume=True))
+    kept = load_stats(tmp_path / "b" / "model" / STATS)
+    assert torch.equal(kept.scale, stats.scale) and load_checkpoint(tmp_path / "b")[1]["step"] == 4
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6)
 
@@ -54,7 +43,7 @@ def test_a_resumed_autoencoder_equals_the_uninterrupted_one(tmp_path):
 def test_a_folder_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(GidliteError, match="without --resume"):
         train_task(tiny_config(), TinyTask(), tmp_path / "new", resume=True)
-    train_task(tiny_config(), TinyTask(), tmp_path, pace=Pace(minutes=0))
+    train_task(tiny_config(), TinyTask(), tmp_path, minutes=0)
     with pytest.raises(GidliteError, match="pass --resume or another --out"):
         train_task(tiny_config(), TinyTask(), tmp_path)
     with pytest.raises(GidliteError, match="learning_rate, seed differ"):
@@ -63,10 +52,9 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_the_pool_after_a_resume_is_the_pool_without_one():
-    make = lambda numbers: {"n": torch.tensor(list(numbers))}  # noqa: E731
-    running = ScenePool(make, size=5, per_step=2, first_step=0, initial=3)
-    for step in range(8):
-        running.advance(step)
-    fresh = ScenePool(make, size=5, per_step=2, first_step=7, initial=3)
-    draw = [p.draw(20, torch.Generator().manual_seed(0))["n"] for p in (running, fresh)]
-    assert torch.equal(*draw) and draw[0].unique().numel() == 5
+    task, alone = TinyTask(), Accelerator(cpu=True)
+    task.config = tiny_config(pool_size=5, scenes_per_step=20)
+    running = scene_batches(task, alone, 0)
+    drawn = [next(running)["x"] for _ in range(8)][-1]
+    assert torch.equal(drawn, next(scene_batches(task, alone, 7))["x"])
+    assert len(drawn.unique(dim=0)) == 5

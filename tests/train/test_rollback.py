@@ -2,25 +2,21 @@
 
 import pytest
 import torch
-from tiny_task import TinyTask, events, rows, tiny_config
+from tiny_task import TinyTask, events, rows, tiny_config, train_task
 
 from gidlite.errors import GidliteError
-from gidlite.train import Pace
-from gidlite.train.loop import TrainState, learning_rate, load_checkpoint, train_task
-
-EVERY = Pace(log_every=1)
+from gidlite.train import learning_rate, load_checkpoint
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_after_a_rollback_the_run_is_one_of_half_the_learning_rate(how, tmp_path):
-    """There is no checkpoint yet, so everything is as at step 0 except the rate."""
+    """There is no checkpoint but the first, so everything is as at step 0 except the rate."""
     config, speeds = tiny_config(), []
     task = TinyTask(noise=0.1, broken_at=7, how=how)
-    trained = train_task(
-        config, task, tmp_path / "a", pace=EVERY, report=lambda *told: speeds.append(told[2])
-    )
+    report = lambda *told: speeds.append(told[2])  # noqa: E731
+    trained = train_task(config, task, tmp_path / "a", report=report)
     slower = tiny_config(learning_rate=config.learning_rate / 2)
-    expected = train_task(slower, TinyTask(noise=0.1), tmp_path / "b", pace=EVERY)
+    expected = train_task(slower, TinyTask(noise=0.1), tmp_path / "b")
     for one, two in zip(trained.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, two)
     assert task.calls == 7 + 1 + 12 == len(speeds) + 1 and min(speeds) > 0
@@ -33,7 +29,7 @@ def test_after_a_rollback_the_run_is_one_of_half_the_learning_rate(how, tmp_path
 
 def test_a_rollback_loses_no_more_than_the_last_checkpoint(tmp_path):
     config, task = tiny_config(), TinyTask(broken_at=7, broken=2)
-    train_task(config, task, tmp_path, pace=Pace(log_every=1, checkpoint_minutes=0))
+    train_task(config, task, tmp_path, checkpoint_minutes=0)
     assert task.calls == 12 + 2
     steps, rates = zip(
         *((int(r["step"]), float(r["learning_rate"])) for r in rows(tmp_path)), strict=True
@@ -46,9 +42,9 @@ def test_a_rollback_loses_no_more_than_the_last_checkpoint(tmp_path):
 
 
 def test_the_lower_rate_outlives_a_resume(tmp_path):
-    train_task(tiny_config(), TinyTask(broken_at=3, signal_at=6), tmp_path, pace=EVERY)
+    train_task(tiny_config(), TinyTask(broken_at=3, signal_at=6), tmp_path)
     assert load_checkpoint(tmp_path)[1]["step"] == 3
-    train_task(tiny_config(), TinyTask(), tmp_path, pace=EVERY, resume=True)
+    train_task(tiny_config(), TinyTask(), tmp_path, resume=True)
     last = float(rows(tmp_path)[-1]["learning_rate"])
     assert last == pytest.approx(learning_rate(tiny_config(), 11) / 2, rel=1e-5)
 
@@ -58,23 +54,3 @@ def test_the_fourth_time_is_an_error(tmp_path):
     with pytest.raises(GidliteError, match="at step 0, after 3 returns"):
         train_task(tiny_config(), TinyTask(broken_at=5, broken=10**6), tmp_path)
     assert ["given up" in event for event in events(tmp_path)] == [False] * 3 + [True]
-
-
-def test_training_on_from_a_snapshot_leaves_it_as_it_was():
-    task, batch = TinyTask(), {"x": torch.ones(2, 6)}
-    state = TrainState(tiny_config(), task.model)
-
-    def step():
-        state.optimizer.zero_grad()
-        task.loss(batch, torch.Generator()).backward()
-        state.update(1.0)
-
-    step()
-    tensors, meta = state.snapshot(0.0)
-    before = {name: tensor.clone() for name, tensor in tensors.items()}
-    for _ in range(2):
-        state.restore(tensors, meta)
-        step()
-        assert state.step == 2
-        for name, tensor in before.items():
-            assert torch.equal(tensors[name], tensor), name

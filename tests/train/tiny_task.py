@@ -11,20 +11,40 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
-from gidlite.train import Pace, TrainConfig
-from gidlite.train.loop import train_task
+from gidlite.train import RunOptions, TrainConfig, check_run
+from gidlite.train.loop import Trainer
+from gidlite.train.tasks import Task
 
 
 def tiny_config(**changes) -> TrainConfig:
     values = {
-        "scenes_per_step": 4, "new_scenes_per_step": 2, "pool_size": 16, "steps": 12,
+        "part": "vae", "scenes_per_step": 4, "new_scenes_per_step": 2, "pool_size": 16, "steps": 12,
         "warmup_steps": 2, "learning_rate": 1e-2, "ema_decay": 0.9, "mixed_precision": False,
     }  # fmt: skip
     return TrainConfig(**values | changes)
 
 
-class TinyTask:
+def train_task(config: TrainConfig, task: Task, out: Path, **options) -> nn.Module:
+    """Train, and log every step unless told otherwise."""
+    task.config, options = config, RunOptions(**{"log_every": 1} | options)
+    check_run(config, out, {}, options)
+    return Trainer(task, out, options).run()
+
+
+class Numbered(Dataset):
+    """Numbered rows of noise, and which of them were made."""
+
+    def __init__(self):
+        self.made = []
+
+    def __getitem__(self, number):
+        self.made.append(number)
+        return {"x": torch.randn(6, generator=torch.Generator().manual_seed(number))}
+
+
+class TinyTask(Task):
     """Learn a fixed map from numbered examples.
 
     Args:
@@ -39,16 +59,17 @@ class TinyTask:
     def __init__(
         self, noise=0.0, broken_at=-1, broken=1, how="loss", signal_at=-1, pause=0.0
     ):  # fmt: skip
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        super().__init__(tiny_config(), Numbered())
         self.noise, self.how, self.signal_at, self.pause = noise, how, signal_at, pause
         self.broken = range(broken_at, broken_at + broken)
-        self.calls, self.made, self.share = 0, [], 0
+        self.calls, self.share = 0, 0
 
-    def make(self, numbers):
-        self.made += numbers
-        rows = [torch.randn(6, generator=torch.Generator().manual_seed(n)) for n in numbers]
-        return {"x": torch.stack(rows)}
+    def network(self):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def make(self, items):
+        return {"x": torch.stack([item["x"] for item in items])}
 
     def loss(self, batch, generator):
         call, self.calls = self.calls, self.calls + 1
@@ -63,6 +84,9 @@ class TinyTask:
             # The root of 0 is finite, its slope is not.
             return loss * float("nan") if self.how == "loss" else loss + (loss * 0).sqrt()
         return loss
+
+    def sheet(self, model):
+        return torch.zeros(3, 4, 4)
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -84,9 +108,9 @@ def main() -> None:
     parser.add_argument("--task", type=json.loads, default={})
     options = parser.parse_args()
     task = TinyTask(**options.task)
-    train_task(tiny_config(**options.config), task, options.out, pace=Pace(log_every=1))
+    train_task(tiny_config(**options.config), task, options.out)
     rank = os.environ.get("RANK", "0")
-    did = {"made": task.made, "share": task.share}
+    did = {"made": task.dataset.made, "share": task.share}
     (options.out / f"did_{rank}.json").write_text(json.dumps(did))
 
 
