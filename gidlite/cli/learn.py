@@ -166,10 +166,11 @@ def evaluate_motion(
 
     Where things move, how much, at which frequencies, how coherently, and how samples differ.
     """
+    from gidlite.evaluate.motion import Draws
     from gidlite.evaluate.motion import evaluate_motion as run
 
-    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
-    _report_motion(run, clips, output, model=model, **options)
+    draws = Draws(samples, seed, steps, guidance)
+    _report_motion(run, clips, output, model=model, draws=draws)
 
 
 @evaluate.command("scenes")
@@ -184,10 +185,11 @@ def evaluate_scenes(
     sprites: Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")] = None,
 ) -> None:
     """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
+    from gidlite.evaluate.motion import Draws
     from gidlite.evaluate.motion import evaluate_scenes as run
 
-    options = {"samples": samples, "seed": seed, "steps": steps, "guidance": guidance}
-    _report_motion(run, count, output, model=model, sprites=sprites, **options)
+    draws = Draws(samples, seed, steps, guidance)
+    _report_motion(run, count, output, model=model, sprites=sprites, draws=draws)
 
 
 def _report_motion(run, what, output: Path | None, *, model: Path | None, **options) -> None:
@@ -249,8 +251,7 @@ def evaluate_video(
     Features are kept, so that a run that was stopped goes on. Needs `gidlite weights`.
     """
     from gidlite.errors import check_output
-    from gidlite.evaluate.motion import video_tables
-    from gidlite.evaluate.videos import Reading, VideoSettings, evaluate_videos
+    from gidlite.evaluate.videos import Reading, VideoSettings, evaluate_videos, video_tables
 
     if output is not None:
         check_output(output)
