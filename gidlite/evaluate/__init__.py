@@ -26,6 +26,7 @@ Mask = Bool[Tensor, "height width"]
 Field = Float[Tensor, "*batch 2 height width"]
 Power = Float[Tensor, " freq"]
 Features = Float[Tensor, "_ features"]
+Row = Sequence[Any]
 _TWO_SAMPLES = "a distance needs two samples on either side at least; give more videos"
 
 
@@ -132,10 +133,9 @@ def phase_agreement(spectral: Volume, mask: Mask, *, lag: int = 8) -> float:
 
     A pixel's phase step from bin k to k + 1 is the argument of ``Σ S_k* S_{k+1}`` over both
     components. Its difference between two masked pixels ``lag`` px apart is averaged as a phasor
-    with weight in proportion to amplitude squared; the modulus is averaged over bins and the two
-    axes. One object has one course in time, and a travelling wave one delay per px: both score 1.
-    Phases independent from pixel to pixel score about 0, but smooth ones score high below their
-    correlation length: compare a prediction with an observation, not with 1.
+    weighted by amplitude squared, and the modulus over bins and both axes. One course in time, or
+    a travelling wave, scores 1, independent phases about 0; but phases that are smooth in space
+    score high below their correlation length: compare with an observation, not with 1.
     """
     _check_field(spectral, mask, bins=3)
     cross = (spectral[1:-1].conj() * spectral[2:]).sum(1) * mask
@@ -230,11 +230,7 @@ class FeatureMoments:
         return torch.linalg.qr(torch.cat(self._rows), mode="r").R
 
     def gaussian(self) -> tuple[Float[Tensor, " features"], Float[Tensor, "rows features"]]:
-        """Return the mean and a root R of the unbiased covariance ``RᵀR``.
-
-        Raises:
-            GidliteError: If there are fewer than two samples.
-        """
+        """Return the mean and a root R of the unbiased covariance ``RᵀR``, from two samples up."""
         require(self.count >= 2, _TWO_SAMPLES)
         triangle = self._triangle()
         return triangle[0, 1:] / triangle[0, 0], triangle[1:, 1:] / math.sqrt(self.count - 1)
@@ -310,12 +306,9 @@ def bootstrap_interval(
     sample did; ``2 · distance - quantile`` takes both off, so that the interval may lie below the
     distance. With 40 videos a side, 90 % intervals covered about 80 % in simulation.
     """
-    distance = frechet_distance(moments_of(first), moments_of(second))
-    found = [
-        frechet_distance(_resample(first, generator), _resample(second, generator))
-        for _ in range(draws)
-    ]
-    tail = (1 - level) / 2
+    distance, tail = frechet_distance(moments_of(first), moments_of(second)), (1 - level) / 2
+    drawn = ([_resample(side, generator) for side in (first, second)] for _ in range(draws))
+    found = [frechet_distance(*sides) for sides in drawn]
     ends = torch.tensor([1 - tail, tail], dtype=torch.float64)
     quantiles = torch.tensor(found, dtype=torch.float64).quantile(ends).tolist()
     return Interval(*(max(0.0, 2 * distance - quantile) for quantile in quantiles), level)
@@ -333,14 +326,9 @@ def _resample(side: Sequence[Tensor], generator: torch.Generator | None) -> Feat
 
 
 def table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    *,
-    bold: str = "",
-    note: str = "",
+    title: str, columns: Sequence[str], rows: Iterable[Row], *, bold: str = "", note: str = ""
 ) -> Table:
-    """Return a table for the terminal: names on the left, numbers to 2 places, nothing as "-".
+    """Return a table for the terminal: names on the left, numbers to 2 places, undefined ones "-".
 
     The row that begins with ``bold`` is set in bold; the note stands below.
     """
@@ -349,7 +337,7 @@ def table(
     for number, heading in enumerate(columns):
         made.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        made.add_row(*map(_cell, row), style="bold" if row[0] == bold else None)
+        made.add_row(*map(_cell, row), style="bold" if bold and row[0] == bold else None)
     return made
 
 

@@ -39,6 +39,7 @@ _COHERENCE_MEASURES = {
 }
 Map = Float[Tensor, "height width"]
 Mask = Bool[Tensor, "height width"]
+Volumes = Complex[Tensor, "samples freq 2 height width"]
 # A pipeline, or what answers like one and has its ``num_frames``, ``fps`` and ``name``.
 Predictor = Callable[..., Any]
 Progress = Callable[[int, int], None] | None  # of (predictions done, predictions in all)
@@ -84,11 +85,7 @@ class Case:
 
 
 def clip_case(path: str | Path, *, fps: float, num_frames: int) -> Case:
-    """Read a clip at 256 px wide and follow its pixels by optical flow.
-
-    Raises:
-        GidliteError: If it cannot be read or is shorter than a second.
-    """
+    """Read a clip of a second at least, at 256 px wide, and follow its pixels by optical flow."""
     clip = read_video(path, fps=fps, width=_WIDTH, max_frames=num_frames)
     require(clip.seconds >= 1, f"{path} is shorter than a second; motion needs a longer clip")
     observed = flow.motion_texture(clip.frames)
@@ -170,8 +167,7 @@ class MotionReport:
         """Return medians over the cases in which a score is defined; identical means in all."""
         names = [score.name for score in fields(MotionScores)[1:]]
         medians = {n: _or_none(_median([getattr(case, n) for case in self.cases])) for n in names}
-        repeats = all(case.same_seed_identical for case in self.cases)
-        return medians | {"same_seed_identical": repeats}
+        return medians | {"same_seed_identical": all(c.same_seed_identical for c in self.cases)}
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``gidlite evaluate`` writes."""
@@ -199,9 +195,8 @@ def report_tables(report: MotionReport) -> list[Table]:
 def photo_baselines(image: Float[Tensor, "3 height width"]) -> dict[str, Map]:
     """Return maps that need no learning; larger means "moves".
 
-    ``colour`` is the distance from the mean colour of the border, a sixteenth of the shorter side
-    wide; ``saturation`` the largest minus the smallest channel; ``centre`` minus the squared
-    distance from the centre, sides at ±1.
+    They are the distance from the mean colour of the border (a sixteenth of the shorter side), the
+    largest minus the smallest channel, and minus the squared distance from the centre, sides at ±1.
     """
     height, width = image.shape[-2:]
     edge = max(1, round(min(height, width) / 16))
@@ -278,8 +273,7 @@ def evaluate_cases(
             volumes.append(_like_observed(output.spectral, case.motion, pipeline.num_frames))
             if progress:
                 progress(len(scores) * len(seeds) + len(volumes), count * len(seeds))
-        seconds = (time.monotonic() - started) / len(seeds)
-        scores.append(_score_case(case, volumes, seconds))
+        scores.append(_score_case(case, volumes, (time.monotonic() - started) / len(seeds)))
     settings = {
         "model": pipeline.name, **asdict(draws), "num_frames": pipeline.num_frames,
         "fps": pipeline.fps, "width": _WIDTH, "moving_px": MOVING_PX, "static_px": STATIC_PX,
@@ -288,7 +282,7 @@ def evaluate_cases(
 
 
 def _score_case(case: Case, volumes: list[Tensor], seconds: float) -> MotionScores:
-    """Score predictions, of which the last has the seed of the first."""
+    """Score predictions, of which the last has the seed of the first; ``seconds`` took each."""
     again = volumes.pop()
     differences = [measures.relative_difference(*pair) for pair in pairwise(volumes)]
     return MotionScores(
@@ -312,13 +306,8 @@ def _like_observed(volume: Tensor, motion: Tensor, num_frames: int) -> Tensor:
     return spectral.motion_to_spectral(seen, num_frequencies=bins)
 
 
-def compare(
-    case: Case, volumes: Complex[Tensor, "samples freq 2 height width"]
-) -> dict[str, float]:
-    """Return the scores of predictions that depend on the observation, by field name.
-
-    ``volumes`` are in px of the observation's size, over the same window of time.
-    """
+def compare(case: Case, volumes: Volumes) -> dict[str, float]:
+    """Return the scores of predictions, over the pixels and time of the truth, by field name."""
     observed = spectral.motion_to_spectral(case.motion, num_frequencies=volumes.shape[1])
     moving, reliable = case.moving, case.reliable
     static = (case.amplitude < STATIC_PX) & reliable
@@ -341,8 +330,8 @@ def compare(
     for name, measure in _COHERENCE_MEASURES.items():
         scores[name] = _median([measure(volume, moving) for volume in volumes])
         scores[f"{name}_observed"] = measure(observed, moving)
-    lengths = scores["correlation_length_px"], scores["correlation_length_px_observed"]
-    return scores | {"correlation_length_ratio": lengths[0] / lengths[1]}
+    ratio = scores["correlation_length_px"] / scores["correlation_length_px_observed"]
+    return scores | {"correlation_length_ratio": ratio}
 
 
 def _rms_ratio(top: Tensor, bottom: Tensor) -> float:
