@@ -198,7 +198,7 @@ def sampled(pipeline, net, example: Example, contrast: float) -> dict[str, float
     truth = resize_spectral(example.spectral, height=height, width=width)
     reliable = functional.interpolate(example.reliable[None, None].float(), (height, width))
     motion = spectral_to_motion(truth, num_frames=pipeline.num_frames)
-    case = Case("", "", example.image, motion, reliable[0, 0] > 0.5)
+    case = Case("", example.image, motion, reliable[0, 0] > 0.5)
     generator = torch.Generator().manual_seed(0)
     sampling = Sampling(contrast=contrast)
     drawn = pipeline(example.image, sampling=sampling, generator=generator).spectral

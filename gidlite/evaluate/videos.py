@@ -16,10 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from gidlite.errors import GidliteError, writing, written
-from gidlite.evaluate import bootstrap_interval, frechet_distance, kernel_distance, moments_of
+from gidlite.evaluate import (
+    bootstrap_interval,
+    frechet_distance,
+    kernel_distance,
+    moments_of,
+    table,
+)
 from gidlite.evaluate.networks import LEAST_FRAMES, load_inception, load_kinetics_i3d, load_user_i3d
 from gidlite.media.reader import stream_video
 
@@ -535,3 +542,36 @@ def _rows(recipe: Frames | Clips, start: int, window: int) -> tuple[int, int]:
     if isinstance(recipe, Clips):
         return start // recipe.step, start // recipe.step + 1
     return -(-start // recipe.every), -(-(start + window) // recipe.every)
+
+
+_TITLES = {
+    "fid": "FID", "kid": "KID", "fvd": "FVD", "fvd32": "FVD_32", "dtfvd": "DT-FVD",
+    "dtfvd32": "DT-FVD_32",
+}  # fmt: skip
+
+
+def video_tables(report: VideoReport) -> list[Table]:
+    """Return a table of distances and, if there are curves, one with a column per window."""
+    title = f"{report.fake_videos} videos against {report.real_videos} real ones"
+    note = "* fewer samples than features: biased upwards; compare equal numbers only"
+    few = any(distance.few_samples for distance in report.distances)
+    rows = []
+    for row in report.distances:
+        spread = None if row.low is None else f"{row.low:.4g} to {row.high:.4g}"
+        if row.deviation is not None:
+            spread = f"± {row.deviation:.4f}"
+        value = f"{row.value:.4g}{'*' if row.few_samples else ''}"
+        counts = row.real_samples, row.fake_samples
+        rows.append((_TITLES[row.metric], value, spread, *counts, row.network))
+    headings = ["", "distance", "95 %", "real n", "n", "features"]
+    return [
+        table(title, headings, rows, note=note if few else ""),
+        *map(_curve_table, report.curves),
+    ]
+
+
+def _curve_table(curve: Curve) -> Table:
+    name = _TITLES[curve.metric]
+    title = f"{name} in windows of {curve.window} frames, by first frame"
+    values = [f"{value:.4g}" for value in curve.values]
+    return table(title, ["", *map(str, curve.starts)], [[name, *values]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,7 +46,7 @@ class CaseFolder:
                 name = (file.metadata() or {})["name"]
                 photo, motion = file.get_tensor("photo").float() / 255, file.get_tensor("motion")
                 reliable = file.get_tensor("reliable").bool()
-            yield Case(name, re.sub(r"_([0-9]|[a-z])$", "", name), photo, motion.float(), reliable)
+            yield Case(name, photo, motion.float(), reliable)
 
 
 def _store(

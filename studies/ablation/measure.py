@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gidlite.errors import GidliteError
-from gidlite.evaluate.motion import MotionReport, Sampling, evaluate_cases
+from gidlite.evaluate.motion import Draws, MotionReport, evaluate_cases
 from gidlite.evaluate.networks import NETWORKS, find_weights
 from gidlite.evaluate.videos import METRICS, Reading, VideoSettings, evaluate_videos
 from gidlite.media import read_image, resize, write_image
@@ -328,10 +328,8 @@ def _motion(source, renderers, place: _Place, settings: MeasureSettings, device:
     def compute() -> dict:
         predictor = _predictor(source, place, device)
         recorder = _Recorder(predictor, place, source, renderers, settings)
-        sampling = Sampling(settings.samples, settings.seed, settings.steps, settings.guidance)
-        report = evaluate_cases(
-            place.cases, recorder, count=len(place.cases), sampling=sampling
-        )  # fmt: skip
+        draws = Draws(settings.samples, settings.seed, settings.steps, settings.guidance)
+        report = evaluate_cases(place.cases, recorder, count=len(place.cases), draws=draws)
         return summarize_motion(report, draws=settings.draws)
 
     key = _key(source, place, settings, *renderers)

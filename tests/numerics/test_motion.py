@@ -4,15 +4,20 @@ import math
 
 import pytest
 import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
-from gidlite.evaluate import auc, endpoint_error, psnr, ssim
+from gidlite.evaluate import endpoint_error
 from gidlite.motion import SpectralVolume
 from gidlite.motion.flow import motion_texture, optical_flow
 from gidlite.motion.spectral import anchor, motion_to_spectral, spectral_to_motion
 from gidlite.render import close_for, frame_times, render_frames
+
+
+def psnr(image, reference):
+    return peak_signal_noise_ratio(image, reference, data_range=1.0).item()
 
 
 def analytic_texture(x, y, generator_seed=0):
@@ -50,20 +55,6 @@ def test_a_flat_picture_is_not_reliable():
     assert not motion_texture(torch.full((3, 3, 40, 40), 0.5)).reliable.any()
     with pytest.raises(GidliteError, match="at least 2 frames"):
         motion_texture(torch.zeros(1, 3, 40, 40))
-
-
-def test_metrics_closed_forms(generator):
-    image = torch.rand(3, 32, 32, generator=generator)
-    assert psnr(image, image + 0.01) == pytest.approx(40, abs=1e-3)
-    assert ssim(image, image) == pytest.approx(1)
-    # Constants: only the luminance term is left.
-    low, high = torch.full((3, 16, 16), 0.2), torch.full((3, 16, 16), 0.6)
-    expected = (2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4)
-    assert ssim(low, high) == pytest.approx(expected, rel=1e-3)
-    score = torch.rand(500, generator=generator)
-    truth = torch.rand(500, generator=generator) < 0.3
-    pairs = (score[truth][:, None] > score[~truth]).float().mean().item()
-    assert auc(score, truth) == pytest.approx(pairs, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

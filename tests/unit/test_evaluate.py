@@ -12,18 +12,17 @@ from gidlite.__main__ import main
 from gidlite.errors import GidliteError
 from gidlite.evaluate.motion import (
     Case,
-    Sampling,
-    _clip_cases,
-    _scene_cases,
+    Draws,
+    clip_case,
     evaluate_cases,
     evaluate_motion,
     photo_baselines,
     report_tables,
+    scene_cases,
 )
 from gidlite.media.writer import write_video
 from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
-from studies.ridge import SceneRidge, log_amplitude_cells
 
 HEIGHT, WIDTH, FRAMES, BINS = 64, 96, 40, 5
 GRID = torch.meshgrid(torch.arange(1.0 * HEIGHT), torch.arange(1.0 * WIDTH), indexing="ij")
@@ -62,14 +61,14 @@ def case(name="disc", *, motion=None, reliable=None):
     photo = torch.where(disc, 0.8, 0.2) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
     everywhere = torch.ones_like(disc)
     return Case(
-        name, name, photo, motion_of_disc if motion is None else motion,
+        name, photo, motion_of_disc if motion is None else motion,
         everywhere if reliable is None else reliable,
     )  # fmt: skip
 
 
 def score(prior, *cases, samples=2):
     cases = cases or (case(),)
-    report = evaluate_cases(cases, prior, count=len(cases), sampling=Sampling(samples=samples))
+    report = evaluate_cases(cases, prior, count=len(cases), draws=Draws(samples=samples))
     return report.cases[0]
 
 
@@ -133,7 +132,7 @@ def test_undefined_auc_is_null_and_medians_ignore_it(capsys):
         case("a"), case("nothing static", reliable=disc), case("nothing moves", motion=0 * motion),
         case("nothing seen", reliable=torch.zeros_like(disc)),
     ]  # fmt: skip
-    report = evaluate_cases(cases, Prior(spectral), count=4, sampling=Sampling(samples=1))
+    report = evaluate_cases(cases, Prior(spectral), count=4, draws=Draws(samples=1))
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     aucs = [row["where_auc"] for row in content["cases"]]
     assert aucs == [pytest.approx(1), None, None, None]
@@ -165,44 +164,6 @@ def test_baselines_see_colour_saturation_and_the_centre():
     assert maps["centre"][0, 0] == -2
 
 
-def test_ridge_recovers_a_linear_law_from_other_scenes_only(generator):
-    slope = torch.tensor([1.0, -2.0, 0.0, 0.5])
-    ridge = SceneRidge(penalty=1e-9)
-    fields = {name: torch.randn(4, 6, 8, generator=generator) for name in "abc"}
-    law = lambda x: torch.einsum("c,chw->hw", slope, x)  # noqa: E731
-    everywhere = torch.ones(6, 8)
-    assert ridge.predict("a", fields["a"]) is None
-    for name, field in fields.items():
-        ridge.add(name, field, law(field) + 7, everywhere)
-    # A scene that contradicts the others, and one whose only odd cell has no weight.
-    ridge.add("liar", fields["a"], -law(fields["a"]), everywhere)
-    odd, weight = law(fields["c"]), torch.ones(6, 8)
-    odd[2, 3], weight[2, 3] = 1e6, 0
-    ridge.add("c", fields["c"], odd, weight)
-    found = ridge.predict("liar", fields["a"])
-    expected = law(fields["a"])
-    assert torch.allclose(found - found.mean(), expected - expected.mean(), atol=1e-3)
-    told = ridge.predict("a", fields["a"])  # the liar among the rest
-    assert not torch.allclose(told - told.mean(), expected - expected.mean(), atol=1e-2)
-
-
-def test_a_large_penalty_predicts_nothing(generator):
-    field = torch.randn(4, 6, 8, generator=generator)
-    ridge = SceneRidge(penalty=1e9)
-    ridge.add("a", field, field.sum(0), torch.ones(6, 8))
-    ridge.add("empty", field, field.sum(0), torch.zeros(6, 8))
-    assert ridge.predict("b", field).abs().max() < 1e-6
-    assert ridge.predict("a", field) is None
-
-
-def test_cells_average_the_logarithm_over_reliable_pixels():
-    amplitude = torch.tensor([[10.0, 1000, 0, 0], [1, 1000, 0, 0]])
-    reliable = torch.tensor([[True, False, True, True], [True, False, True, True]])
-    target, weight = log_amplitude_cells(amplitude, reliable, rows=1, columns=2)
-    assert torch.allclose(target, torch.tensor([[0.5, math.log10(0.05)]]))
-    assert torch.equal(weight, torch.tensor([[0.5, 1.0]]))
-
-
 def texture(x, y):
     waves = torch.cos(0.9 * x + 0.3 * y) + torch.cos(0.5 * x - 0.8 * y) + torch.cos(0.2 * x + y)
     return (0.5 + waves / 8).clamp(0, 1).expand(3, -1, -1)
@@ -221,8 +182,8 @@ def clip(tmp_path_factory):
 
 
 def test_a_clip_is_read_at_256_wide_and_named_by_its_scene(clip):
-    (found,) = _clip_cases([clip], SimpleNamespace(fps=20.0, num_frames=25))
-    assert (found.name, found.scene) == ("disc_b", "disc")
+    found = clip_case(clip, fps=20.0, num_frames=25)
+    assert found.name == "disc_b"
     assert found.photo.shape[-1] == 256 and len(found.motion) == 25
     centre = found.amplitude[60:110, 100:156]
     assert centre.median().item() == pytest.approx(1.5 / math.sqrt(2) * 256 / WIDTH, rel=0.15)
@@ -232,21 +193,20 @@ def test_a_clip_is_read_at_256_wide_and_named_by_its_scene(clip):
 def test_real_clips_end_to_end(clip):
     prior = Prior(torch.zeros(BINS, 2, HEIGHT, WIDTH, dtype=torch.complex64))
     prior.num_frames = 30
-    (observed,) = _clip_cases([clip], prior)
+    observed = clip_case(clip, fps=20.0, num_frames=30)
     prior.spectral = motion_to_spectral(observed.motion, num_frequencies=BINS)
     done = []
     report = evaluate_motion(
-        [clip], prior, samples=1, steps=3, guidance=0.5, progress=lambda *at: done.append(at)
+        [clip], prior, draws=Draws(1, steps=3, guidance=0.5), progress=lambda *at: done.append(at)
     )
     found = report.cases[0]
     assert found.where_auc > 0.99 and found.amplitude_ratio == pytest.approx(1, abs=1e-3)
-    assert math.isnan(found.where_auc_features)  # no other scene to learn from
-    assert prior.calls == [(3, 0.5, 0)] * 2 and done == [(1, 3), (2, 3), (3, 3)]
+    assert prior.calls == [(3, 0.5, 0)] * 2 and done == [(1, 2), (2, 2)]
+    assert report.failed == {}
 
 
 def test_scenes_have_exact_labels_and_are_always_the_same():
-    prior = SimpleNamespace(fps=30.0, num_frames=30)
-    first, again = (next(_scene_cases(1, None, prior)) for _ in range(2))
+    first, again = (next(scene_cases(1, fps=30.0, num_frames=30)) for _ in range(2))
     assert torch.equal(first.photo, again.photo) and torch.equal(first.motion, again.motion)
     assert first.reliable.all() and first.motion.shape == (30, 2, 160, 256)
     assert first.motion[0].abs().max() < 1e-4
@@ -257,25 +217,45 @@ def test_scenes_have_exact_labels_and_are_always_the_same():
     [({"samples": 0}, "samples"), ({"seed": -1}, "seed"), ({"steps": 0}, "steps"),
      ({"guidance": math.nan}, "guidance")],
 )  # fmt: skip
-def test_options_out_of_range_are_refused(options, words, clip):
+def test_options_out_of_range_are_refused(options, words):
     with pytest.raises(GidliteError, match=f"{words} is .* at least"):
-        evaluate_motion([clip], Prior(swaying()[0]), **options)
+        Draws(**options)
 
 
-def test_bad_clips_are_refused_before_any_prediction(clip, tmp_path):
-    prior = Prior(swaying()[0])
+@pytest.fixture
+def bad_clips(tmp_path):
+    """Return by what is wrong with it: no file, no video, and half a second."""
     (tmp_path / "text.mp4").write_text("hello")
     y, x = GRID
-    write_video(tmp_path / "short.mp4", torch.stack([texture(x, y)] * 5), fps=20.0)
-    for clips, words in (
-        ([clip, tmp_path / "none.mp4"], "does not exist"),
-        ([clip, tmp_path / "text.mp4"], "not a video"),
-        ([tmp_path / "short.mp4"], "shorter than a second"),
-        ([], "at least one"),
-    ):
+    write_video(tmp_path / "short.mp4", torch.stack([texture(x, y)] * 10), fps=20.0)
+    return {
+        "does not exist": tmp_path / "none.mp4", "not a video": tmp_path / "text.mp4",
+        "shorter than a second": tmp_path / "short.mp4",
+    }  # fmt: skip
+
+
+def test_bad_clips_alone_are_refused_before_any_prediction(bad_clips):
+    prior = Prior(swaying()[0])
+    for words, path in bad_clips.items():
         with pytest.raises(GidliteError, match=words):
-            evaluate_motion(clips, prior)
+            evaluate_motion([path], prior)
+    with pytest.raises(GidliteError, match="does not exist"):
+        evaluate_motion(list(bad_clips.values()), prior)
+    with pytest.raises(GidliteError, match="at least one"):
+        evaluate_motion([], prior)
     assert prior.calls == []
+
+
+def test_among_others_bad_clips_are_left_out_and_listed(clip, bad_clips):
+    first, *others = bad_clips.values()
+    report = evaluate_motion([first, clip, *others], Prior(swaying()[0]), draws=Draws(1))
+    content = report.to_json()
+    assert [row["name"] for row in content["cases"]] == ["disc_b"]
+    assert list(content["failed"]) == [str(path) for path in bad_clips.values()]
+    for words, path in bad_clips.items():
+        assert words in content["failed"][str(path)]
+    last = report_tables(report)[-1]
+    assert last.row_count == 3 and "does not exist" in next(iter(last.columns[1].cells))
 
 
 @pytest.mark.parametrize(

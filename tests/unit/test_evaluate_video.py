@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from gidlite.__main__ import app
 from gidlite.errors import GidliteError
 from gidlite.evaluate import videos as module
-from gidlite.evaluate.motion import video_tables
 from gidlite.evaluate.videos import (
     Clips,
     FeatureStore,
@@ -20,6 +19,7 @@ from gidlite.evaluate.videos import (
     VideoSettings,
     evaluate_videos,
     find_videos,
+    video_tables,
 )
 from gidlite.media.writer import write_video
 
