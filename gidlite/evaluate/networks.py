@@ -91,10 +91,7 @@ def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Te
 
 
 class _MaxPool3d(nn.MaxPool3d):
-    """Max pool with "same" padding, one axis at a time: on a CPU many times faster than torch's.
-
-    The input comes from a ReLU, so that padding with zeros is padding with nothing.
-    """
+    """Max pool after a ReLU, padded with zeros; one axis at a time is many times faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = _pad_same(x, self.kernel_size, self.stride)
@@ -113,8 +110,6 @@ _POOLS: dict[str, Callable[[], nn.Module]] = {
     "halve volume": partial(_MaxPool3d, (3, 3, 3), (2, 2, 2)),
     "halve pairs": partial(_MaxPool3d, (2, 2, 2), (2, 2, 2)),
 }
-# What a convolution is called in the weights, by its number of axes.
-_KINDS = {2: ("conv", nn.Conv2d, nn.BatchNorm2d), 3: ("conv3d", nn.Conv3d, nn.BatchNorm3d)}
 
 
 class _Convolution(nn.Sequential):
@@ -122,9 +117,12 @@ class _Convolution(nn.Sequential):
 
     def __init__(self, axes: int, channels: int, shape: list[Any]) -> None:
         super().__init__()
-        name, convolution, normalization = _KINDS[axes]
-        self.add_module(name, convolution(channels, *shape, bias=False))
-        self.add_module("bn", normalization(shape[0], eps=1e-3))
+        if axes == 2:
+            self.conv = nn.Conv2d(channels, *shape, bias=False)
+            self.bn = nn.BatchNorm2d(shape[0], eps=1e-3)
+        else:
+            self.conv3d = nn.Conv3d(channels, *shape, bias=False)
+            self.bn = nn.BatchNorm3d(shape[0], eps=1e-3)
         self.width = shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,7 +209,9 @@ class I3D(nn.Module):
     def forward(self, clips: UInt8[Tensor, "batch time 3 height width"]) -> Features:
         """Return logits averaged over time, each frame squeezed to 224 × 224."""
         x = resize_bilinear(clips.float(), height=224, width=224) / 255 * 2 - 1
-        return self.classify(self.pooled(x.transpose(1, 2).contiguous()))
+        x = self.pooled(x.transpose(1, 2).contiguous())
+        # The head is linear: averaging over time first is the same.
+        return self.logits["conv3d"](x.mean(2, keepdim=True)).flatten(1)
 
     @torch.inference_mode()
     def pooled(self, clips: Float[Tensor, "batch 3 time height width"]) -> Tensor:
@@ -223,10 +223,6 @@ class I3D(nn.Module):
         for name in NETWORKS["i3d"].layers:
             x = self.get_submodule(name)(x)
         return functional.avg_pool3d(x, (2, 7, 7), 1)
-
-    def classify(self, pooled: Float[Tensor, "batch 1024 steps 1 1"]) -> Features:
-        """Return logits averaged over time; they are linear, so averaging first is the same."""
-        return self.logits["conv3d"](pooled.mean(2, keepdim=True)).flatten(1)
 
 
 class Lpips(nn.Module):
@@ -254,8 +250,7 @@ class Lpips(nn.Module):
         check_shape("images", images, "batch 3 height width")
         check_shape("others", others, " ".join(map(str, images.shape)))
         # Smaller pictures leave nothing for the last pooling.
-        size = min(images.shape[-2:])
-        require(size >= 31, f"LPIPS needs pictures of 31 pixels a side at least, got {size}")
+        require(min(images.shape[-2:]) >= 31, "LPIPS needs pictures of 31 pixels a side at least")
         # ImageNet statistics for pixels in [-1, 1], rounded as LPIPS was trained with.
         mean = images.new_tensor([-0.030, -0.088, -0.188])[:, None, None]
         deviation = images.new_tensor([0.458, 0.448, 0.450])[:, None, None]
@@ -311,9 +306,8 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = require_file(path, what="a weights file")
     try:
-        return load_file(path)
+        return load_file(require_file(path, what="a weights file"))
     except (SafetensorError, OSError) as error:
         raise GidliteError(f"{path} is not a safetensors file: {error}") from error
 
@@ -333,10 +327,7 @@ def _build(make: Callable[[], nn.Module], tensors: dict[str, Tensor], label: str
 
 
 def load_published(name: str, folder: str | Path | None = None) -> nn.Module:
-    """Return "inception", "i3d" or "lpips" with its verified weights out of a folder.
-
-    ``.label`` names the network and the precision of its weights.
-    """
+    """Return "inception", "i3d" or "lpips" with verified weights; ``.label`` says which."""
     network = NETWORKS[name]
     path = find_weights(network, folder)
     label = f"{network.title}, {verify(network, path)}"
