@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from gidlite.cli import errors, learn, photo
 from gidlite.errors import GidliteError
@@ -27,7 +28,7 @@ def main() -> None:
     try:
         app()
     except GidliteError as error:
-        errors.print(f"[red]Error:[/] {str(error).rstrip('.')}.", markup=True)
+        errors.print(f"[red]Error:[/] {escape(str(error).rstrip('.'))}.")
         sys.exit(2)
 
 

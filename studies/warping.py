@@ -31,7 +31,7 @@ from gidlite.data.pairs import Pair, scene_pairs
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, check_output, written
-from gidlite.evaluate.networks import NETWORKS, load_lpips, weights_folder
+from gidlite.evaluate.networks import NETWORKS, load_published, weights_folder
 from gidlite.media import write_image
 from gidlite.media.reader import probe_video, read_video
 from gidlite.motion.flow import consistent, follow, grey, optical_flow_engine
@@ -309,7 +309,7 @@ def main(
     cases = chain(clip_cases(paths), scene_cases(scenes, sprites=sprites))
     with progress_bar("Rendering") as progress:
         report = evaluate_render(
-            cases, net, count=len(paths) + scenes, lpips=load_lpips(weights) if known else None,
+            cases, net, count=len(paths) + scenes, lpips=load_published("lpips", weights) if known else None,
             progress=progress,
         )  # fmt: skip
     for table in render_tables(report):

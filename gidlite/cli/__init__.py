@@ -37,6 +37,11 @@ Sprites = Annotated[Path | None, typer.Option(help="Folder of photographic cut-o
 MetricWeights = Annotated[Path | None, typer.Option("--weights", help="Folder of metric networks.")]
 
 
+def say(message: object) -> None:
+    """Print a table, or text as it is: a file's name may look like markup."""
+    console.print(message, markup=False)
+
+
 def reads(*inputs: str) -> Callable[[Callable], Callable]:
     """Let a command refuse to write to the files that it is given under these option names."""
 
@@ -75,7 +80,7 @@ def write_report(output: Path | None, report: dict[str, Any]) -> None:
     if output is not None:
         with written(output) as hidden:
             hidden.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-        console.print(f"{output}")
+        say(output)
 
 
 def quiet_diffusers() -> None:

@@ -9,22 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gidlite import __version__
-from gidlite.cli import (
-    Device,
-    Guidance,
-    MetricWeights,
-    Model,
-    Output,
-    Seed,
-    Sprites,
-    Steps,
-    console,
-    parse_size,
-    progress_bar,
-    quiet_diffusers,
-    write_report,
-)
+from gidlite import __version__, cli
 from gidlite.errors import GidliteError, check_output
 
 if TYPE_CHECKING:
@@ -44,7 +29,7 @@ def train(
     part: Annotated[str, typer.Argument(help="vae, amplitude, prior, coordinate or renderer.")],
     config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    sprites: Sprites = None,
+    sprites: cli.Sprites = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of real shards; may be repeated.")
     ] = None,
@@ -54,7 +39,7 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Start from this part: a run, or a folder of a pipeline.")
     ] = None,
-    device: Device = "cpu",
+    device: cli.Device = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that make scenes ahead.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
@@ -72,7 +57,7 @@ def train(
     from gidlite.train.loop import run_training
 
     def report(step: int, loss: float, rate: float) -> None:
-        console.print(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
+        cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
     settings = TrainConfig.from_json(config, part=part)
     options = RunOptions(device, workers, minutes, resume, start, report=report)
@@ -82,9 +67,9 @@ def train(
     )  # fmt: skip
     if finished is not None:  # in the first process
         more = "" if finished["step"] >= settings.steps else "; go on with --resume"
-        console.print(f"{out}  step {finished['step']} of {settings.steps}{more}")
+        cli.say(f"{out}  step {finished['step']} of {settings.steps}{more}")
         if export is not None:
-            console.print(f"{export}  {'renderer' if part == 'renderer' else 'pipeline'}")
+            cli.say(f"{export}  {'renderer' if part == 'renderer' else 'pipeline'}")
 
 
 @app.command()
@@ -94,8 +79,8 @@ def synthesize(
         Path | None, typer.Option("--output", "-o", help="Folder for training shards.")
     ] = None,
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 48,
-    seed: Seed = 0,
-    sprites: Sprites = None,
+    seed: cli.Seed = 0,
+    sprites: cli.Sprites = None,
 ) -> None:
     """Scenes of the synthetic world: `gidlite synthesize --sheet scenes.png`."""
     from gidlite.data.shards import write_scene_shards, write_scene_sheet
@@ -106,15 +91,13 @@ def synthesize(
         raise GidliteError("--count must be at least 1 and --seed at least 0")
     options = {"count": count, "seed": seed, "sprites": sprites}
     if sheet is not None:
-        with progress_bar("Rendering scenes") as progress:
+        with cli.progress_bar("Rendering scenes") as progress:
             write_scene_sheet(sheet, progress=progress, **options)
-        console.print(
-            f"{sheet}  {count} scenes: photo, motion (white: 4 px at 256 wide), X-t slice"
-        )
+        cli.say(f"{sheet}  {count} scenes: photo, motion (white: 4 px at 256 wide), X-t slice")
     if output is not None:
-        with progress_bar("Making scenes") as progress:
+        with cli.progress_bar("Making scenes") as progress:
             shards = write_scene_shards(output, progress=progress, **options)
-        console.print(f"{output}  {count} samples in {shards} shards")
+        cli.say(f"{output}  {count} samples in {shards} shards")
 
 
 @app.command()
@@ -135,16 +118,16 @@ def extract(
     from gidlite.data.extract import run_extraction
     from gidlite.data.screening import Settings
 
-    width, height = parse_size(size)
+    width, height = cli.parse_size(size)
     settings = Settings(every, height, width, num_frequencies=num_frequencies)
     started = time.monotonic()
-    with progress_bar("Following pixels") as progress:
+    with cli.progress_bar("Following pixels") as progress:
         report = run_extraction(
             videos, output, settings=settings, workers=workers, scheduler=scheduler,
             progress=progress,
         )  # fmt: skip
     _print_extraction(report)
-    console.print(f"{output}  {report.samples} samples in {time.monotonic() - started:.0f} s")
+    cli.say(f"{output}  {report.samples} samples in {time.monotonic() - started:.0f} s")
 
 
 def _print_extraction(report: Report) -> None:
@@ -158,10 +141,10 @@ def _print_extraction(report: Report) -> None:
         cells = name, video["samples"], video["stabilised"], ", ".join(why)
         table.add_row(*(escape(str(cell)) for cell in cells))
     if len(report.videos) <= 100:
-        console.print(table)
+        cli.say(table)
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.items())
     failed = sum("error" in video for video in report.videos.values())
-    console.print(
+    cli.say(
         f"{len(report.videos)} videos, {failed} with errors; "
         f"start frames left out: {reasons or 'none'}; stabilised: {report.stabilised}"
     )
@@ -170,12 +153,12 @@ def _print_extraction(report: Report) -> None:
 @evaluate.command("motion")
 def evaluate_motion(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Still camera.")],
-    output: Output = None,
+    output: cli.Output = None,
     samples: Samples = 8,
-    seed: Seed = 0,
-    steps: Steps = 12,
-    guidance: Guidance = 0.0,
-    model: Model = None,
+    seed: cli.Seed = 0,
+    steps: cli.Steps = 12,
+    guidance: cli.Guidance = 0.0,
+    model: cli.Model = None,
 ) -> None:
     """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
 
@@ -191,13 +174,13 @@ def evaluate_motion(
 @evaluate.command("scenes")
 def evaluate_scenes(
     count: Annotated[int, typer.Option(help="Number of scenes.")] = 24,
-    output: Output = None,
+    output: cli.Output = None,
     samples: Samples = 8,
-    seed: Seed = 0,
-    steps: Steps = 12,
-    guidance: Guidance = 0.0,
-    model: Model = None,
-    sprites: Sprites = None,
+    seed: cli.Seed = 0,
+    steps: cli.Steps = 12,
+    guidance: cli.Guidance = 0.0,
+    model: cli.Model = None,
+    sprites: cli.Sprites = None,
 ) -> None:
     """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
     from gidlite.evaluate.motion import Draws
@@ -211,24 +194,24 @@ def _report_motion(run, what, output: Path | None, *, model: Path | None, **opti
     from gidlite.evaluate.motion import report_tables
     from gidlite.pipeline import GidPipeline
 
-    quiet_diffusers()
+    cli.quiet_diffusers()
     if output is not None:
         check_output(output)
     pipeline = GidPipeline.from_pretrained(model)
-    with progress_bar("Comparing motion") as progress:
+    with cli.progress_bar("Comparing motion") as progress:
         report: MotionReport = run(what, pipeline, progress=progress, **options)
     for table in report_tables(report):
-        console.print(table)
+        cli.say(table)
     for name, reason in report.failed.items():
-        console.print(f"left out: {name}: {reason}", markup=False)
-    write_report(output, report.to_json())
+        cli.say(f"left out: {name}: {reason}")
+    cli.write_report(output, report.to_json())
 
 
 @evaluate.command("video")
 def evaluate_video(
     real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real videos.")],
     fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of the others.")],
-    output: Output = None,
+    output: cli.Output = None,
     metrics: Annotated[
         str, typer.Option(help="Some of fid,kid,fvd,fvd32,dtfvd,dtfvd32.")
     ] = "fid,kid,fvd,fvd32",
@@ -238,13 +221,13 @@ def evaluate_video(
     size: Size = "256x160",
     max_frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 150,
     draws: Annotated[int, typer.Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
-    seed: Seed = 0,
+    seed: cli.Seed = 0,
     cache: Annotated[Path, typer.Option(help="Features are kept here.")] = Path("runs/features"),
-    folder: MetricWeights = None,
+    folder: cli.MetricWeights = None,
     texture_weights: Annotated[
         Path | None, typer.Option(help="Your I3D for dtfvd, as safetensors.")
     ] = None,
-    device: Device = "cpu",
+    device: cli.Device = "cpu",
 ) -> None:
     """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
 
@@ -255,22 +238,22 @@ def evaluate_video(
     if output is not None:
         check_output(output)
     names = tuple(name.strip() for name in metrics.lower().split(","))
-    reading = videos.Reading(fps, *parse_size(size), max_frames)
+    reading = videos.Reading(fps, *cli.parse_size(size), max_frames)
     settings = videos.VideoSettings(names, every, window, draws, seed, reading)
     networks = videos.load_networks(
         names, weights=folder, textures=texture_weights, device=device
     )  # fmt: skip
-    with progress_bar("Looking at videos") as progress:
+    with cli.progress_bar("Looking at videos") as progress:
         report = videos.evaluate_videos(
             real, fake, networks, cache=cache, settings=settings, progress=progress
         )  # fmt: skip
     for table in videos.video_tables(report):
-        console.print(table)
-    write_report(output, report.to_json())
+        cli.say(table)
+    cli.write_report(output, report.to_json())
 
 
 @weights.command("list")
-def weights_list(folder: MetricWeights = None) -> None:
+def weights_list(folder: cli.MetricWeights = None) -> None:
     """What is needed, where it comes from, and whether it is here: `gidlite weights list`."""
     from rich.table import Table
 
@@ -282,12 +265,12 @@ def weights_list(folder: MetricWeights = None) -> None:
         package = f"{network.package} {network.version}"
         here = "yes" if (folder / network.file).is_file() else "no"
         table.add_row(name, network.title, network.used_by, package, network.licence, here)
-    console.print(table)
+    cli.say(table)
     for name, network in NETWORKS.items():
-        console.print(f"{name}: sha256 of the tensors {network.digests['float32']}")
-        console.print(f"  trained by {network.trained_by}; as float16 {network.digests['float16']}")
-    console.print(f"folder: {folder}", markup=False)
-    console.print(
+        cli.say(f"{name}: sha256 of the tensors {network.digests['float32']}")
+        cli.say(f"  trained by {network.trained_by}; as float16 {network.digests['float16']}")
+    cli.say(f"folder: {folder}")
+    cli.say(
         "tools/import_metric_weights.py of the repository takes them out of those packages. DT-FVD "
         "needs an I3D trained on dynamic textures, whose weights are not public: "
         "`gidlite evaluate video --texture-weights` takes yours."
@@ -295,7 +278,7 @@ def weights_list(folder: MetricWeights = None) -> None:
 
 
 @weights.command("verify")
-def weights_verify(folder: MetricWeights = None) -> None:
+def weights_verify(folder: cli.MetricWeights = None) -> None:
     """Check the files that are here by their hash: `gidlite weights verify`."""
     from gidlite.evaluate.networks import NETWORKS, verify, weights_folder
 
@@ -304,7 +287,7 @@ def weights_verify(folder: MetricWeights = None) -> None:
     if not found:
         raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights list")
     for network in found:
-        console.print(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
+        cli.say(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
 
 
 @app.command()
@@ -317,14 +300,12 @@ def info() -> None:
     from gidlite.pipeline import DEFAULT_WEIGHTS
     from gidlite.render.network import WEIGHTS
 
-    console.print(
-        f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
-    console.print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
+    cli.say(f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    cli.say(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
     for name, folder in (("prior", DEFAULT_WEIGHTS), ("renderer", WEIGHTS)):
         quality = folder / "quality.json"
         if not quality.is_file():
-            console.print(f"{name}: no shipped weights found")
+            cli.say(f"{name}: no shipped weights found")
             continue
         for measure, value in json.loads(quality.read_text()).items():
-            console.print(f"{name}: {measure}: {value}")
+            cli.say(f"{name}: {measure}: {value}")

@@ -10,27 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gidlite.cli import (
-    Amplify,
-    Fps,
-    Guidance,
-    Loop,
-    Model,
-    Output,
-    Photo,
-    Quality,
-    Renderer,
-    Seconds,
-    Seed,
-    SlicePath,
-    Slow,
-    Steps,
-    Width,
-    console,
-    progress_bar,
-    quiet_diffusers,
-    reads,
-)
+from gidlite import cli
 from gidlite.errors import GidliteError, check_output
 
 if TYPE_CHECKING:
@@ -105,11 +85,11 @@ def _predict(
 
     from gidlite.pipeline import GidPipeline
 
-    quiet_diffusers()
+    cli.quiet_diffusers()
     if seed < 0:
         raise GidliteError(f"--seed is {seed}; it must be 0 or a positive number")
     pipeline = GidPipeline.from_pretrained(model)
-    with progress_bar("Imagining motion") as progress:
+    with cli.progress_bar("Imagining motion") as progress:
         return pipeline(
             image, num_inference_steps=steps, guidance_scale=guidance,
             generator=torch.Generator().manual_seed(seed), progress=progress,
@@ -128,13 +108,13 @@ def _write(image: Tensor, volume: SpectralVolume, video: _Video) -> None:
     if video.loop:
         speed = float(times[1] - times[0]) * fps / volume.fps
         if not math.isclose(speed, 1 / video.slow, rel_tol=0.01):
-            console.print(f"To loop seamlessly the motion plays at {speed:.2f}x.")
+            cli.say(f"To loop seamlessly the motion plays at {speed:.2f}x.")
         volume = close_for(volume, times)
     _warn(volume, video.amplify)
     row, lines = liveliest_row(volume.spectral, height=image.shape[-2]), []
     with (
         VideoWriter(video.output, fps=fps, quality=video.quality) as writer,
-        progress_bar("Rendering") as progress,
+        cli.progress_bar("Rendering") as progress,
     ):
         frames = render_frames(
             image, volume, times, amplify=video.amplify, renderer=video.renderer
@@ -143,10 +123,10 @@ def _write(image: Tensor, volume: SpectralVolume, video: _Video) -> None:
             writer.write(frame)
             lines.append(frame[:, row])
             progress(done, len(times))
-    console.print(f"{video.output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
+    cli.say(f"{video.output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
     if video.xt is not None:
         write_image(video.xt, torch.stack(lines, dim=1))
-        console.print(f"{video.xt}  row {row} over time, downwards")
+        cli.say(f"{video.xt}  row {row} over time, downwards")
 
 
 def _warn(volume: SpectralVolume, amplify: float) -> None:
@@ -155,32 +135,32 @@ def _warn(volume: SpectralVolume, amplify: float) -> None:
 
     farthest = amplify * farthest_motion(volume)
     if farthest > _FAR:
-        console.print(
+        cli.say(
             f"Something moves by {farthest:.0f} px of 256: shapes will stretch, and what they "
             "uncover is guessed. A smaller --amplify looks better."
         )
     elif 0 < farthest < _SLIGHT:
-        console.print(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
+        cli.say(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
 
 
 @app.command()
-@reads("photo")
+@cli.reads("photo")
 def animate(
-    photo: Photo,
-    output: Output = None,
-    seconds: Seconds = None,
-    fps: Fps = None,
-    width: Width = 768,
-    loop: Loop = True,
-    amplify: Amplify = 1.0,
-    slow: Slow = 1.0,
-    quality: Quality = 0.8,
-    seed: Seed = 0,
-    steps: Steps = 12,
-    guidance: Guidance = 0.0,
-    renderer: Renderer = "softmax",
-    xt: SlicePath = None,
-    model: Model = None,
+    photo: cli.Photo,
+    output: cli.Output = None,
+    seconds: cli.Seconds = None,
+    fps: cli.Fps = None,
+    width: cli.Width = 768,
+    loop: cli.Loop = True,
+    amplify: cli.Amplify = 1.0,
+    slow: cli.Slow = 1.0,
+    quality: cli.Quality = 0.8,
+    seed: cli.Seed = 0,
+    steps: cli.Steps = 12,
+    guidance: cli.Guidance = 0.0,
+    renderer: cli.Renderer = "softmax",
+    xt: cli.SlicePath = None,
+    model: cli.Model = None,
 ) -> None:
     """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
     started = time.monotonic()
@@ -190,18 +170,18 @@ def animate(
     video = _Video(output, xt, seconds, fps, loop, slow, amplify, quality, renderer)
     video.check()
     _write(image, _predict(image, seed=seed, steps=steps, guidance=guidance, model=model), video)
-    console.print(f"Done in {time.monotonic() - started:.0f} s.")
+    cli.say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
 @app.command()
-@reads("photo")
+@cli.reads("photo")
 def predict(
-    photo: Photo,
-    output: Output = None,
-    seed: Seed = 0,
-    steps: Steps = 12,
-    guidance: Guidance = 0.0,
-    model: Model = None,
+    photo: cli.Photo,
+    output: cli.Output = None,
+    seed: cli.Seed = 0,
+    steps: cli.Steps = 12,
+    guidance: cli.Guidance = 0.0,
+    model: cli.Model = None,
 ) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
     from gidlite.motion import save_volume
@@ -212,24 +192,24 @@ def predict(
     volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
     save_volume(output, volume)
     bins, _, height, width = volume.spectral.shape
-    console.print(f"{output}  {bins} frequencies at {width}x{height}")
+    cli.say(f"{output}  {bins} frequencies at {width}x{height}")
 
 
 @app.command()
-@reads("photo", "volume_file")
+@cli.reads("photo", "volume_file")
 def render(
-    photo: Photo,
+    photo: cli.Photo,
     volume_file: Annotated[Path, typer.Argument(metavar="VOLUME", help="From gidlite predict.")],
-    output: Output = None,
-    seconds: Seconds = None,
-    fps: Fps = None,
-    width: Width = 768,
-    loop: Loop = True,
-    amplify: Amplify = 1.0,
-    slow: Slow = 1.0,
-    quality: Quality = 0.8,
-    renderer: Renderer = "softmax",
-    xt: SlicePath = None,
+    output: cli.Output = None,
+    seconds: cli.Seconds = None,
+    fps: cli.Fps = None,
+    width: cli.Width = 768,
+    loop: cli.Loop = True,
+    amplify: cli.Amplify = 1.0,
+    slow: cli.Slow = 1.0,
+    quality: cli.Quality = 0.8,
+    renderer: cli.Renderer = "softmax",
+    xt: cli.SlicePath = None,
 ) -> None:
     """Photo and volume to video: `gidlite render rose.jpg rose.safetensors -o rose.mp4`."""
     from gidlite.motion import load_volume
@@ -242,14 +222,14 @@ def render(
 
 
 @app.command()
-@reads("video")
+@cli.reads("video")
 def reanimate(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A real clip, camera still.")],
-    output: Output = None,
+    output: cli.Output = None,
     num_frequencies: Annotated[int, typer.Option(help="Bins kept, K.")] = 16,
     width: Annotated[int, typer.Option(help="Working width in pixels.")] = 256,
-    renderer: Renderer = "softmax",
-    xt: SlicePath = None,
+    renderer: cli.Renderer = "softmax",
+    xt: cli.SlicePath = None,
 ) -> None:
     """Re-render a real video from its first frame and K frequencies of its own motion."""
     from gidlite.media import write_image, write_video
@@ -259,7 +239,7 @@ def reanimate(
     output = output or video.with_name(f"{video.stem}_reanimated.mp4")
     xt = xt or output.with_name(f"{output.stem}_xt.png")
     _Video(output, xt, renderer=renderer).check()
-    with progress_bar("Following pixels") as progress:
+    with cli.progress_bar("Following pixels") as progress:
         result = run(
             video, num_frequencies=num_frequencies, width=width, renderer=renderer,
             progress=progress,
@@ -267,21 +247,21 @@ def reanimate(
     write_video(output, result.rendered, fps=result.fps)
     row = liveliest_row(result.spectral, height=result.real.shape[-2])
     write_image(xt, compare_slices(result.real, result.rendered, row=row))
-    console.print(f"{output}  {len(result.rendered)} frames")
-    console.print(f"{xt}  row {row}: real above, re-rendered below")
-    console.print(
+    cli.say(f"{output}  {len(result.rendered)} frames")
+    cli.say(f"{xt}  row {row}: real above, re-rendered below")
+    cli.say(
         f"against the real frames: {result.psnr:.1f} dB PSNR, {result.ssim:.3f} SSIM "
         f"(holding the first frame: {result.still_psnr:.1f} dB, {result.still_ssim:.3f})"
     )
 
 
 @app.command()
-@reads("source", "photo")
+@cli.reads("source", "photo")
 def poke(
     source: Annotated[
         Path, typer.Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
     ],
-    output: Output = None,
+    output: cli.Output = None,
     photo: Annotated[Path | None, typer.Option(help="The photo of a volume.")] = None,
     modes: Annotated[int, typer.Option(help="At most so many modes, the liveliest.")] = 16,
     damping: Annotated[float, typer.Option(help="Damping ratio, 0.005 to 0.5.")] = 0.05,
@@ -289,10 +269,10 @@ def poke(
     alt: Annotated[
         str | None, typer.Option(help="Describes the photo to those not seeing.")
     ] = None,
-    seed: Seed = 0,
-    steps: Steps = 12,
-    guidance: Guidance = 0.0,
-    model: Model = None,
+    seed: cli.Seed = 0,
+    steps: cli.Steps = 12,
+    guidance: cli.Guidance = 0.0,
+    model: cli.Model = None,
 ) -> None:
     """One page to touch: `gidlite poke rose.jpg` writes rose_poke.html; drag it, let go.
 
@@ -323,11 +303,11 @@ def poke(
     scene = make_scene(image, volume, **options)
     write_page(output, scene, title=name or "Touch it")
     size = output.stat().st_size / 1e6
-    console.print(f"{output}  {len(scene.header['frequencies'])} modes, {size:.1f} MB")
+    cli.say(f"{output}  {len(scene.header['frequencies'])} modes, {size:.1f} MB")
 
 
 @app.command()
-def demo(output: Output = Path("outputs/demo")) -> None:
+def demo(output: cli.Output = Path("outputs/demo")) -> None:
     """Animate the flower photo that scikit-learn ships."""
     from gidlite.media import sample_photo
 

@@ -31,10 +31,7 @@ def _preset(name: str):
 
 @app.command()
 def scenes(
-    preset: Presets = "laptop",
-    out: Out = _OUT,
-    sprites: Sprites = None,
-    device: Device = "cpu",
+    preset: Presets = "laptop", out: Out = _OUT, sprites: Sprites = None, device: Device = "cpu"
 ) -> None:
     """Make the scenes that all rows learn from: `gidlite ablate scenes`. `train` does it, too."""
     from studies.ablation.scenes import store_scenes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gidlite.evaluate import FeatureMoments, frechet_distance
-from gidlite.evaluate.networks import load_kinetics_i3d
+from gidlite.evaluate.networks import load_published
 from gidlite.evaluate.videos import Clips, FeatureStore, Reading, find_videos
 
 
@@ -24,7 +24,7 @@ class VideoFeatures:
     """
 
     def __init__(self, cache: Path, frames: int, weights, device: str) -> None:
-        self._network = load_kinetics_i3d(weights).to(device)
+        self._network = load_published("i3d", weights).to(device)
         self._store = FeatureStore(cache, Reading(max_frames=frames), device)
 
     def of(self, folder: Path) -> list[Tensor]:
