@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Complex, Float, UInt8
 from torch import Tensor
 
-from gidlite.errors import GidliteError, check_shape, load_network, require, written
+from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.loops import Predict, close_loop, loop_guidance
-from gidlite.media import resize
+from gidlite.media import as_image, resize
 from gidlite.motion import SpectralVolume, check_timing
 from gidlite.motion.normalize import FrequencyStats, denormalize, load_stats, save_stats
 from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
@@ -198,7 +198,7 @@ class GidPipeline:
     @torch.no_grad()
     def __call__(
         self,
-        image: Float[Tensor, "3 height width"],
+        image: Any,
         *,
         num_inference_steps: int = 12,
         guidance_scale: float = 0.0,
@@ -210,7 +210,8 @@ class GidPipeline:
         """Sample a spectral volume for a photo; equal seeds give equal volumes.
 
         Args:
-            image: Photo in [0, 1], any size and aspect ratio.
+            image: Photo of any size and aspect ratio, as ``media.as_image`` takes it: a path, a
+                Pillow image, an array (H, W, 3), or a tensor (3, H, W) in [0, 1].
             num_inference_steps: Solver steps.
             guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none, and faster.
             loop: A number of frames N, 2 at least: the sample is changed as little as closes the
@@ -220,7 +221,7 @@ class GidPipeline:
             progress: Called with (steps done, steps in all).
             sampling: The rarer options.
         """
-        check_shape("image", image, "3 height width")
+        image = as_image(image)
         _check_weight("guidance", guidance_scale)
         loop_frames = None if isinstance(loop, bool) else loop
         closable = loop_frames is None or loop_frames >= 2

@@ -309,7 +309,8 @@ def main(
     cases = chain(clip_cases(paths), scene_cases(scenes, sprites=sprites))
     with progress_bar("Rendering") as progress:
         report = evaluate_render(
-            cases, net, count=len(paths) + scenes, lpips=load_published("lpips", weights) if known else None,
+            cases, net, count=len(paths) + scenes,
+            lpips=load_published("lpips", weights) if known else None,
             progress=progress,
         )  # fmt: skip
     for table in render_tables(report):

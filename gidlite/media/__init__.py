@@ -6,6 +6,7 @@ import importlib.util
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,37 @@ def read_image(path: str | Path, *, max_side: int = 4096) -> Float32[Tensor, "3 
         ) from error
 
 
-def _decode_image(image: Image.Image, path: Path, max_side: int) -> Tensor:
+def as_image(picture: Any) -> Float32[Tensor, "3 height width"]:
+    """Return a photo at hand as RGB in [0, 1]: a path, a Pillow image, an array or a tensor.
+
+    Arrays are (H, W, 3) and tensors (3, H, W), both uint8 or floats in [0, 1]; what is none of
+    these raises ``GidliteError``.
+
+    Example:
+        >>> as_image(np.full((16, 20, 3), 255, np.uint8)).amin()
+        tensor(1.)
+    """
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return _decode_image(picture, "the picture", 4096)
+    if isinstance(picture, np.ndarray) and picture.ndim == 3:
+        picture = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
+    require(
+        isinstance(picture, Tensor),
+        f"a {type(picture).__name__} is no photo; give a path, a Pillow image, an array (H, W, 3) "
+        "or a tensor (3, H, W)",
+    )
+    check_shape("image", picture, "3 height width")
+    if picture.dtype == torch.uint8:
+        return picture.float() / 255
+    require(picture.is_floating_point(), f"the image is {picture.dtype}; give uint8 or floats")
+    low, high = picture.aminmax()
+    require(0 <= low and high <= 1, f"the image has values up to {high:g}; floats lie in [0, 1]")
+    return picture.float()
+
+
+def _decode_image(image: Image.Image, path: Path | str, max_side: int) -> Tensor:
     scale = min(1.0, max_side / max(image.size))
     target = (round(image.width * scale), round(image.height * scale))
     require(
@@ -67,7 +98,7 @@ def _decode_image(image: Image.Image, path: Path, max_side: int) -> Tensor:
     return pixels.permute(2, 0, 1).to(torch.float32).div(255).contiguous()
 
 
-def _to_rgb_or_gray(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb_or_gray(image: Image.Image, path: Path | str) -> Image.Image:
     """Return mode "RGB", or mode "F" in [0, 1] for gray deeper than 8 bits."""
     require(image.mode != "F", f"{path} has floating-point pixels; save it as a 16-bit PNG")
     if image.mode.startswith("I"):

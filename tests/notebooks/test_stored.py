@@ -9,15 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from execute_notebooks import (  # noqa: E402
-    MAX_BYTES,
-    TAG,
-    agree,
-    differing,
-    private_paths,
-    run,
-    said,
-)
+from execute_notebooks import MAX_BYTES, TAG, agree, differing, private_paths, run, said  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The least share of cells with text that fast mode can compare.

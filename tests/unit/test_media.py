@@ -715,3 +715,23 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_a_photo_comes_in_any_common_form(tmp_path):
+    pixels = (torch.arange(3 * 16 * 20) % 256).view(3, 16, 20).byte()
+    array = pixels.movedim(0, -1).numpy()
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    wanted = pixels.float() / 255
+    as_image = media.as_image
+    for picture in (
+        tmp_path / "photo.png", str(tmp_path / "photo.png"), Image.fromarray(array), array, pixels,
+        array.astype(np.float32) / 255, wanted.double(),
+    ):  # fmt: skip
+        assert torch.allclose(as_image(picture), wanted), type(picture)
+        assert as_image(picture).dtype == torch.float32
+    for wrong, words in (
+        (wanted * 255, "up to 255"), (array.astype(np.int64), "int64"), (None, "NoneType"),
+        (wanted[0], "axes"), (wanted * float("nan"), "floats lie in"),
+    ):  # fmt: skip
+        with pytest.raises(GidliteError, match=words):
+            as_image(wrong)
