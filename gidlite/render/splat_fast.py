@@ -152,9 +152,9 @@ def share_out(bilinear, factors, base, reach, scale, shares):
 
 @_compiled
 def share_out_backward(
-    bilinear, factors, base, reach, scale, mean, grad_shares, grad_bilinear, grad_factors, softmax
+    bilinear, factors, base, reach, scale, mean, grad_shares, grad_bilinear, grad_metric, softmax
 ):
-    """Fill the gradients of bilinear shares and factors from that of the shares.
+    """Fill the gradients of bilinear shares and metric from that of the shares.
 
     That of bilinear · factor is (gradient of the share − its mean at the target) · scale.
     """
@@ -172,7 +172,7 @@ def share_out_backward(
                     slope = 0.0
                 grad_bilinear[b, p, k] = slope * factors[b, p]
                 grad_factor += slope * bilinear[b, p, k]
-            grad_factors[b, p] = grad_factor
+            grad_metric[b, p] = grad_factor * factors[b, p] if softmax else grad_factor
 
 
 @_compiled
@@ -270,16 +270,11 @@ class CompiledPlan(ReferencePlan):
     def __init__(self, motion: Tensor, metric: Tensor | None, mode: str) -> None:
         self._motion = motion
         self._bilinear, *self._targets = _Locate.apply(motion.contiguous())
-        softmax = mode == "softmax" and metric is not None
-        if metric is None:
-            factors = motion.new_ones(self._bilinear.shape[:2], dtype=torch.float64)
-        else:
-            factors = metric.flatten(1).double()
-        if softmax:
-            factors = (factors - factors.detach().amax(1, keepdim=True)).exp_()
         self._shares = self._bilinear
         if mode != "sum":
-            self._shares = _ShareOut.apply(self._bilinear, factors, *self._targets, softmax)
+            softmax = mode == "softmax" and metric is not None
+            metric = torch.ones_like(motion[:, :1]) if metric is None else metric
+            self._shares = _ShareOut.apply(self._bilinear, metric, *self._targets, softmax)
 
     def _add_up(self, features: Tensor, shares: Tensor) -> Tensor:
         flat = features.flatten(2).contiguous()
@@ -310,16 +305,19 @@ class _Locate(torch.autograd.Function):
 
 
 class _ShareOut(torch.autograd.Function):
-    """Bilinear shares, factors → shares."""
+    """Bilinear shares, metric (B, 1, H, W) → shares."""
 
     @staticmethod
-    def forward(ctx, bilinear, factors, base, reach, softmax: bool) -> Tensor:
+    def forward(ctx, bilinear, metric, base, reach, softmax: bool) -> Tensor:
+        factors = metric.flatten(1).double()
+        if softmax:
+            factors = (factors - factors.amax(1, keepdim=True)).exp_()
         shares, scale = torch.empty_like(bilinear), torch.empty_like(factors)
         corners = factors[..., None].expand(bilinear.shape)
         _run(add_up, bilinear, corners, base, reach, scale, bands=_bands(reach), invert=True)
         _run(share_out, bilinear, factors, base, reach, scale, shares)
         ctx.save_for_backward(bilinear, factors, base, reach, scale, shares)
-        ctx.softmax = softmax
+        ctx.softmax, ctx.size = softmax, metric.shape
         return shares
 
     @staticmethod
@@ -329,9 +327,11 @@ class _ShareOut(torch.autograd.Function):
         bilinear, factors, base, reach, _ = plan
         grad_shares, mean = grad_shares.contiguous(), torch.empty_like(factors)
         _run(add_up, shares, grad_shares, base, reach, mean, bands=_bands(reach), invert=False)
-        grads = torch.empty_like(bilinear), torch.empty_like(factors)
-        _run(share_out_backward, *plan, mean, grad_shares, *grads, softmax=ctx.softmax)
-        return *grads, None, None, None
+        grad_bilinear = torch.empty_like(bilinear)
+        grad_metric = bilinear.new_empty(factors.shape)
+        grads = grad_shares, grad_bilinear, grad_metric
+        _run(share_out_backward, *plan, mean, *grads, softmax=ctx.softmax)
+        return grad_bilinear, grad_metric.view(ctx.size), None, None, None
 
 
 class _Scatter(torch.autograd.Function):
