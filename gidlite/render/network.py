@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
     """Photo features and motion → frame; channels at full, half and quarter resolution."""
 
     @register_to_config
-    def __init__(self, channels: tuple[int, int, int] = (16, 32, 48)) -> None:
+    def __init__(self, channels: Sequence[int] = (16, 32, 48)) -> None:
         super().__init__()
         fine, middle, coarse = channels
         self.encoder = nn.ModuleList(

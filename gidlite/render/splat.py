@@ -32,8 +32,8 @@ class SplatPlan:
 
     Differentiable in motion and metric, and in the features of every call. On a CPU by compiled
     loops (which compile once, for some seconds, and have no second derivatives), unless the metric
-    spans 600 or more; elsewhere by PyTorch. All is computed in single precision, or in double
-    precision if the motion has it: half precision would round where a pixel lands.
+    spans 600 or more; elsewhere by PyTorch. Computed in single precision, or in double if the
+    motion is: half precision would round where a pixel lands.
 
     Args:
         motion: Displacement (dx right, dy down) of each source pixel, in px of this resolution.

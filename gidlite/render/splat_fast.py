@@ -1,9 +1,8 @@
 """The splat on a CPU: compiled loops, and what makes them differentiable.
 
-Numba turns each loop into machine code for all cores when it is first called. Iterations of a
-``prange`` run at the same time, and each fills places of its own: rows of sources gather from
-their targets; bands of targets visit, in order, all rows of sources that reach them. So each value
-is summed in one order, and results do not depend on the number of threads.
+Iterations of a ``prange`` run at the same time, and each fills places of its own: a row of sources
+gathers from its targets; a band of targets visits, in order, all rows of sources that reach it. So
+each value is summed in one order, and results do not depend on the number of threads.
 
 Arrays of B images of H×W ≥ 2×2 pixels, flat in space, N = H·W:
 
@@ -38,7 +37,7 @@ _CHANNELS = 4  # scattered together: their planes fit the cache of one core
 _ROWS = 32  # of a band at least, as bands share the sources at their borders
 _LITTLE = 1 << 15  # values: with fewer, other threads cost more than they bring
 _LARGEST_RANGE = 600.0  # of Z: exp(-600) times a tiny bilinear share still has an inverse
-_PROCESS = os.getpid()
+_PROCESS = os.getpid()  # threads do not survive a fork
 _ONE_AT_A_TIME = Lock()  # without OpenMP, numba's threads serve only one caller
 
 
@@ -143,21 +142,16 @@ def share_out(bilinear, factors, base, reach, scale, shares):
     for row in numba.prange(batch * height):
         b, y = row // height, row % height
         for p in range(y * width, (y + 1) * width):
-            factor, q = factors[b, p], max(base[b, p], 0)
-            shares[b, p, 0] = bilinear[b, p, 0] * factor * scale[b, q]
-            shares[b, p, 1] = bilinear[b, p, 1] * factor * scale[b, q + 1]
-            shares[b, p, 2] = bilinear[b, p, 2] * factor * scale[b, q + width]
-            shares[b, p, 3] = bilinear[b, p, 3] * factor * scale[b, q + width + 1]
+            for k in range(4):
+                q = max(base[b, p], 0) + (k & 1) + (k >> 1) * width
+                shares[b, p, k] = bilinear[b, p, k] * factors[b, p] * scale[b, q]
 
 
 @_compiled
 def share_out_backward(
-    bilinear, factors, base, reach, scale, mean, grad_shares, grad_bilinear, grad_factors, softmax
+    bilinear, factors, base, reach, scale, mean, grad_shares, grad_bilinear, grad_metric, softmax
 ):
-    """Fill the gradients of bilinear shares and factors from that of the shares.
-
-    That of bilinear · factor is (gradient of the share − its mean at the target) · scale.
-    """
+    """Fill the gradients of bilinear shares and metric from that of the shares."""
     batch, height = reach.shape[:2]
     width = base.shape[1] // height
     for row in numba.prange(batch * height):
@@ -166,13 +160,13 @@ def share_out_backward(
             grad_factor = 0.0
             for k in range(4):
                 q = max(base[b, p], 0) + (k & 1) + (k >> 1) * width
-                slope = (grad_shares[b, p, k] - mean[b, q]) * scale[b, q]
+                slope = (grad_shares[b, p, k] - mean[b, q]) * scale[b, q]  # of bilinear · factor
                 # A corner without a share takes no part in softmax: its factor may be boundless.
                 if base[b, p] < 0 or (softmax and bilinear[b, p, k] == 0):
                     slope = 0.0
                 grad_bilinear[b, p, k] = slope * factors[b, p]
                 grad_factor += slope * bilinear[b, p, k]
-            grad_factors[b, p] = grad_factor
+            grad_metric[b, p] = grad_factor * factors[b, p] if softmax else grad_factor
 
 
 @_compiled
@@ -250,10 +244,9 @@ def _bands(reach: Tensor, groups: int = 1) -> int:
 
 
 def supports(motion: Tensor, metric: Tensor | None) -> bool:
-    """Return whether the loops take these: on the CPU, from 2×2 pixels, and no wide metric.
+    """Return whether the loops take these: on the CPU, 2×2 pixels or more, Z spans under 600.
 
-    It must span less than 600, infinities excluded: exp(Z − largest Z) is taken in float64 for
-    each source pixel, not for each of its targets. Threads do not survive a fork.
+    For exp(Z − largest Z) is taken in float64 for each source, not for each of its targets.
     """
     size = motion.shape[-2:]
     if not motion.is_cpu or min(size) < 2 or size.numel() >= 2**31 or os.getpid() != _PROCESS:
@@ -270,16 +263,11 @@ class CompiledPlan(ReferencePlan):
     def __init__(self, motion: Tensor, metric: Tensor | None, mode: str) -> None:
         self._motion = motion
         self._bilinear, *self._targets = _Locate.apply(motion.contiguous())
-        softmax = mode == "softmax" and metric is not None
-        if metric is None:
-            factors = motion.new_ones(self._bilinear.shape[:2], dtype=torch.float64)
-        else:
-            factors = metric.flatten(1).double()
-        if softmax:
-            factors = (factors - factors.detach().amax(1, keepdim=True)).exp_()
         self._shares = self._bilinear
         if mode != "sum":
-            self._shares = _ShareOut.apply(self._bilinear, factors, *self._targets, softmax)
+            softmax = mode == "softmax" and metric is not None
+            metric = torch.ones_like(motion[:, :1]) if metric is None else metric
+            self._shares = _ShareOut.apply(self._bilinear, metric, *self._targets, softmax)
 
     def _add_up(self, features: Tensor, shares: Tensor) -> Tensor:
         flat = features.flatten(2).contiguous()
@@ -310,16 +298,19 @@ class _Locate(torch.autograd.Function):
 
 
 class _ShareOut(torch.autograd.Function):
-    """Bilinear shares, factors → shares."""
+    """Bilinear shares, metric (B, 1, H, W) → shares."""
 
     @staticmethod
-    def forward(ctx, bilinear, factors, base, reach, softmax: bool) -> Tensor:
+    def forward(ctx, bilinear, metric, base, reach, softmax: bool) -> Tensor:
+        factors = metric.flatten(1).double()
+        if softmax:
+            factors = (factors - factors.amax(1, keepdim=True)).exp_()
         shares, scale = torch.empty_like(bilinear), torch.empty_like(factors)
         corners = factors[..., None].expand(bilinear.shape)
         _run(add_up, bilinear, corners, base, reach, scale, bands=_bands(reach), invert=True)
         _run(share_out, bilinear, factors, base, reach, scale, shares)
         ctx.save_for_backward(bilinear, factors, base, reach, scale, shares)
-        ctx.softmax = softmax
+        ctx.softmax, ctx.size = softmax, metric.shape
         return shares
 
     @staticmethod
@@ -329,9 +320,9 @@ class _ShareOut(torch.autograd.Function):
         bilinear, factors, base, reach, _ = plan
         grad_shares, mean = grad_shares.contiguous(), torch.empty_like(factors)
         _run(add_up, shares, grad_shares, base, reach, mean, bands=_bands(reach), invert=False)
-        grads = torch.empty_like(bilinear), torch.empty_like(factors)
+        grads = torch.empty_like(bilinear), bilinear.new_empty(factors.shape)
         _run(share_out_backward, *plan, mean, grad_shares, *grads, softmax=ctx.softmax)
-        return *grads, None, None, None
+        return grads[0], grads[1].view(ctx.size), None, None, None
 
 
 class _Scatter(torch.autograd.Function):
