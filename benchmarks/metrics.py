@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from gidlite.evaluate.networks import load_inception, load_kinetics_i3d
-from gidlite.evaluate.videos import Clips, FeatureStore, Frames, Reading
+from gidlite.evaluate.networks import load_published
+from gidlite.evaluate.videos import Clips, FeatureStore, Reading
 from gidlite.media.writer import write_video
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    i3d, inception = load_kinetics_i3d(options.weights), load_inception(options.weights)
+    i3d, inception = (load_published(name, options.weights) for name in ("i3d", "inception"))
     i3d(torch.zeros(1, 16, 3, 160, 256, dtype=torch.uint8))  # first use sets things up
     reading = Reading(max_frames=33)
     with tempfile.TemporaryDirectory() as folder:
@@ -49,11 +49,11 @@ def main() -> None:
         for video in videos:
             list(reading.frames(video))
         print(f"decoding and scaling to 256x160: {time.perf_counter() - wall:.2f} s")
-        for name, recipe, network in (
-            ("FVD, clips of 16", Clips(16, 16), i3d), ("FID, frames", Frames(5), inception)
+        for name, clips, network in (
+            ("FVD, clips of 16", Clips(16, 16), i3d), ("FID, frames", Clips(1, 5), inception)
         ):  # fmt: skip
             wall, cpu = time.perf_counter(), time.process_time()
-            count = sum(map(len, store.features(videos, recipe, network)))
+            count = sum(map(len, store.features(videos, clips, network)))
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             print(f"{name}: {count / wall:.2f} per second, {cpu / count:.2f} CPU-seconds each")
 

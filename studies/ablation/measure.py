@@ -16,7 +16,13 @@ import torch
 from gidlite.errors import GidliteError
 from gidlite.evaluate.motion import Draws, MotionReport, evaluate_cases
 from gidlite.evaluate.networks import NETWORKS, find_weights
-from gidlite.evaluate.videos import METRICS, Reading, VideoSettings, evaluate_videos
+from gidlite.evaluate.videos import (
+    METRICS,
+    Reading,
+    VideoSettings,
+    evaluate_videos,
+    load_networks,
+)
 from gidlite.media import read_image, resize, write_image
 from gidlite.media.writer import write_video
 from gidlite.motion.spectral import motion_to_spectral
@@ -364,9 +370,10 @@ def _video_settings(settings: MeasureSettings) -> VideoSettings:
 
 def _video(source, renderer, place: _Place, settings: MeasureSettings, weights, device) -> dict:
     def compute() -> dict:
+        networks = load_networks(settings.metrics, weights=weights, device=device)
         report = evaluate_videos(
-            place.cases.videos, place.videos(source, renderer), settings=_video_settings(settings),
-            cache=place.out / "features", weights=weights, device=device,
+            place.cases.videos, place.videos(source, renderer), networks,
+            settings=_video_settings(settings), cache=place.out / "features",
         )  # fmt: skip
         return {distance.metric: asdict(distance) for distance in report.distances}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gidlite.evaluate import FeatureMoments, frechet_distance
 from gidlite.evaluate.networks import load_published
-from gidlite.evaluate.videos import Clips, FeatureStore, Reading, find_videos
+from gidlite.evaluate.videos import Clips, FeatureStore, Reading, videos_in
 
 
 class VideoFeatures:
@@ -25,11 +25,11 @@ class VideoFeatures:
 
     def __init__(self, cache: Path, frames: int, weights, device: str) -> None:
         self._network = load_published("i3d", weights).to(device)
-        self._store = FeatureStore(cache, Reading(max_frames=frames), device)
+        self._store = FeatureStore(cache, Reading(max_frames=frames))
 
     def of(self, folder: Path) -> list[Tensor]:
         """Return the features of every video, by name."""
-        return list(self._store.features(find_videos(folder), Clips(16, 16), self._network))
+        return list(self._store.features(videos_in(folder), Clips(16, 16), self._network))
 
 
 def _moments(videos: Sequence[Tensor], times: Tensor) -> FeatureMoments:

