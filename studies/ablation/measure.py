@@ -16,13 +16,7 @@ import torch
 from gidlite.errors import GidliteError
 from gidlite.evaluate.motion import Draws, MotionReport, evaluate_cases
 from gidlite.evaluate.networks import NETWORKS, find_weights
-from gidlite.evaluate.videos import (
-    METRICS,
-    Reading,
-    VideoSettings,
-    evaluate_videos,
-    load_networks,
-)
+from gidlite.evaluate.videos import METRICS, Reading, VideoSettings, evaluate_videos, load_networks
 from gidlite.media import read_image, resize, write_image
 from gidlite.media.writer import write_video
 from gidlite.motion.spectral import motion_to_spectral
