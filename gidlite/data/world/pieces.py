@@ -173,8 +173,8 @@ class Pieces:
 
 def _manner_of(row: dict[str, str]) -> tuple[str, str, float]:
     anchor, name = row["anchor"], row["class"]
-    known = f"{row['file']} has anchor {anchor!r} in manifest.csv; use bottom, top, side or none"
-    require(anchor in ANCHORS, known)
+    refusal = f"{row['file']} has anchor {anchor!r} in manifest.csv; use bottom, top, side or none"
+    require(anchor in ANCHORS, refusal)
     kind, still = _PHOTOGRAPHED.get(name, ("stem", 0.0))
     kind = "body" if anchor == "none" else kind
     return kind, "any" if name in ("branch", "leaf") else anchor, still
