@@ -285,8 +285,8 @@ def _distance(metric: str, settings: VideoSettings, sides: Sides) -> VideoDistan
     if metric == "kid":
         rows = [side.thinned(_KID_ROWS) for side in sides]
         value, deviation = kernel_distance(*rows, seed=settings.seed, subset_size=_KID_SUBSET)
-        if max(map(len, rows)) <= _KID_SUBSET:
-            deviation = None  # every subset is the same
+        # Without more samples every subset is the same.
+        deviation = deviation if max(map(len, rows)) > _KID_SUBSET else None
     else:
         value = frechet_distance(*map(moments_of, sides))
         if settings.draws and min(map(len, sides)) >= 3:
@@ -323,9 +323,8 @@ def video_tables(report: VideoReport) -> list[Table]:
         if row.deviation is not None:
             spread = f"± {row.deviation:.4f}"
         counts = (row.real_samples, row.fake_samples)
-        # Then the distance is mostly the bias of few samples; KID has none.
-        star = "*" if row.metric != "kid" and min(counts) <= row.num_features else ""
-        value = f"{row.value:.4g}{star}"
+        few = row.metric != "kid" and min(counts) <= row.num_features  # KID is not biased
+        value = f"{row.value:.4g}{'*' if few else ''}"
         rows.append((METRICS[row.metric][2], value, spread, *counts, row.network))
     few = any(row[1].endswith("*") for row in rows)
     note = "* fewer samples than features: biased upwards; compare equal numbers only"
