@@ -98,7 +98,7 @@ def test_variants_train(coordination, scenes, tiny):
 def test_the_mix_of_a_run(real, tmp_path):
     """Scenes alone without real shards; with them, their share of all draws."""
     if real:
-        write_scene_shards(tmp_path, count=2, num_frequencies=4, height=64, width=64)
+        write_scene_shards(tmp_path, count=2, num_frequencies=4, size=(64, 64))
     config = TrainConfig(num_frequencies=4, height=64, width=64, real_share=0.3)
     dataset = make_dataset(config, data=[tmp_path] if real else [])
     assert len(dataset.sources) == 1 + real
