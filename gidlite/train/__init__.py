@@ -334,5 +334,5 @@ def make_dataset(
         real = [Augmented(ShardSource(folder, **grid)) for folder in data]
     share = config.real_share if real else 0.0
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
-    weights += [share / len(real)] * len(real)
+    weights += [share / max(len(real), 1)] * len(real)
     return MotionDataset([*scenes, *real], weights=weights, length=1 << 40, seed=config.seed)

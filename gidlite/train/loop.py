@@ -249,7 +249,7 @@ class Trainer:
 
     @torch.no_grad()
     def _draw_sheet(self) -> None:
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not self.stop.is_set():  # a signal is in a hurry
             path = self.out / "sheets" / f"step_{self.step:07d}.png"
             write_image(path, self.task.sheet(self.averaged()))
 

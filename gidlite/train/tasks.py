@@ -1,7 +1,4 @@
-"""What each part learns, and from what: examples → what the pool keeps → loss → a sheet to look at.
-
-A sheet shows what a part can do by now on examples that no run trains on.
-"""
+"""What each part learns: examples → what the pool keeps of them → loss, and a sheet to look at."""
 
 from __future__ import annotations
 
@@ -47,8 +44,10 @@ def load_items(
     dataset: Dataset, batches: Iterable[range], workers: int = 0
 ) -> Iterator[list[Batch]]:
     """Yield the items of every range of numbers; ``workers`` processes make them ahead."""
-    options = {"collate_fn": list, "worker_init_fn": _leave_signals_to_the_run}
-    return iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers, **options))
+    # A generator of its own: a loader would draw from the caller's global random state.
+    options = {"collate_fn": list, "generator": torch.Generator(), "num_workers": workers}
+    calm = _leave_signals_to_the_run
+    return iter(DataLoader(dataset, batch_sampler=batches, worker_init_fn=calm, **options))
 
 
 def _leave_signals_to_the_run(_: int) -> None:
@@ -123,9 +122,8 @@ class Task(nn.Module):
     def sheet(self, model: nn.Module) -> Float[Tensor, "3 height width"]:
         """Return a picture of what a model can do by now, one example a row."""
         columns = self.columns(model, self.stack([self.dataset[n] for n in self.shown]))
-        rows = zip(*columns, strict=True)
-        tiles = [tile.float().clamp(0, 1).cpu() for row in rows for tile in row]
-        return contact_sheet(tiles, columns=len(columns))
+        tiles = torch.stack(columns, dim=1).flatten(0, 1).float().clamp(0, 1).cpu()
+        return contact_sheet(list(tiles), columns=len(columns))
 
 
 class AutoencoderTask(Task):
@@ -136,6 +134,8 @@ class AutoencoderTask(Task):
         if self.config.decoder_only:
             model.residual.encoder.requires_grad_(False)
             model.residual.quant_conv.requires_grad_(False)
+        else:  # a run that is stopped has no time to make them
+            self.unseen = self.make(held_out(self.dataset, 32, self.workers))["packed"]
         return model
 
     def make(self, items: list[Batch]) -> Batch:
@@ -160,9 +160,8 @@ class AutoencoderTask(Task):
     def finish(self, model: SliceAutoencoder) -> None:
         """Bring latents to unit variance, unless others have learned from them already."""
         if not self.config.decoder_only:
-            items = self.stack(held_out(self.dataset, 32, self.workers))
             model.register_to_config(scaling_factor=1.0)
-            latents = model.encode(normalize(items["spectral"], self.stats))
+            latents = model.encode(self.unseen.float())
             model.register_to_config(scaling_factor=1 / latents.std().item())
 
 
@@ -190,9 +189,8 @@ class AmplitudeTask(_LatentTask):
         batch = _floats(batch)
         if torch.rand(1, generator=generator) < 0.5:
             batch = {k: v.flip(-1) for k, v in batch.items()}
-        features = batch["features"]
-        if self.config.feature_dropout:
-            features = drop_features(features, self.config.feature_dropout, generator=generator)
+        share = self.config.feature_dropout
+        features = drop_features(batch["features"], share, generator=generator)
         return amplitude_loss(self.model, features, batch["latents"], batch["reliable"])
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
@@ -209,16 +207,15 @@ class PriorTask(_LatentTask):
     @torch.no_grad()
     def network(self) -> Denoiser:
         single = self.config.coordination == "attention" and not self.config.joint
-        model = self.denoiser_with("independent" if single else self.config.coordination)
+        model = self._denoiser("independent" if single else self.config.coordination)
         items, scale = held_out(self.dataset, 96, self.workers), self.parts["amplitude"].scale
         batches = [_floats(self.make(items[n : n + 8])) for n in range(0, len(items), 8)]
         latents = [whiten(batch["latents"], scale(batch["features"])) for batch in batches]
-        reliable = [batch["reliable"] for batch in batches]
-        model.to(self.device).field.fit(torch.cat(latents), torch.cat(reliable))
+        reliable = torch.cat([batch["reliable"] for batch in batches])
+        model.to(self.device).field.fit(torch.cat(latents), reliable)
         return model
 
-    def denoiser_with(self, coordination: str) -> Denoiser:
-        """Return an untrained denoiser."""
+    def _denoiser(self, coordination: str) -> Denoiser:
         config = self.config
         return Denoiser(
             config.num_frequencies, config.denoiser_channels, config.denoiser_layers, coordination,
@@ -242,22 +239,22 @@ class PriorTask(_LatentTask):
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
         """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
-        size = {"height": batch["image"].shape[-2], "width": batch["image"].shape[-1]}
-        parts, drawn = self.parts, []
+        photos, parts, drawn = batch["image"].cpu(), self.parts, []
+        size = {"height": photos.shape[-2], "width": photos.shape[-1]}
         pipeline = GidPipeline(parts["autoencoder"], parts["amplitude"], model, self.stats)
-        for seed, photo in enumerate(batch["image"].cpu()):
+        for seed, photo in enumerate(photos):
             generator = torch.Generator().manual_seed(seed)
             sample = pipeline(photo, num_inference_steps=10, generator=generator).spectral
             drawn.append(motion_tile(sample, **size))
         true = [motion_tile(spectral, **size) for spectral in batch["spectral"].cpu()]
-        return [batch["image"], torch.stack(true), torch.stack(drawn)]
+        return [photos, torch.stack(true), torch.stack(drawn)]
 
 
 class CoordinationTask(PriorTask):
     """Stage 2: frequency attention alone, within the denoiser of stage 1."""
 
     def network(self) -> Denoiser:
-        model = self.denoiser_with(self.config.coordination)
+        model = self._denoiser(self.config.coordination)
         model.load_state_dict(self.parts["denoiser"].state_dict(), strict=False)
         model.requires_grad_(False).frequency.requires_grad_(True)
         return model
@@ -277,8 +274,7 @@ class RendererTask(Task):
         batch = _mirrored(_floats(batch), generator)
         if torch.rand(1, generator=generator) < self.config.coarse_share:
             batch["motion"] = _coarsened(batch["motion"])
-        features = self.model.encode(batch["first"])
-        frame = self.model(features, batch["motion"], batch["metric"])
+        frame = self.model(self.model.encode(batch["first"]), batch["motion"], batch["metric"])
         weight = trusted_targets(batch["motion"], batch["reliable"])
         gap = (frame - batch["second"]).abs().mean(1, keepdim=True)
         look = perceptual_distance(frame.clamp(0, 1), batch["second"], weight)
