@@ -95,10 +95,8 @@ class Scenes:
 
     @cached_property
     def _modes(self) -> Float[Tensor, "batch layers modes 2 height width"]:
-        layers = range(self.layers.shape[1])
-        return torch.stack(
-            [self._modes_of(compose.layer_traits(self.traits, n)) for n in layers], dim=1
-        )
+        layers = (compose.layer_traits(self.traits, n) for n in range(self.layers.shape[1]))
+        return torch.stack([self._modes_of(traits) for traits in layers], dim=1)
 
     def _modes_of(self, traits: dict[str, Tensor]) -> Float[Tensor, "batch modes 2 height width"]:
         """Return mode shapes in px of the grid: a layer's own, and those of what it rides on."""
@@ -114,11 +112,8 @@ class Scenes:
 
     def _sum_over_modes(self, weights: Tensor) -> Tensor:
         """Return Σ_m φ_m w_m of what is seen, ``(B, N, 2, h, w)``; weights (B, L, 2M, N)."""
-        shapes, owners, count = (
-            self.visible_modes.flatten(3),
-            self.depth.flatten(1),
-            weights.shape[3],
-        )
+        shapes, owners = self.visible_modes.flatten(3), self.depth.flatten(1)
+        count = weights.shape[3]
         total = shapes.new_zeros(len(shapes), count, 2, shapes.shape[3])
         for result, modes, owner, scene in zip(total, shapes, owners, weights, strict=True):
             for number, weight in enumerate(scene, start=1):
@@ -218,13 +213,11 @@ def draw_exposure(draw: Draw) -> dict[str, Tensor]:
     """Draw the light and the exposure of every scene, to broadcast against its pictures."""
     return {
         "slope": draw(-0.35, 0.35, 2, 1, 1),  # of the light across the picture
-        "vignette": draw(-0.3, 0.35, 1, 1).clamp(min=0),
-        "tint": draw(0.88, 1.12, 3, 1, 1),
-        "gain": torch.exp(draw(-0.35, 0.3, 1, 1)),
-        "gamma": torch.exp(draw(-0.25, 0.25, 1, 1, 1)),
+        "vignette": draw(-0.3, 0.35, 1, 1).clamp(min=0), "tint": draw(0.88, 1.12, 3, 1, 1),
+        "gain": draw(-0.35, 0.3, 1, 1).exp(), "gamma": draw(-0.25, 0.25, 1, 1, 1).exp(),
         "grain": draw(-0.02, 0.03, 1, 1, 1).clamp(min=0),
         "jpeg": draw(15, 130, 1, 1, 1),  # quality; over 100 means none
-    }
+    }  # fmt: skip
 
 
 def develop(picture: Pictures, exposure: dict[str, Tensor]) -> Pictures:
