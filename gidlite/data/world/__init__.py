@@ -101,7 +101,7 @@ class Scenes:
     def _modes_of(self, traits: dict[str, Tensor]) -> Float[Tensor, "batch modes 2 height width"]:
         """Return mode shapes in px of the grid: a layer's own, and those of what it rides on."""
         local, _, wind = compose.local_coordinates(traits, *self.grid)
-        own = compose.mode_shapes(local, traits, wind_position=wind, growth=self.growth)
+        own = compose.mode_shapes(local, wind, traits, self.growth)
         # Riding: the parent carries the root along and turns the layer about it.
         u, s = (local * traits["size"][:, None]).unbind(1)
         u = u * traits["flip"]
