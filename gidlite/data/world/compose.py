@@ -150,8 +150,8 @@ def _draw_riding(draw: Draw, traits: dict) -> dict[str, Tensor]:
 
     def modes_at(s: Tensor) -> Tensor:
         local = torch.stack([u, s], dim=-1).flatten(0, 1)[..., None, None]
-        zero = torch.zeros_like(local[:, 0])  # nothing rides on a view or under gusts
-        return mode_shapes(local, zero, flat, zero)[..., 0, 0].unflatten(0, u.shape)
+        shapes = mode_shapes(local, torch.zeros_like(local[:, 0]), flat)
+        return shapes[..., 0, 0].unflatten(0, u.shape)
 
     low, high = modes_at(s - 0.05), modes_at(s + 0.05)
     across = ((high - low) * torch.stack([cos, sin], dim=-1)[:, :, None]).sum(-1)
@@ -198,7 +198,7 @@ def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tup
 
 
 def mode_shapes(
-    local: Float[Tensor, "b 2 h w"], wind: Float[Tensor, "b h w"], traits: dict, growth: Tensor
+    local: Float[Tensor, "b 2 h w"], wind: Tensor, traits: dict, growth: Tensor | None = None
 ) -> Float[Tensor, "b modes 2 h w"]:
     """Return the mode shapes at (u, s) of every pixel, in picture widths per unit coordinate.
 
@@ -211,7 +211,8 @@ def mode_shapes(
     beam = 0.5 * s * s * (3 - s.clamp(max=1))
     profile = torch.lerp(torch.lerp(s, beam, traits["beam"]), 0.75 + 0.25 * s, traits["rigid"])
     flutter = s.clamp(max=1).sqrt() * (1 - traits["rigid"])
-    profile, flutter = (torch.where(traits["is_view"], growth, v) for v in (profile, flutter))
+    if growth is not None:
+        profile, flutter = (torch.where(traits["is_view"], growth, v) for v in (profile, flutter))
     a, b = (wave[:, 0] * u + wave[:, 1] * s for wave in (traits["wave_a"], traits["wave_b"]))
     waves = [flutter * wave for wave in (a.cos(), a.sin(), b.cos(), b.sin())]
     overtone = s * (s - 0.75) * 3 * (1 - traits["rigid"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -68,13 +68,12 @@ _PAINTED = {
     "ornament": ("pendulum", "top", 0.0), "flame": ("flame", "bottom", 0.46),
     "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05), "head": ("body", "none", 0.0),
 }  # fmt: skip
-# ... and kind and share of what was photographed, whose anchor the manifest says.
+# ... and kind and share of what was photographed, unless it is a stem; manifests say the anchor.
 _PHOTOGRAPHED = {
     "tree": ("tree", 0.12), "potted": ("leafy", 0.4), "bush": ("leafy", 0.0),
     "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0), "leaf": ("leafy", 0.0),
     "flag": ("cloth", 0.03), "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
 }  # fmt: skip
-_ANY_OTHER = ("stem", 0.0)
 # Families that folders of cut-outs have few of; painted ones then fill in.
 _OFTEN_MISSING = "reeds fern palm vine lamp ornament flame cloth flag branch".split()
 
@@ -128,14 +127,13 @@ class Pieces:
         """
         manifest = Path(folder) / "manifest.csv"
         require(manifest.is_file(), f"{folder} has no manifest.csv; see --sprites in the README")
-        rows: dict[str, list] = {"cutout": [], "background": [], "scene": []}
+        rows = defaultdict(list)
         with manifest.open(newline="") as stream:
             for row in csv.DictReader(stream):
                 row["file"] = manifest.parent / row["file"]
-                rows.setdefault(row["kind"], []).append(row)
+                rows[row["kind"]].append(row)
         cut, static = rows["cutout"], rows["background"]
-        lacking = f"{manifest} lists no cut-outs or no backgrounds; both are needed"
-        require(bool(cut and static), lacking)
+        require(bool(cut and static), f"{manifest} lists no cut-outs or no backgrounds; add some")
         classes = Counter(row["class"] for row in cut)
         ours = {
             "cutouts": torch.stack([_read_cutout(row["file"], row["anchor"]) for row in cut]),
@@ -156,7 +154,7 @@ def _manner_of(row: dict) -> tuple[str, str, float]:
     anchor, name = row["anchor"], row["class"]
     refusal = f"{row['file']} has anchor {anchor!r} in manifest.csv; use bottom, top, side or none"
     require(anchor in ANCHORS, refusal)
-    kind, still = _PHOTOGRAPHED.get(name, _ANY_OTHER)
+    kind, still = _PHOTOGRAPHED.get(name, ("stem", 0.0))
     kind = "body" if anchor == "none" else kind
     return kind, "any" if name in ("branch", "leaf") else anchor, still
 
