@@ -69,7 +69,7 @@ def test_amplitude_and_depth_agree_with_the_motion(scenes):
     exact = scenes.motion().var(dim=1, correction=0).sum(1).sqrt()
     assert (rms - exact).abs().max() < 0.02
     assert (exact[scenes.depth == 0] == 0).all()
-    assert torch.equal(scenes.depth > 0, scenes.visible.any(1))
+    assert torch.equal(scenes.depth > 0, (scenes.layers[:, :, 3] > 0.5).any(1))
 
 
 @pytest.mark.parametrize("time", [20, 75, 140])

@@ -11,58 +11,42 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.compose import (
-    draw_backdrop,
-    draw_traits,
-    layer_traits,
-    local_coordinates,
-    mode_shapes,
-    paint_layers,
-    traits_at,
-    wind_driven,
-)
+from gidlite.data.world import compose
 from gidlite.data.world.pieces import Draw, Pieces
 from gidlite.errors import require
 from gidlite.motion.flow import sample_at
 
 _NUM_LAYERS = 7
+Pictures = Float[Tensor, "batch 3 height width"]
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of scenes: what is seen at time 0, and how every layer moves.
+    """A batch of scenes: what is seen at time 0, and how every layer moves; never changed."""
 
-    Nothing in it changes; what follows from it is computed once, when asked for.
-    """
-
-    background: Float[Tensor, "batch 3 height width"]  # in [0, 1]; never moves
+    background: Pictures  # in [0, 1]; never moves
     layers: Float[Tensor, "batch layers 4 height width"]  # RGBA at time 0, back to front
     traits: dict[str, Tensor]  # of every layer, (batch, layers, ...) each, see ``draw_traits``
     coords: Float[Tensor, "batch layers modes time"]  # a layer's own, then its parent's; 0 at first
     exposure: dict[str, Tensor]  # light and camera of every scene, (batch, ...) each
     growth: Float[Tensor, "batch rows columns"]  # how freely pixels of a view move
-    photo: Float[Tensor, "batch 3 height width"]  # time 0 as a camera saved it: grain, JPEG
+    photo: Pictures  # time 0 as a camera saved it: grain, JPEG
     grid: tuple[int, int]  # (rows, columns) of the labels, a whole fraction of the picture
 
     @cached_property
-    def image(self) -> Float[Tensor, "batch 3 height width"]:
+    def image(self) -> Pictures:
         """Every scene at time 0, without the losses of the camera."""
         return self._lit(self.layers)
 
     @cached_property
-    def visible(self) -> Bool[Tensor, "batch layers height width"]:
-        """Which layer owns a pixel of the grid: the frontmost that covers over half of it."""
-        return _frontmost(self._coverage)
-
-    @cached_property
     def depth(self) -> Int[Tensor, "batch height width"]:
-        """Order of the layer seen at a pixel of the grid: 0 is the backdrop, larger is nearer."""
-        return _order(self.visible)
+        """Number of the layer seen at a pixel of the grid: 0 is the backdrop, larger is nearer."""
+        return _frontmost(self._coverage)
 
     @cached_property
     def visible_modes(self) -> Float[Tensor, "batch modes 2 height width"]:
         """The mode shapes of what is seen at every pixel, in px; 0 on the backdrop."""
-        shapes = self._modes_of(traits_at(self.traits, (self.depth - 1).clamp(min=0)))
+        shapes = self._modes_of(compose.traits_at(self.traits, (self.depth - 1).clamp(min=0)))
         return shapes * (self.depth > 0)[:, None, None]
 
     def spectral(self, num_frequencies: int) -> Complex[Tensor, "batch freq 2 height width"]:
@@ -75,12 +59,8 @@ class Scenes:
         """Return the exact motion texture at the given frames (all by default), in grid px."""
         return self._sum_over_modes(self.coords if times is None else self.coords[..., times])
 
-    def frame(self, time: int) -> Float[Tensor, "batch 3 height width"]:
-        """Render every scene at a frame, without the losses of the camera.
-
-        Raises:
-            GidliteError: If the label grid is coarser than the picture.
-        """
+    def frame(self, time: int) -> Pictures:
+        """Render every scene at a frame; a label grid coarser than the picture is refused."""
         full = self.grid == tuple(self.background.shape[-2:])
         require(full, "frames need labels at full resolution; use grid_stride=1")
         moved = sample_at(self.layers, -self._arrived(time), mode="bicubic", padding="zeros")
@@ -88,27 +68,23 @@ class Scenes:
 
     def occluded(self, time: int) -> Bool[Tensor, "batch height width"]:
         """Return which pixels of frame 0 are covered, or out of the picture, at a frame."""
-        order = self.depth_at(time).float()[:, None]
-        # One more than the order, so that 0 says out of the picture.
-        target = self.motion([time])[:, 0]
-        found = sample_at(order + 1, target, mode="nearest", padding="zeros")[:, 0]
+        # One more than the depth, so that 0 says out of the picture.
+        later, motion = self.depth_at(time)[:, None].float() + 1, self.motion([time])[:, 0]
+        found = sample_at(later, motion, mode="nearest", padding="zeros")[:, 0]
         return (found > self.depth + 1) | (found == 0)
 
     def disoccluded(self, time: int) -> Bool[Tensor, "batch height width"]:
         """Return which pixels of a frame show something that frame 0 does not."""
-        order = self.depth_at(time)
-        arrived = self._arrived(time)
-        number = torch.arange(1, arrived.shape[1] + 1, device=order.device)
-        here = order[:, None] == number[:, None, None]
-        source = -(arrived * here[:, :, None]).sum(1)
+        depth, arrived = self.depth_at(time), self._arrived(time)
+        here = functional.one_hot(depth, arrived.shape[1] + 1).movedim(-1, 1)[:, 1:, None]
+        source = -(arrived * here).sum(1)
         before = sample_at(self.depth.float()[:, None], source, mode="nearest", padding="zeros")
-        return before[:, 0] > order
+        return before[:, 0] > depth
 
     def depth_at(self, time: int) -> Int[Tensor, "batch height width"]:
         """Return ``depth`` of what is seen at a frame."""
-        covers = self._coverage[:, :, None]
-        moved = sample_at(covers, -self._arrived(time), padding="zeros")
-        return _order(_frontmost(moved[:, :, 0]))
+        moved = sample_at(self._coverage[:, :, None], -self._arrived(time), padding="zeros")
+        return _frontmost(moved[:, :, 0])
 
     @cached_property
     def _coverage(self) -> Float[Tensor, "batch layers height width"]:
@@ -119,13 +95,13 @@ class Scenes:
 
     @cached_property
     def _modes(self) -> Float[Tensor, "batch layers modes 2 height width"]:
-        layers = range(self.layers.shape[1])
-        return torch.stack([self._modes_of(layer_traits(self.traits, n)) for n in layers], dim=1)
+        layers = (compose.layer_traits(self.traits, n) for n in range(self.layers.shape[1]))
+        return torch.stack([self._modes_of(traits) for traits in layers], dim=1)
 
     def _modes_of(self, traits: dict[str, Tensor]) -> Float[Tensor, "batch modes 2 height width"]:
         """Return mode shapes in px of the grid: a layer's own, and those of what it rides on."""
-        local, _, wind = local_coordinates(traits, *self.grid)
-        own = mode_shapes(local, traits, wind_position=wind, growth=self.growth)
+        local, _, wind = compose.local_coordinates(traits, *self.grid)
+        own = compose.mode_shapes(local, wind, traits, self.growth)
         # Riding: the parent carries the root along and turns the layer about it.
         u, s = (local * traits["size"][:, None]).unbind(1)
         u = u * traits["flip"]
@@ -136,16 +112,14 @@ class Scenes:
 
     def _sum_over_modes(self, weights: Tensor) -> Tensor:
         """Return Σ_m φ_m w_m of what is seen, ``(B, N, 2, h, w)``; weights (B, L, 2M, N)."""
-        batch, layers, _, count = weights.shape
-        shapes, owner = self.visible_modes.flatten(3), self.depth.flatten(1)
-        total = shapes.new_zeros(batch, count, 2, owner.shape[1])
-        for scene in range(batch):
-            for layer in range(layers):
-                pixels = (owner[scene] == layer + 1).nonzero()[:, 0]
-                if len(pixels):
-                    modes = shapes[scene].index_select(2, pixels).flatten(1)
-                    summed = weights[scene, layer].T @ modes
-                    total[scene].index_copy_(2, pixels, summed.view(count, 2, -1))
+        shapes, owners = self.visible_modes.flatten(3), self.depth.flatten(1)
+        count = weights.shape[3]
+        total = shapes.new_zeros(len(shapes), count, 2, shapes.shape[3])
+        for result, modes, owner, scene in zip(total, shapes, owners, weights, strict=True):
+            for number, weight in enumerate(scene, start=1):
+                pixels = (owner == number).nonzero()[:, 0]
+                summed = weight.T @ modes.index_select(2, pixels).flatten(1)
+                result.index_copy_(2, pixels, summed.view(count, 2, len(pixels)))
         return total.unflatten(3, self.grid)
 
     def _arrived(self, time: int) -> Float[Tensor, "batch layers 2 height width"]:
@@ -164,14 +138,9 @@ class Scenes:
 
 
 def _frontmost(coverage: Tensor) -> Tensor:
-    covers = coverage > 0.5
-    hidden = covers.flip(1).cumsum(1).flip(1) - covers.long() > 0
-    return covers & ~hidden
-
-
-def _order(visible: Tensor) -> Tensor:
-    number = torch.arange(1, visible.shape[1] + 1, device=visible.device)
-    return (visible * number[:, None, None]).sum(1)
+    """Return the number, from 1, of the frontmost layer that covers over half of each pixel."""
+    number = torch.arange(1, coverage.shape[1] + 1, device=coverage.device)
+    return ((coverage > 0.5) * number[:, None, None]).amax(1)
 
 
 def _composite(background: Tensor, layers: Tensor, traits: dict[str, Tensor]) -> Tensor:
@@ -201,27 +170,18 @@ def make_scenes(
 ) -> Scenes:
     """Compose random scenes on the device of ``pieces``; equal generators give equal scenes.
 
-    Args:
-        batch: Number of scenes; memory is proportional to it.
-        pieces: What to compose them from.
-        height: Rows of the picture.
-        width: Columns of the picture.
-        grid_stride: Labels are made on a grid this many times coarser than the picture;
-            rendering later frames needs 1.
-        generator: Source of randomness.
-        clip: ``num_frames`` (150) and ``fps`` (30) of the motion.
-
-    Raises:
-        GidliteError: If the grid stride does not divide the size.
+    Labels are made on a grid ``grid_stride`` times coarser than the picture; one that does not
+    divide its size is refused, and later frames need 1. The clip may have ``num_frames`` (150)
+    and ``fps`` (30).
     """
     divides = height % grid_stride == width % grid_stride == 0
     require(divides, f"grid_stride {grid_stride} does not divide {width}x{height}")
     grid = (height // grid_stride, width // grid_stride)
     draw = Draw(batch, pieces.device, generator)
-    traits = draw_traits(draw, pieces, _NUM_LAYERS)
-    background = draw_backdrop(draw, pieces, traits, height, width)
-    layers = paint_layers(traits, pieces, background)
-    coords = wind_driven(draw, traits, **clip)
+    traits = compose.draw_traits(draw, pieces, _NUM_LAYERS)
+    background = compose.draw_backdrop(draw, pieces, traits, height, width)
+    layers = compose.paint_layers(traits, pieces, background)
+    coords = compose.wind_driven(draw, traits, **clip)
     parent, rides = (traits[name][..., None, None] for name in ("parent", "rides"))
     ridden = torch.gather(coords, 1, parent.expand_as(coords)) * rides
     exposure = draw_exposure(draw)
@@ -253,18 +213,14 @@ def draw_exposure(draw: Draw) -> dict[str, Tensor]:
     """Draw the light and the exposure of every scene, to broadcast against its pictures."""
     return {
         "slope": draw(-0.35, 0.35, 2, 1, 1),  # of the light across the picture
-        "vignette": draw(-0.3, 0.35, 1, 1).clamp(min=0),
-        "tint": draw(0.88, 1.12, 3, 1, 1),
-        "gain": torch.exp(draw(-0.35, 0.3, 1, 1)),
-        "gamma": torch.exp(draw(-0.25, 0.25, 1, 1, 1)),
+        "vignette": draw(-0.3, 0.35, 1, 1).clamp(min=0), "tint": draw(0.88, 1.12, 3, 1, 1),
+        "gain": draw(-0.35, 0.3, 1, 1).exp(), "gamma": draw(-0.25, 0.25, 1, 1, 1).exp(),
         "grain": draw(-0.02, 0.03, 1, 1, 1).clamp(min=0),
         "jpeg": draw(15, 130, 1, 1, 1),  # quality; over 100 means none
-    }
+    }  # fmt: skip
 
 
-def develop(
-    picture: Float[Tensor, "batch 3 height width"], exposure: dict[str, Tensor]
-) -> Float[Tensor, "batch 3 height width"]:
+def develop(picture: Pictures, exposure: dict[str, Tensor]) -> Pictures:
     """Light and expose pictures; the same for every frame of a scene."""
     height, width = picture.shape[-2:]
     y = torch.linspace(-1, 1, height, device=picture.device)[:, None]
@@ -275,11 +231,7 @@ def develop(
     return (picture * factor).clamp(1e-4, 1) ** exposure["gamma"]
 
 
-def photograph(
-    picture: Float[Tensor, "batch 3 height width"],
-    exposure: dict[str, Tensor],
-    noise: Float[Tensor, "batch 3 height width"],
-) -> Float[Tensor, "batch 3 height width"]:
+def photograph(picture: Pictures, exposure: dict[str, Tensor], noise: Pictures) -> Pictures:
     """Return pictures as a camera saves them: with grain from normal noise, and JPEG losses."""
     noise = noise.mean(1, keepdim=True) * 1.2 + 0.5 * noise  # mostly luminance, as in film
     grainy = (picture + exposure["grain"] * noise).clamp(0, 1)
@@ -287,10 +239,7 @@ def photograph(
 
 
 def _jpeg(picture: Tensor, quality: Tensor) -> Tensor:
-    """Quantize 8×8 cosine transforms of luminance, and of chrominance at half the size.
-
-    Unlike an encoder it takes a batch on any device, every picture of its own quality.
-    """
+    """Quantize 8×8 cosine transforms of luminance, and of chrominance at half the size."""
     matrix = torch.tensor(_RGB_TO_YCC, device=picture.device)
     luminance = torch.tensor(_LUMINANCE).to(picture)
     chrominance = torch.full((8, 8), 99.0).to(picture)

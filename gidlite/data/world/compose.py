@@ -1,8 +1,8 @@
-"""Composing scenes: what is drawn for every layer, how it sways in the wind, how it is painted.
+"""Composing scenes: the traits drawn for every layer, how it sways in the wind, how it is painted.
 
-What is drawn for a layer are its traits. It has local coordinates (u, s): s runs from 0 at its
-anchor to 1 at its tip, u across. Its displacement is a sum of real mode shapes, each following a
-damped oscillator: a clamped beam under gusts, as in Davis et al. 2015.
+In its local coordinates (u, s), s runs from 0 at the anchor of a layer to 1 at its tip, u across.
+It moves by real mode shapes, each following a damped oscillator: a clamped beam under gusts, as
+in Davis et al. 2015.
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ from gidlite.data.world.pieces import ANCHORS, KINDS, Draw, Pieces, kind_numbers
 from gidlite.media import resize
 
 NUM_MODES = 6
-# With gusts, the first of the six modes are hats over the picture, each delayed by the wind.
-NUM_HATS = 4
-_WAVES = ((2, 3), (4, 5))
+NUM_HATS = 4  # of these modes, under gusts, are hats over the picture
 # Typical amplitude of a stem as tall as the picture, in picture widths per unit coordinate.
 _AMPLITUDE = 0.0031
 _COPY_SPACING = 1.1
-# Of the world; a picture of another shape shows it stretched.
-_ASPECT = 1.6
+_ASPECT = 1.6  # of the world; a picture of another shape shows it stretched
 # Traits that decide how a pixel moves.
 _SHAPE_TRAITS = (
     "size", "root_x", "root_y", "angle", "flip", "copies", "still", "beam", "rigid", "is_view",
@@ -128,14 +125,12 @@ def _draw_look(draw: Draw, traits: dict, depth: Tensor) -> dict[str, Tensor]:
     aperture = torch.where(draw.chance(0.5, 1), draw(0, 1.5, 1), 0.0)
     blur = ((depth - draw(0.45, 1, 1)).abs() * aperture).clamp(max=1)
     dark = draw(0, 0.4, layers)[..., None] * (1 - glows) * ~traits["is_view"][..., None]
-    light = torch.tensor([0.9, 0.5, 0.15], device=draw.device)
+    shade = dark - torch.tensor([0.9, 0.5, 0.15], device=draw.device) * glows
     return {
-        "gain": draw(0.62, 1.15, layers, 1) * draw(0.88, 1.12, layers, 3),
-        "blur": blur,
-        "shade": dark - light * glows,
-        "shade_offset": draw(-0.04, 0.04, 1, 2) * (1 - glows),
+        "gain": draw(0.62, 1.15, layers, 1) * draw(0.88, 1.12, layers, 3), "blur": blur,
+        "shade": shade, "shade_offset": draw(-0.04, 0.04, 1, 2) * (1 - glows),
         "card": draw(0.1, 0.95, layers, 3),
-    }
+    }  # fmt: skip
 
 
 def _draw_riding(draw: Draw, traits: dict) -> dict[str, Tensor]:
@@ -155,23 +150,20 @@ def _draw_riding(draw: Draw, traits: dict) -> dict[str, Tensor]:
 
     def modes_at(s: Tensor) -> Tensor:
         local = torch.stack([u, s], dim=-1).flatten(0, 1)[..., None, None]
-        shapes = mode_shapes(local, flat, wind_position=torch.zeros_like(local[:, 0]))
+        shapes = mode_shapes(local, torch.zeros_like(local[:, 0]), flat)
         return shapes[..., 0, 0].unflatten(0, u.shape)
 
     low, high = modes_at(s - 0.05), modes_at(s + 0.05)
     across = ((high - low) * torch.stack([cos, sin], dim=-1)[:, :, None]).sum(-1)
     carried = rides[..., None].float()
-    return {
-        "rides": rides,
-        "root_x": torch.where(rides, x / _ASPECT, traits["root_x"]),
-        "root_y": torch.where(rides, y, traits["root_y"]),
-        "copies": torch.where(rides, 1.0, traits["copies"]),
-        "size": traits["size"] * scale,
+    drawn = {"root_x": x / _ASPECT, "root_y": y, "copies": 1.0}
+    return {name: torch.where(rides, value, traits[name]) for name, value in drawn.items()} | {
+        "rides": rides, "size": traits["size"] * scale,
         "direction": traits["direction"] * scale[..., None, None],
         "carry": (low + high) / 2 * carried[..., None],
         # Widths per radian: the parent's displacement per picture height along it.
         "turn": across / (0.1 * owner["size"][..., None]) * carried,
-    }
+    }  # fmt: skip
 
 
 def layer_traits(traits: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
@@ -189,8 +181,7 @@ def traits_at(traits: dict[str, Tensor], layer: Int[Tensor, "batch h w"]) -> dic
 def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
     """Return (u, s) of every pixel, the same folded for copies, and how far the wind has come.
 
-    ``(batch, 2, h, w)`` twice and ``(batch, h, w)``, 0 to 1 across the picture; the wind at a copy
-    is that at its middle, so that each moves as one.
+    The wind, 0 to 1 across the picture, is at a copy that at its middle: each moves as one.
     """
     root_x, size, flip, copies = (traits[n] for n in ("root_x", "size", "flip", "copies"))
     y = ((torch.arange(height, device=size.device) + 0.5) / height)[:, None]
@@ -207,12 +198,8 @@ def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tup
 
 
 def mode_shapes(
-    local: Float[Tensor, "batch 2 height width"],
-    traits: dict[str, Tensor],
-    *,
-    wind_position: Float[Tensor, "batch height width"],
-    growth: Float[Tensor, "batch height width"] | None = None,
-) -> Float[Tensor, "batch modes 2 height width"]:
+    local: Float[Tensor, "b 2 h w"], wind: Tensor, traits: dict, growth: Tensor | None = None
+) -> Float[Tensor, "b modes 2 h w"]:
     """Return the mode shapes at (u, s) of every pixel, in picture widths per unit coordinate.
 
     Modes 0 and 1 bend a layer like a clamped beam (or swing it, or move it as a body); the rest
@@ -229,7 +216,7 @@ def mode_shapes(
     a, b = (wave[:, 0] * u + wave[:, 1] * s for wave in (traits["wave_a"], traits["wave_b"]))
     waves = [flutter * wave for wave in (a.cos(), a.sin(), b.cos(), b.sin())]
     overtone = s * (s - 0.75) * 3 * (1 - traits["rigid"])
-    along = wind_position.clamp(0, 1) * (NUM_HATS - 1)
+    along = wind.clamp(0, 1) * (NUM_HATS - 1)
     hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_HATS)]
     bends = [profile, overtone, *waves]
     gusty = traits["gusty"] > 0
@@ -248,15 +235,13 @@ def wind_driven(
     pair in quadrature; gusts are one trajectory delayed; a layer that is let go rings down.
     """
     natural, damping = traits["natural_hz"][..., None], traits["damping"][..., None]
-    travels, gusty, delay, let_go = (
-        traits[name][..., None, None] for name in ("travels", "gusty", "gust_delay", "let_go")
-    )
+    names = ("travels", "gusty", "gust_delay", "let_go")
+    travels, gusty, delay, let_go = (traits[name][..., None, None] for name in names)
     run = 4 * num_frames
     noise = torch.fft.rfft(draw.normal(*natural.shape[1:-1], run))
     hz = torch.fft.rfftfreq(run, 1 / fps).to(draw.device)
-    for first, second in _WAVES:
-        turned = -1j * noise[..., first, :]
-        noise[..., second, :] = torch.where(travels[..., 0] > 0, turned, noise[..., second, :])
+    turned = -1j * noise[..., (2, 4), :]
+    noise[..., (3, 5), :] = torch.where(travels > 0, turned, noise[..., (3, 5), :])
     delay = delay * torch.arange(NUM_HATS, device=draw.device)[:, None]
     gusts = noise[..., :1, :] * torch.exp(-2j * torch.pi * hz * delay)
     noise[..., :NUM_HATS, :] = torch.where(gusty > 0, gusts, noise[..., :NUM_HATS, :])
@@ -276,10 +261,7 @@ def wind_driven(
 def draw_backdrop(
     draw: Draw, pieces: Pieces, traits: dict[str, Tensor], height: int, width: int
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Return backdrops: sharp, out of focus (then they may be plants), or dark as of close-ups.
-
-    Behind a view lies the view itself, so that its borders uncover something plausible.
-    """
+    """Return backdrops: sharp, out of focus (then they may be plants), or dark as of close-ups."""
     size, each = {"height": height, "width": width}, (1, 1, 1)
     picture = resize(pieces.backdrops[draw.index(torch.ones(len(pieces.backdrops)))], **size)
     out_of_focus = draw.chance(0.35, *each)
@@ -289,11 +271,10 @@ def draw_backdrop(
     picture = torch.where(draw.chance(0.5, *each), picture.flip(-1), picture)
     coarse = functional.adaptive_avg_pool2d(picture, (max(height // 20, 2), max(width // 20, 2)))
     soft = functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-    bright = torch.where(
-        draw.chance(0.2, *each), draw(0.05, 0.35, *each), draw(0.6, 1.1, *each).clamp(max=1)
-    )
+    is_dark, dark, light = draw.chance(0.2, *each), draw(0.05, 0.35, *each), draw(0.6, 1.1, *each)
+    bright = torch.where(is_dark, dark, light.clamp(max=1))
     picture = torch.where(out_of_focus, soft, picture) * bright
-    if len(pieces.views):
+    if len(pieces.views):  # behind a view lies the view itself: its borders uncover it
         view = resize(pieces.views[traits["view"][:, 0]], **size)
         picture = torch.where(traits["is_view"][:, 0].view(-1, *each), view, picture)
     return picture
@@ -307,7 +288,6 @@ def paint_layers(
     tint = 1 + 0.35 * (mood / mood.mean(1, keepdim=True).clamp(min=0.05) - 1)
     count, size = traits["size"].shape[1], background.shape[-2:]
     painted = [_paint_layer(layer_traits(traits, n), pieces, size, tint) for n in range(count)]
-    # The backdrop of a view is the view.
     view = torch.cat([background, torch.ones_like(background[:, :1])], dim=1)
     painted[0] = torch.where(traits["is_view"][:, 0].view(-1, 1, 1, 1), view, painted[0])
     return torch.stack(painted, dim=1)
@@ -326,8 +306,8 @@ def _paint_layer(traits: dict, pieces: Pieces, size: torch.Size, tint: Tensor) -
     card = traits["card"] * torch.where(mat, 1.0, 0.45)
     color = torch.where(hung, torch.lerp(card, color, alpha * mat), color)
     alpha = torch.where(hung, 1.0, alpha) * traits["present"][:, None]
-    glows = traits["glows"][:, None] > 0
-    light = torch.where(glows, 1.0, tint[..., None, None] * traits["gain"])
+    light = tint[..., None, None] * traits["gain"]
+    light = torch.where(traits["glows"][:, None] > 0, 1.0, light)
     # Out of focus by 0 to about 10 px; colours are premultiplied, so that nothing bleeds in.
     sharp = torch.cat([(color * light).clamp(0, 1) * alpha, alpha], dim=1)
     soft = functional.avg_pool2d(sharp, 5, 1, 2)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass, fields
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +24,7 @@ from gidlite.media import read_image, resize
 ANCHORS = ("bottom", "top", "side", "none", "any")
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """How one kind of thing sways; amplitudes are relative to the swing of a stem."""
 
     rigid: float  # 1 for a body that moves as one, 0 for a profile that grows from the anchor
@@ -50,11 +52,9 @@ KINDS = {
 
 def kind_numbers(kind: Int[Tensor, "*batch"]) -> dict[str, Float[Tensor, "*batch"]]:
     """Return each number of ``Kind``, by its name, for indices into ``KINDS``."""
-    table = {f.name: [getattr(k, f.name) for k in KINDS.values()] for f in fields(Kind)}
-    return {
-        name: torch.tensor(column, dtype=torch.float32, device=kind.device)[kind]
-        for name, column in table.items()
-    }
+    columns = list(zip(*KINDS.values(), strict=True))
+    table = torch.tensor(columns, dtype=torch.float32, device=kind.device)[:, kind]
+    return dict(zip(Kind._fields, table, strict=True))
 
 
 # Kind, anchor, and the share of the height that cannot move, of what is painted ...
@@ -66,20 +66,16 @@ _PAINTED = {
     "potted": ("leafy", "bottom", 0.3), "branch": ("leafy", "any", 0.0),
     "vine": ("leafy", "top", 0.08), "lamp": ("pendulum", "top", 0.0),
     "ornament": ("pendulum", "top", 0.0), "flame": ("flame", "bottom", 0.46),
-    "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05),
-    "head": ("body", "none", 0.0),
+    "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05), "head": ("body", "none", 0.0),
 }  # fmt: skip
-# ... and kind and share of what was photographed, whose anchor the manifest says.
+# ... and kind and share of what was photographed, unless it is a stem; manifests say the anchor.
 _PHOTOGRAPHED = {
-    "flower": ("stem", 0.0), "tree": ("tree", 0.12), "potted": ("leafy", 0.4),
-    "bush": ("leafy", 0.0), "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0),
-    "leaf": ("leafy", 0.0), "grass": ("stem", 0.0), "flag": ("cloth", 0.03),
-    "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
+    "tree": ("tree", 0.12), "potted": ("leafy", 0.4), "bush": ("leafy", 0.0),
+    "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0), "leaf": ("leafy", 0.0),
+    "flag": ("cloth", 0.03), "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
-_OFTEN_MISSING = (
-    "reeds", "fern", "palm", "vine", "lamp", "ornament", "flame", "cloth", "flag", "branch",
-)  # fmt: skip
+_OFTEN_MISSING = "reeds fern palm vine lamp ornament flame cloth flag branch".split()
 
 
 @dataclass(frozen=True)
@@ -106,14 +102,10 @@ class Pieces:
 
     @classmethod
     def painted(
-        cls,
-        *,
-        count: int = 96,
-        families: tuple[str, ...] = tuple(FAMILIES),
-        generator: torch.Generator | None = None,
+        cls, *families: str, count: int = 96, generator: torch.Generator | None = None
     ) -> Pieces:
-        """Paint ``count`` cut-outs, the families in turn, and half as many backdrops."""
-        names = [families[i % len(families)] for i in range(count)]
+        """Paint ``count`` cut-outs, the given (or all) families in turn, and backdrops."""
+        names = list(islice(cycle(families or FAMILIES), count))
         return cls(
             cutouts=torch.stack([paint_piece(name, generator) for name in names]),
             backdrops=torch.stack([paint_backdrop(generator) for _ in range(max(count // 2, 1))]),
@@ -130,40 +122,27 @@ class Pieces:
         Kinds are cutout (an image with alpha; anchor bottom, top, side or none), background
         (nothing in it moves) and scene, used as a view if its class is "scene NAME". Classes are
         drawn more evenly than they occur, and painted pieces fill in families that folders have
-        few of: cloth, flags, flames, ferns, reeds, vines, hanging things.
-
-        Raises:
-            GidliteError: If the manifest is missing, lists no cut-outs or no backgrounds, or an
-                image cannot be read.
+        few of: cloth, flags, flames, ferns, reeds, vines, hanging things. ``GidliteError`` if
+        there is no manifest, cut-out or background, or an image cannot be read.
         """
-        folder = Path(folder)
-        manifest = folder / "manifest.csv"
+        manifest = Path(folder) / "manifest.csv"
         require(manifest.is_file(), f"{folder} has no manifest.csv; see --sprites in the README")
+        rows = defaultdict(list)
         with manifest.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        cut, static, scenes = (
-            [row for row in rows if row["kind"] == kind]
-            for kind in ("cutout", "background", "scene")
-        )
-        lacking = f"{manifest} lists no cut-outs or no backgrounds; both are needed"
-        require(bool(cut and static), lacking)
-        classes = [row["class"] for row in cut]
+            for row in csv.DictReader(stream):
+                row["file"] = manifest.parent / row["file"]
+                rows[row["kind"]].append(row)
+        cut, static = rows["cutout"], rows["background"]
+        require(bool(cut and static), f"{manifest} lists no cut-outs or no backgrounds; add some")
+        classes = Counter(row["class"] for row in cut)
         ours = {
-            "cutouts": torch.stack(
-                [_read_cutout(folder / row["file"], row["anchor"]) for row in cut]
-            ),
-            "weight": torch.tensor([classes.count(name) ** -0.5 for name in classes]),
+            "cutouts": torch.stack([_read_cutout(row["file"], row["anchor"]) for row in cut]),
+            "weight": torch.tensor([classes[row["class"]] ** -0.5 for row in cut]),
             **_sway([_manner_of(row) for row in cut]),
         }
-        backdrops = _read_backdrops([folder / row["file"] for row in static])
-        views = _read_backdrops(
-            [folder / row["file"] for row in scenes if row["class"].startswith("scene ")]
-        )
-        fill = cls.painted(
-            count=8 * len(_OFTEN_MISSING),
-            families=_OFTEN_MISSING,
-            generator=torch.Generator().manual_seed(0),
-        )
+        backdrops = _read_backdrops(static)
+        views = _read_backdrops([v for v in rows["scene"] if v["class"].startswith("scene ")])
+        fill = cls.painted(*_OFTEN_MISSING, count=80, generator=torch.Generator().manual_seed(0))
         # Painted cut-outs make up a quarter of all draws.
         factor = 1 / 3 * ours["weight"].sum() / fill.weight.sum()
         theirs = vars(fill) | {"weight": fill.weight * factor}
@@ -171,7 +150,7 @@ class Pieces:
         return cls(**both, backdrops=backdrops, views=views, growth=_liveliness(views))
 
 
-def _manner_of(row: dict[str, str]) -> tuple[str, str, float]:
+def _manner_of(row: dict) -> tuple[str, str, float]:
     anchor, name = row["anchor"], row["class"]
     refusal = f"{row['file']} has anchor {anchor!r} in manifest.csv; use bottom, top, side or none"
     require(anchor in ANCHORS, refusal)
@@ -189,11 +168,11 @@ def _sway(manners: list[tuple[str, str, float]]) -> dict[str, Tensor]:
     }
 
 
-def _read_backdrops(paths: list[Path]) -> Float[Tensor, "photos 3 height width"]:
+def _read_backdrops(rows: list[dict]) -> Float[Tensor, "photos 3 height width"]:
     """Return photos cut to the aspect of a backdrop (the middle) and resized to it."""
-    photos, aspect = torch.zeros(len(paths), 3, *BACKDROP_SIZE), BACKDROP_SIZE[1] / BACKDROP_SIZE[0]
-    for photo, path in zip(photos, paths, strict=True):
-        image = read_image(path, max_side=512)
+    photos, aspect = torch.zeros(len(rows), 3, *BACKDROP_SIZE), BACKDROP_SIZE[1] / BACKDROP_SIZE[0]
+    for photo, row in zip(photos, rows, strict=True):
+        image = read_image(row["file"], max_side=512)
         height, width = image.shape[-2:]
         rows, columns = min(height, round(width / aspect)), min(width, round(height * aspect))
         top, left = (height - rows) // 2, (width - columns) // 2
@@ -281,29 +260,25 @@ def _add_clutter(picture: Tensor, b: Brush) -> None:
 def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]:
     """Return sources of scenes, to be used in turn: painted, or mostly photographic if given.
 
-    Raises:
-        GidliteError: If the folder of photographic pieces cannot be used.
+    A folder that cannot be used is refused, before anything is painted.
     """
-    # Photographs matter most; the painted world fills in what the folder lacks. A folder that
-    # cannot be used is refused before anything is painted.
+    # Photographs matter most; the painted world fills in what the folder lacks.
     photographic = [] if sprites is None else [Pieces.from_folder(sprites)] * 3
     return [*photographic, Pieces.painted(generator=torch.Generator().manual_seed(seed))]
 
 
 class Draw:
-    """Random numbers for a batch of scenes, on the device of the pieces."""
+    """Random numbers for a batch of scenes, ``(batch, *shape)``, on the device of the pieces."""
 
     def __init__(self, batch: int, device: torch.device, generator: torch.Generator | None) -> None:
         self.batch, self.device = batch, device
         self._source = {"generator": generator, "device": generator.device if generator else device}
 
     def __call__(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` numbers between low and high."""
         numbers = torch.rand(self.batch, *shape, **self._source)
         return low + (high - low) * numbers.to(self.device)
 
     def chance(self, probability: float, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` booleans."""
         return self(0, 1, *shape) < probability
 
     def log(self, low: float, high: float, *shape: int) -> Tensor:
@@ -311,10 +286,9 @@ class Draw:
         return self(math.log(low), math.log(high), *shape).exp()
 
     def index(self, weight: Tensor, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` indices drawn in proportion to ``weight``."""
+        """Return indices drawn in proportion to ``weight``."""
         levels = (weight.cumsum(0) / weight.sum()).to(self.device)
         return torch.searchsorted(levels, self(0, 1, *shape)).clamp(max=len(weight) - 1)
 
     def normal(self, *shape: int) -> Tensor:
-        """Return ``(batch, *shape)`` normal numbers."""
         return torch.randn(self.batch, *shape, **self._source).to(self.device)
