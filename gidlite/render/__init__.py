@@ -102,8 +102,7 @@ def render_frame(
 ) -> Picture:
     """Return the photo, in [0, 1], moved by one motion in its px; the metric is ``mean_motion``.
 
-    Raises:
-        GidliteError: If the renderer is unknown, or "neural" and not trained.
+    An unknown renderer, or an untrained "neural" one, is a GidliteError.
     """
     return _make_renderer(image, renderer)(motion, metric)
 
@@ -134,10 +133,8 @@ def render_frames(
 ) -> Iterator[Picture]:
     """Yield one frame, as large as the photo, per volume time; one is held in memory.
 
-    The photo is in [0, 1], the volume of any resolution; ``amplify`` multiplies every displacement.
-
-    Raises:
-        GidliteError: If ``amplify`` is not within 0–5, or as ``render_frame``.
+    The photo is in [0, 1], the volume of any resolution. ``amplify`` multiplies every
+    displacement; outside 0–5 it is a GidliteError, as are the renderers of ``render_frame``.
     """
     require(0 <= amplify <= 5, f"amplify is {amplify}; it must lie between 0 and 5")
     render = _make_renderer(image, renderer)

@@ -190,11 +190,7 @@ def _pad(x: Tensor) -> Tensor:
 
 @functools.cache
 def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
-    """Return the trained network of a folder, by default the one that comes with the package.
-
-    Raises:
-        GidliteError: If there is none.
-    """
+    """Return the trained network of a folder, by default the package's; refuse if there is none."""
     folder = WEIGHTS if folder is None else Path(folder)
     try:
         net = load_network(SynthesisNet, folder)
@@ -212,8 +208,7 @@ class NeuralRenderer:
     """Renders frames of one photo in [0, 1], by default with the network of the package.
 
     A photo of more than ``tile`` px a side (by default 1024, then in tiles of 512) is rendered in
-    tiles: they overlap by all that can influence a pixel, so no seam shows, and take the memory
-    of one tile, but features are extracted anew for every frame.
+    tiles, in little memory. They overlap by all that can influence a pixel, so no seam shows.
     """
 
     def __init__(
