@@ -34,10 +34,8 @@ def frame_times(
     """Return the volume times, in frames, that a video shows: one period if nothing is given.
 
     ``slow`` 2 plays at half speed. A loop within 10 % of a whole number of periods plays that
-    number, a little faster or slower; any other jumps unless ``close_for`` closes the volume.
-
-    Raises:
-        GidliteError: If a number is not finite and positive, or fewer than 2 frames result.
+    number, a little faster or slower; any other jumps unless ``close_for`` closes the volume. A
+    number that is not finite and positive, or under 2 or over 100000 frames, is a GidliteError.
     """
     fps = volume.fps if fps is None else fps
     seconds = volume.period_seconds * slow if seconds is None else seconds
@@ -172,9 +170,7 @@ def reanimate(
     """Re-render a real clip, camera still, from its first frame and K frequencies of its motion.
 
     It is read at ``width`` px and up to 150 frames; progress is called with (frames done, all).
-
-    Raises:
-        GidliteError: If the video cannot be used or holds too few frames for K.
+    A video that cannot be used, or holds too few frames for K, is a GidliteError.
     """
     check_renderer(renderer)
     clip = read_video(path, width=width, max_frames=150)
