@@ -1,14 +1,11 @@
 """The renderer's network: features of the photo, splatted on three levels, become a frame.
 
-Features of the photo are extracted once. For every frame each level is splatted along the motion,
-and a decoder, coarse to fine, corrects the splatted photo: it undoes the blur of bilinear
-splatting and paints what motion uncovers. Where nothing moves, the photo is returned as it is.
-Large photos are rendered in tiles.
+Features are extracted once per photo. For every frame each level is splatted along the motion, and
+a decoder, coarse to fine, corrects the splatted photo: it undoes the blur of bilinear splatting
+and paints what motion uncovers. Where nothing moves, the photo is returned as it is.
 
-Source: Li et al. 2024, section 5 (feature pyramid, softmax splatting of every level with the mean
-motion magnitude as metric, synthesis network). Departures: a small network of our own instead of
-ResNet-34; the metric, which takes what moves more for what is nearer, has a learned scale per
-level and is corrected by what the photo shows; the decoder corrects a splatted photo, and may
+Source: Li et al. 2024, section 5. Departures: a small network of our own instead of ResNet-34; the
+metric has a learned scale per level and is corrected by what the photo shows; the decoder may
 blend in the photo sampled backwards along the splatted motion, which is sharp but ghosts.
 """
 
@@ -29,38 +26,27 @@ from torch.nn import functional
 
 from gidlite.errors import GidliteError, load_network
 from gidlite.motion.flow import sample_at
-from gidlite.render.photo import LARGEST_METRIC, fill_holes
+from gidlite.render.photo import LARGEST_METRIC, Maps, Motions, Picture, Pictures, fill_holes
 from gidlite.render.splat import SplatPlan
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer"
-# How many px of the photo, before it is moved, can influence a pixel of the frame.
-REACH = 96
-# Photos up to the first are rendered as a whole, larger ones in tiles of the second; px a side.
-_WHOLE, _TILE = 1024, 512
-# Tiles begin at multiples of this, so that every level of a pyramid sees the same cells.
-_ALIGN = 64
-# Displacements up to the first count as none, from the second on the network has full say; px.
+REACH = 96  # px of the photo, before it is moved, that can influence a pixel of the frame
+_WHOLE, _TILE = 1024, 512  # px a side: larger photos than the first are rendered in tiles
+_ALIGN = 64  # px: tiles begin at multiples of it, so that every level sees the same cells
+# Up to the first number of px nothing moves, from the second on the network has full say.
 _STILL, _MOVING = 0.02, 0.1
-# The same for how far coverage is from 1.
-_COVERED, _UNCOVERED = 0.05, 0.25
+_COVERED, _UNCOVERED = 0.05, 0.25  # the same for how far coverage is from 1
 _STRIDE = 4  # of the coarsest level
 _INITIAL_SCALE = 3.0
 
 
 @dataclass(frozen=True)
 class PhotoPyramid:
-    """What is computed once per photo.
+    """What is computed once per photo in [0, 1]."""
 
-    Attributes:
-        photo: In [0, 1].
-        levels: Features ``(B, C, h, w)`` at full, half and quarter resolution of the photo, padded
-            to multiples of 4.
-        order: At quarter resolution: log factor of the metric, and what is added.
-    """
-
-    photo: Float[Tensor, "batch 3 height width"]
-    levels: tuple[Tensor, ...]
-    order: Float[Tensor, "batch 2 rows columns"]
+    photo: Pictures
+    levels: tuple[Tensor, ...]  # features, full to quarter resolution, sides multiples of 4
+    order: Tensor  # (B, 2, h, w) at quarter resolution: log factor of the metric, what is added
 
 
 class _Block(nn.Module):
@@ -70,8 +56,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        with torch.no_grad():
-            self.second.weight.mul_(0.3)
+        self.second.weight.data.mul_(0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(functional.relu_(self.first(functional.relu(x))))
@@ -84,17 +69,13 @@ class SynthesisNet(ModelMixin, ConfigMixin):
     def __init__(self, channels: Sequence[int] = (16, 32, 48)) -> None:
         super().__init__()
         fine, middle, coarse = channels
-        self.encoder = nn.ModuleList(
-            [
-                nn.Sequential(nn.Conv2d(3, fine, 3, padding=1), _Block(fine)),
-                nn.Sequential(nn.Conv2d(fine, middle, 3, 2, 1), _Block(middle)),
-                nn.Sequential(nn.Conv2d(middle, coarse, 3, 2, 1), _Block(coarse), _Block(coarse)),
-            ]
-        )
+        self.encoder = nn.ModuleList([
+            nn.Sequential(nn.Conv2d(3, fine, 3, padding=1), _Block(fine)),
+            nn.Sequential(nn.Conv2d(fine, middle, 3, 2, 1), _Block(middle)),
+            nn.Sequential(nn.Conv2d(middle, coarse, 3, 2, 1), _Block(coarse), _Block(coarse)),
+        ])  # fmt: skip
         # Says of every pixel how far its motion tells that it is in front, and what else does.
         self.order = nn.Sequential(_Block(coarse, 2), nn.ReLU(), nn.Conv2d(coarse, 2, 1))
-        nn.init.zeros_(self.order[-1].weight)
-        nn.init.zeros_(self.order[-1].bias)
         # The finest features are many pixels to move, so there are half as many of them.
         self.tap = nn.Conv2d(fine, fine // 2, 1)
         moved = (fine // 2, middle, coarse)
@@ -103,22 +84,20 @@ class SynthesisNet(ModelMixin, ConfigMixin):
             nn.Conv2d(given + extra, c, 3, padding=1)
             for given, extra, c in zip(moved, (9, 1, 1), channels, strict=True)
         )
-        self.decoder = nn.ModuleList(
-            [
-                nn.Sequential(_Block(fine)),
-                nn.Sequential(_Block(middle), _Block(middle)),
-                nn.Sequential(_Block(coarse, 2), _Block(coarse, 4), _Block(coarse)),
-            ]
-        )
+        self.decoder = nn.ModuleList([
+            nn.Sequential(_Block(fine)),
+            nn.Sequential(_Block(middle), _Block(middle)),
+            nn.Sequential(_Block(coarse, 2), _Block(coarse, 4), _Block(coarse)),
+        ])  # fmt: skip
         self.rise = nn.ModuleList([nn.Conv2d(middle, fine, 1), nn.Conv2d(coarse, middle, 1)])
         self.out = nn.Conv2d(fine, 4, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
+        for parameter in (*self.order[-1].parameters(), *self.out.parameters()):
+            nn.init.zeros_(parameter)
         # Starts as the photo sampled backwards wherever something lands, which is not far off.
-        nn.init.zeros_(self.out.bias)
         nn.init.constant_(self.out.bias[3:], 2.0)
         self.log_scale = nn.Parameter(torch.full((3,), math.log(_INITIAL_SCALE)))
 
-    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> PhotoPyramid:
+    def encode(self, image: Pictures) -> PhotoPyramid:
         """Return the features of photos in [0, 1]; once per photo."""
         levels, x = [], _pad(image) - 0.5
         for stage in self.encoder:
@@ -127,12 +106,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
             levels.append((x if levels else self.tap(x)).contiguous())
         return PhotoPyramid(image, tuple(levels), self.order(x))
 
-    def forward(
-        self,
-        pyramid: PhotoPyramid,
-        motion: Float[Tensor, "batch 2 height width"],
-        metric: Float[Tensor, "batch 1 height width"],
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def forward(self, pyramid: PhotoPyramid, motion: Motions, metric: Maps) -> Pictures:
         """Return the frame, not clamped, of a motion in px and W in px at 256 px wide."""
         height, width = motion.shape[-2:]
         photo, motion, metric = map(_pad, (pyramid.photo, motion, metric))
@@ -145,16 +119,13 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         sharp = sample_at(photo, -arrived, mode="bicubic")
         phase = arrived - arrived.floor()
         beside = torch.cat([base - 0.5, sharp - 0.5, coverage, 4 * phase * (1 - phase)], dim=1)
-        x = None
-        for level in (2, 1, 0):
-            given = [moved, beside]
-            if level:
-                given = [plans[level](pyramid.levels[level]), plans[level].coverage()]
-            entered = self.enter[level](torch.cat(given, dim=1))
-            if x is not None:
-                risen = self.rise[level](x)
-                entered = entered + functional.interpolate(risen, scale_factor=2, mode="bilinear")
-            x = self.decoder[level](entered)
+        coarser = 0
+        for level in (2, 1):
+            given = [plans[level](pyramid.levels[level]), plans[level].coverage()]
+            x = self.decoder[level](self.enter[level](torch.cat(given, dim=1)) + coarser)
+            x = self.rise[level - 1](x)
+            coarser = functional.interpolate(x, scale_factor=2, mode="bilinear")
+        x = self.decoder[0](self.enter[0](torch.cat([moved, beside], dim=1)) + coarser)
         change = self.out(functional.relu(x))
         blend = torch.sigmoid(change[:, 3:]) * coverage.clamp(max=1)
         shown = _within(fill_holes(arrived, coverage))
@@ -162,12 +133,7 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         gate = motion_gate(motion, arrived.detach(), coverage)
         return torch.lerp(photo, frame, gate)[..., :height, :width]
 
-    def plans(
-        self,
-        motion: Float[Tensor, "batch 2 height width"],
-        metric: Float[Tensor, "batch 1 height width"],
-        order: Float[Tensor, "batch 2 rows columns"],
-    ) -> list[SplatPlan]:
+    def plans(self, motion: Motions, metric: Maps, order: Tensor) -> list[SplatPlan]:
         """Return how the three levels are splatted, fine to coarse; sides are multiples of 4."""
         plans = []
         for level in range(len(self.log_scale)):
@@ -185,14 +151,10 @@ class SynthesisNet(ModelMixin, ConfigMixin):
         return ahead.clamp(max=LARGEST_METRIC)
 
 
-def motion_gate(
-    motion: Float[Tensor, "batch 2 height width"],
-    arrived: Float[Tensor, "batch 2 height width"],
-    coverage: Float[Tensor, "batch 1 height width"],
-) -> Float[Tensor, "batch 1 height width"]:
+def motion_gate(motion: Motions, arrived: Motions, coverage: Maps) -> Maps:
     """Return how much say the network has: 0 to 1, and 0 exactly where nothing near moves.
 
-    ``arrived`` is the motion, in px, of what is at each pixel of the frame.
+    ``arrived`` is the motion, in px, of what each pixel of the frame shows.
     """
     moving = torch.maximum(*(m.square().sum(1, keepdim=True).sqrt() for m in (motion, arrived)))
     near = torch.maximum(
@@ -200,7 +162,7 @@ def motion_gate(
     )
     near = functional.pad(near, (4, 4, 4, 4), mode="replicate")
     for axis in (-1, -2):
-        for step in (1, 2, 3):  # windows of 2, 4 and 7 px
+        for step in (1, 2, 3):  # windows of 2, 4 and 7 px; far faster than max_pool2d
             length = near.shape[axis] - step
             near = torch.maximum(near.narrow(axis, 0, length), near.narrow(axis, step, length))
     return functional.avg_pool2d(near, 3, 1)
@@ -212,10 +174,7 @@ def _ramp(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def _within(arrived: Tensor) -> Tensor:
-    """Return 1 where what arrives was in the photo, and 0 where it comes from beyond its border.
-
-    Scenes to learn from end where the photo does, so a network knows nothing of what lies beyond.
-    """
+    """Return 1 where what arrives was in the photo, 0 beyond its border: no example shows that."""
     height, width = arrived.shape[-2:]
     x = torch.arange(width, device=arrived.device) - arrived[:, :1]
     y = torch.arange(height, device=arrived.device)[:, None] - arrived[:, 1:]
@@ -231,11 +190,7 @@ def _pad(x: Tensor) -> Tensor:
 
 @functools.cache
 def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
-    """Return the trained network of a folder, by default the one that comes with the package.
-
-    Raises:
-        GidliteError: If there is none.
-    """
+    """Return the trained network of a folder, by default the package's; refuse if there is none."""
     folder = WEIGHTS if folder is None else Path(folder)
     try:
         net = load_network(SynthesisNet, folder)
@@ -246,25 +201,18 @@ def load_renderer(folder: str | Path | None = None) -> SynthesisNet:
             f"no trained renderer in {folder}{why}; use --renderer softmax, or train one with "
             "gidlite train renderer"
         ) from None
-    net = net.eval().requires_grad_(False)
-    return net.to(memory_format=torch.channels_last)
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 class NeuralRenderer:
     """Renders frames of one photo in [0, 1], by default with the network of the package.
 
-    A photo of more than ``tile`` px a side (by default 1024, then in tiles of 512) is rendered
-    tile by tile. Tiles overlap by all that can influence a pixel, so seams cannot be seen;
-    features are then extracted anew for every frame, which takes longer but needs no more memory
-    than one tile.
+    A photo of more than ``tile`` px a side (by default 1024, then in tiles of 512) is rendered in
+    tiles, in little memory. They overlap by all that can influence a pixel, so no seam shows.
     """
 
     def __init__(
-        self,
-        image: Float[Tensor, "3 height width"],
-        net: SynthesisNet | None = None,
-        *,
-        tile: int | None = None,
+        self, image: Picture, net: SynthesisNet | None = None, *, tile: int | None = None
     ) -> None:
         self.image, self.net = image[None], net or load_renderer()
         whole = max(image.shape[-2:]) <= (tile or _WHOLE)
@@ -275,7 +223,7 @@ class NeuralRenderer:
     @torch.inference_mode()
     def __call__(
         self, motion: Float[Tensor, "2 height width"], metric: Float[Tensor, "1 height width"]
-    ) -> Float[Tensor, "3 height width"]:
+    ) -> Picture:
         """Return the frame in [0, 1]; motion and metric as for the network."""
         motion, metric = motion[None], metric[None]
         if self._pyramid is not None:

@@ -6,6 +6,8 @@ the resolution of a photo, along the edges of the photo.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,28 +15,22 @@ from torch.nn import functional
 
 from gidlite.render.splat import splat
 
-# Larger metrics decide nothing more, and would leave the compiled splat.
-LARGEST_METRIC = 500.0
-# How decisively the pixel that moves more wins a collision, per px of mean motion at 256 wide.
-_METRIC_SCALE = 3.0
-# Farther ahead than this, a pixel counts for nothing where another one is behind it.
-_FARTHEST_AHEAD = 18.0
+Picture = Float[Tensor, "3 height width"]
+Pictures = Float[Tensor, "batch 3 height width"]
+Motions = Float[Tensor, "batch 2 height width"]
+Maps = Float[Tensor, "batch 1 height width"]
+LARGEST_METRIC = 500.0  # larger ones decide nothing more, and would leave the compiled splat
+_METRIC_SCALE = 3.0  # how decisively what moves more wins, per px of mean motion at 256 wide
+_FARTHEST_AHEAD = 18.0  # farther ahead, a pixel counts for nothing where another is behind it
 _NOTHING = 1e-12
-# Distance of colours, in [0, 1] units, at which a cell counts e^-0.5 as much.
-_COLOR = 0.08
-# Where no cell resembles a pixel, all count alike.
-_FLOOR = 1e-3
+_COLOR = 0.08  # distance of colours in [0, 1] at which a cell counts e^-0.5 as much
+_FLOOR = 1e-3  # where no cell resembles a pixel, all count alike
 
 
-def splat_photo(
-    image: Float[Tensor, "batch 3 height width"],
-    motion: Float[Tensor, "batch 2 height width"],
-    metric: Float[Tensor, "batch 1 height width"] | None,
-) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch 1 height width"]]:
+def splat_photo(image: Pictures, motion: Motions, metric: Maps | None) -> tuple[Pictures, Maps]:
     """Return photos moved by a motion in px, holes filled, and the coverage, 0 in holes.
 
-    Where pixels collide, the one of larger W wins: the mean over time of |F_t| in px at 256 px
-    wide. Without a metric they are averaged.
+    Where pixels collide, the one of larger metric (``mean_motion``) wins; without, they average.
     """
     if metric is None:
         moved, coverage = splat(image, motion, mode="average", return_coverage=True)
@@ -45,9 +41,7 @@ def splat_photo(
     return fill_holes(moved[:, :3], coverage, moved[:, 3:]), coverage
 
 
-def keep_sharp(
-    image: Float[Tensor, "batch 3 height width"], motion: Float[Tensor, "batch 2 height width"]
-) -> Float[Tensor, "batch 3 height width"]:
+def keep_sharp(image: Pictures, motion: Motions) -> Pictures:
     """Return photos sharpened by what the bilinear weights of a splat are about to blur.
 
     A shift by a fraction f of a pixel adds ``f (1 − f) / 2`` second differences; they are taken
@@ -62,26 +56,21 @@ def keep_sharp(
 
 
 def fill_holes(
-    picture: Float[Tensor, "batch channels height width"],
-    coverage: Float[Tensor, "batch 1 height width"],
-    ahead: Float[Tensor, "batch 1 height width"] | None = None,
+    picture: Float[Tensor, "batch channels height width"], coverage: Maps, ahead: Maps | None = None
 ) -> Float[Tensor, "batch channels height width"]:
     """Fill pixels that nothing landed on by averages over the smallest covered neighbourhood.
 
-    Halve the covered colours until no hole is left, then come back, using the coarser level only
-    where the finer one has a hole. What is uncovered lies behind what moved away, so neighbours
-    count by ``exp(-ahead)``, where given: the metric, splatted.
+    What is uncovered lies behind what moved away, so neighbours count by ``exp(-ahead)``, where
+    given: the metric, splatted.
     """
     weight = coverage.clamp(max=1)
-    # Elsewhere than on the CPU, looking for holes costs more than filling none.
-    if weight.is_cpu and (weight > 0.999).all():
-        return picture
     trust = weight if ahead is None else weight * torch.exp(-ahead.clamp(0, _FARTHEST_AHEAD))
     return _fill(picture, weight, trust)[0]
 
 
 def _fill(picture: Tensor, weight: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
     """Fill where ``weight`` is below 1, neighbours counting by ``trust``; return both, filled."""
+    # Elsewhere than on the CPU, looking for holes costs more than filling none.
     if min(picture.shape[-2:]) < 2 or (weight.is_cpu and (weight > 0.999).all()):
         return picture, trust
     total = _halve(trust)
@@ -108,7 +97,7 @@ class GuidedUpsampling:
     Exact at equal resolution; a grid finer than the photo is resampled without guidance.
     """
 
-    def __init__(self, image: Float[Tensor, "3 height width"], rows: int, columns: int) -> None:
+    def __init__(self, image: Picture, rows: int, columns: int) -> None:
         self._size = height, width = tuple(image.shape[-2:])
         self._guided = rows <= height and columns <= width
         if not self._guided or (rows, columns) == self._size:
@@ -117,12 +106,10 @@ class GuidedUpsampling:
         self._rows, near_y = _neighbours(rows, height, image.device)
         self._columns, near_x = _neighbours(columns, width, image.device)
         weights = []
-        for i in range(3):
-            for j in range(3):
-                cell = cells.index_select(-1, self._columns[j]).index_select(-2, self._rows[i])
-                gap = (cell - image).square().sum(0)
-                alike = torch.exp(gap / (-2 * _COLOR**2)) + _FLOOR
-                weights.append(alike * near_y[i, :, None] * near_x[j])
+        for i, j in product(range(3), range(3)):
+            cell = cells.index_select(-1, self._columns[j]).index_select(-2, self._rows[i])
+            alike = torch.exp((cell - image).square().sum(0) / (-2 * _COLOR**2)) + _FLOOR
+            weights.append(alike * near_y[i, :, None] * near_x[j])
         self._weights = torch.stack(weights)
         self._weights /= self._weights.sum(0)
 

@@ -1,7 +1,6 @@
 """Forward warping by splatting: sum, average, linear and softmax, written from the equation.
 
-Each source pixel p lands at p + F(p) and is shared bilinearly among the four pixels around it;
-with b(q, p) that bilinear share and w(p) a weight per source pixel,
+Each source pixel p lands at p + F(p); the four pixels q around it get bilinear shares b(q, p):
 
     out(q) = Σ_p b(q, p) w(p) I(p) / Σ_p b(q, p) w(p),
 
@@ -25,15 +24,17 @@ from gidlite.errors import check_shape, require
 
 Mode = Literal["softmax", "average", "linear", "sum"]
 MODES = get_args(Mode)
+Features = Num[Tensor, "batch channels height width"]
+Motion = Num[Tensor, "batch 2 height width"]
+Metric = Num[Tensor, "batch 1 height width"]
 
 
 class SplatPlan:
     """Where every source pixel lands and how it mixes: made once, for any number of feature maps.
 
-    Differentiable in motion and metric, and in the features of every call. On a CPU by compiled
-    loops (which compile once, for some seconds, and have no second derivatives), unless the metric
-    spans 600 or more; elsewhere by PyTorch. Computed in single precision, or in double if the
-    motion is: half precision would round where a pixel lands.
+    Differentiable in motion, metric and features. On a CPU by compiled loops (which compile once,
+    for some seconds, and have no second derivatives), unless the metric spans 600 or more; else by
+    PyTorch. Computed in single precision, or in double if the motion is.
 
     Args:
         motion: Displacement (dx right, dy down) of each source pixel, in px of this resolution.
@@ -42,62 +43,48 @@ class SplatPlan:
         mode: How colliding pixels are combined.
 
     Raises:
-        ShapeError: If shapes do not agree.
+        ShapeError: If shapes, also those of the features of a call, do not agree.
         GidliteError: If the mode is unknown, or its metric is missing or superfluous.
-
-    Example:
-        >>> import torch
-        >>> plan = SplatPlan(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 3))
-        >>> plan(torch.arange(6.0).view(1, 1, 2, 3))[0, 0].tolist()
-        [[0.0, 0.0, 1.0], [0.0, 3.0, 4.0]]
-        >>> plan.coverage()[0, 0].tolist()
-        [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
     """
 
     def __init__(
-        self,
-        motion: Num[Tensor, "batch 2 height width"],
-        *,
-        metric: Num[Tensor, "batch 1 height width"] | None = None,
-        mode: Mode = "softmax",
+        self, motion: Motion, *, metric: Metric | None = None, mode: Mode = "softmax"
     ) -> None:
-        _check_mode(metric, mode)
+        require(mode in MODES, f"splat mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        if mode == "linear":
+            require(metric is not None, "splat mode 'linear' needs a metric; or use 'average'")
+        elif mode != "softmax":
+            needless = f"splat mode {mode!r} ignores the metric; use 'softmax' or 'linear'"
+            require(metric is None, needless)
         check_shape("motion", motion, "batch 2 height width")
         self._size = motion.shape
         self._dtype = motion.dtype if motion.is_floating_point() else torch.float32
+        # Half precision would round where a pixel lands.
         self._precise = torch.promote_types(self._dtype, torch.float32)
-        motion = motion.to(self._precise)
-        if metric is not None:
-            self._check_size("metric", metric, 1)
-            metric = metric.to(self._precise)
-        self._plan = _make_plan(motion, metric, mode)
+        metric = None if metric is None else self._checked("metric", metric, 1)
+        self._plan = _make_plan(motion.to(self._precise), metric, mode)
 
-    def __call__(
-        self, features: Num[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features at the target, 0 in holes, in the floating type of the motion.
-
-        Raises:
-            ShapeError: If the features do not have the size of the motion.
-        """
-        self._check_size("features", features, "channels")
-        return self._plan.splat(features.to(self._precise)).to(self._dtype)
+    def __call__(self, features: Features) -> Float[Tensor, "batch channels height width"]:
+        """Return the features at the target, 0 in holes, in the floating type of the motion."""
+        features = self._checked("features", features, "channels")
+        return self._plan.splat(features).to(self._dtype)
 
     def coverage(self) -> Float[Tensor, "batch 1 height width"]:
         """Return the total bilinear weight each target received, ≥ 0; 0 in a hole."""
         return self._plan.coverage().to(self._dtype)
 
-    def _check_size(self, name: str, tensor: Tensor, channels: int | str) -> None:
+    def _checked(self, name: str, tensor: Tensor, channels: int | str) -> Tensor:
         batch, _, height, width = self._size
         axes = f"{batch} {channels} {height} {width}"
         check_shape(name, tensor, axes, hint="it must match the motion")
+        return tensor.to(self._precise)
 
 
 def splat(
-    features: Num[Tensor, "batch channels height width"],
-    motion: Num[Tensor, "batch 2 height width"],
+    features: Features,
+    motion: Motion,
     *,
-    metric: Num[Tensor, "batch 1 height width"] | None = None,
+    metric: Metric | None = None,
     mode: Mode = "softmax",
     return_coverage: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -107,21 +94,12 @@ def splat(
         >>> import torch
         >>> image = torch.arange(3.0).view(1, 1, 1, 3)
         >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
-        >>> splat(image, right, mode="average").flatten().tolist()
-        [0.0, 0.0, 1.0]
+        >>> [x.flatten().tolist() for x in splat(image, right, return_coverage=True)]
+        [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
     """
     plan = SplatPlan(motion, metric=metric, mode=mode)
     warped = plan(features)
     return (warped, plan.coverage()) if return_coverage else warped
-
-
-def _check_mode(metric: Tensor | None, mode: str) -> None:
-    require(mode in MODES, f"splat mode {mode!r} is unknown; use one of {', '.join(MODES)}")
-    if mode == "linear":
-        require(metric is not None, "splat mode 'linear' needs a metric; or use 'average'")
-    if mode in ("average", "sum"):
-        needless = f"splat mode {mode!r} ignores the metric; use 'softmax' or 'linear'"
-        require(metric is None, needless)
 
 
 def _make_plan(motion: Tensor, metric: Tensor | None, mode: str):
@@ -135,12 +113,11 @@ def _make_plan(motion: Tensor, metric: Tensor | None, mode: str):
 
 
 def _corners(
-    motion: Float[Tensor, "batch 2 height width"],
+    motion: Motion,
 ) -> tuple[Int[Tensor, "batch 4 pixels"], Float[Tensor, "batch 4 pixels"]]:
     """Return flat target indices and bilinear weights of the four corners.
 
-    Corners outside the image, and all corners of a non-finite displacement, get weight 0:
-    clamping them onto the border would pile wrong colours up there.
+    Corners outside the image, and all those of a non-finite displacement, get weight 0.
     """
     height, width = motion.shape[-2:]
     motion = torch.where(motion.isfinite().all(1, keepdim=True), motion, -2 * (height + width))
@@ -180,10 +157,10 @@ class ReferencePlan:
         elif mode == "softmax" and metric is not None:
             weights = weights * _softmax_factors(metric, self._index, weights)
         if mode != "sum":
-            total = torch.zeros_like(weights[:, 0])
-            total.scatter_add_(1, self._index.flatten(1), weights.flatten(1))
+            index = self._index.flatten(1)
+            total = torch.zeros_like(weights[:, 0]).scatter_add_(1, index, weights.flatten(1))
             total = torch.where(total == 0, 1, total)
-            weights = weights / total.gather(1, self._index.flatten(1)).view_as(weights)
+            weights = weights / total.gather(1, index).view_as(weights)
         self._shares = weights
 
     def splat(self, features: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """The splat on a CPU: compiled loops, and what makes them differentiable.
 
-Iterations of a ``prange`` run at the same time, and each fills places of its own: a row of sources
-gathers from its targets; a band of targets visits, in order, all rows of sources that reach it. So
-each value is summed in one order, and results do not depend on the number of threads.
+Iterations of a ``prange`` run at the same time, each for a row of sources or a band of targets of
+its own. A band visits the rows that reach it in order, so threads do not change results.
 
 Arrays of B images of H×W ≥ 2×2 pixels, flat in space, N = H·W:
 
@@ -36,7 +35,8 @@ _TINY = 1e-300  # a total below it counts as nothing: its inverse would overflow
 _CHANNELS = 4  # scattered together: their planes fit the cache of one core
 _ROWS = 32  # of a band at least, as bands share the sources at their borders
 _LITTLE = 1 << 15  # values: with fewer, other threads cost more than they bring
-_LARGEST_RANGE = 600.0  # of Z: exp(-600) times a tiny bilinear share still has an inverse
+# Of Z, as exp(Z − largest Z) is the same for all targets: exp(-600) still has an inverse.
+_LARGEST_RANGE = 600.0
 _PROCESS = os.getpid()  # threads do not survive a fork
 _ONE_AT_A_TIME = Lock()  # without OpenMP, numba's threads serve only one caller
 
@@ -80,31 +80,25 @@ def locate(motion, base, bilinear, reach):
             column, left, right, _, _ = _split(x + np.float64(motion[b, 0, y, x]), width)
             line, upper, lower, _, _ = _split(y + np.float64(motion[b, 1, y, x]), height)
             p, target = y * width + x, line * width + column
-            if column < 0 or line < 0:
-                base[b, p] = -1
-                bilinear[b, p] = 0
-                continue
-            base[b, p] = target
             bilinear[b, p, 0], bilinear[b, p, 1] = left * upper, right * upper
             bilinear[b, p, 2], bilinear[b, p, 3] = left * lower, right * lower
-            lowest, highest = min(lowest, target), max(highest, target)
+            base[b, p] = -1
+            if column >= 0 and line >= 0:
+                base[b, p] = target
+                lowest, highest = min(lowest, target), max(highest, target)
         reach[b, y, 0], reach[b, y, 1] = lowest, highest
 
 
 @_compiled
-def locate_backward(motion, base, grad_bilinear, grad_motion):
+def locate_backward(motion, grad_bilinear, grad_motion):
     """Fill the gradient of the motion from that of the bilinear shares."""
     batch, _, height, width = motion.shape
     for row in numba.prange(batch * height):
         b, y = row // height, row % height
         for x in range(width):
-            p = y * width + x
-            grad_motion[b, 0, y, x] = grad_motion[b, 1, y, x] = 0
-            if base[b, p] < 0:
-                continue
             _, left, right, d_left, d_right = _split(x + np.float64(motion[b, 0, y, x]), width)
             _, upper, lower, d_upper, d_lower = _split(y + np.float64(motion[b, 1, y, x]), height)
-            g0, g1, g2, g3 = grad_bilinear[b, p]
+            g0, g1, g2, g3 = grad_bilinear[b, y * width + x]
             above, below = g0 * d_left + g1 * d_right, g2 * d_left + g3 * d_right
             grad_motion[b, 0, y, x] = above * upper + below * lower
             above, below = g0 * left + g1 * right, g2 * left + g3 * right
@@ -112,14 +106,13 @@ def locate_backward(motion, base, grad_bilinear, grad_motion):
 
 
 @_compiled
-def add_up(first, second, base, reach, total, bands, invert):
-    """Fill Σ first · second, both (B, N, 4), that arrives at each target, or its inverse."""
+def add_up(first, second, base, reach, total, bands):
+    """Add to total, for each target, Σ first · second, both (B, N, 4), that arrives there."""
     batch, height = reach.shape[:2]
     width = base.shape[1] // height
     for job in numba.prange(batch * bands):
         b, band = job // bands, job % bands
         start, stop = band * height // bands * width, (band + 1) * height // bands * width
-        total[b, start:stop] = 0
         for y in range(height):
             if reach[b, y, 1] + width < start or reach[b, y, 0] >= stop:
                 continue
@@ -129,9 +122,6 @@ def add_up(first, second, base, reach, total, bands, invert):
                     if base[b, p] >= 0 and start <= q < stop:
                         total[b, q] += first[b, p, k] * second[b, p, k]
                         total[b, q + 1] += first[b, p, k + 1] * second[b, p, k + 1]
-        if invert:
-            for q in range(start, stop):
-                total[b, q] = 1 / total[b, q] if abs(total[b, q]) > _TINY else 1
 
 
 @_compiled
@@ -171,7 +161,7 @@ def share_out_backward(
 
 @_compiled
 def scatter(features, shares, base, reach, out, bands):
-    """Fill Σ share · feature at each target, for features and output (B, C, N)."""
+    """Add to out, for each target, Σ share · feature, for features and output (B, C, N)."""
     batch, channels, _ = features.shape
     height = reach.shape[1]
     width, groups = base.shape[1] // height, -(-channels // _CHANNELS)
@@ -179,8 +169,6 @@ def scatter(features, shares, base, reach, out, bands):
         b, group, band = job // bands // groups, job // bands % groups, job % bands
         some = range(group * _CHANNELS, min(group * _CHANNELS + _CHANNELS, channels))
         start, stop = band * height // bands * width, (band + 1) * height // bands * width
-        for c in some:
-            out[b, c, start:stop] = 0
         for y in range(height):
             if reach[b, y, 1] + width < start or reach[b, y, 0] >= stop:
                 continue
@@ -203,7 +191,7 @@ def scatter(features, shares, base, reach, out, bands):
 
 @_compiled
 def scatter_backward(features, shares, base, reach, grad_out, grad_features, grad_shares):
-    """Fill the gradients of features and shares from that of the output."""
+    """Add the gradients of features and shares from that of the output."""
     batch, channels, _ = features.shape
     height = reach.shape[1]
     width = base.shape[1] // height
@@ -211,14 +199,12 @@ def scatter_backward(features, shares, base, reach, grad_out, grad_features, gra
         b, y = line // height, line % height
         row = slice(y * width, (y + 1) * width)
         targets, share, grad_share = base[b, row], shares[b, row], grad_shares[b, row]
-        grad_share[:] = 0
         for c in range(channels):
             values, upper, out = features[b, c, row], grad_out[b, c], grad_features[b, c, row]
             lower = upper[width:]
             for x in range(width):
                 q, value = targets[x], values[x]
                 if q < 0:
-                    out[x] = 0
                     continue
                 g0, g1, g2, g3 = upper[q], upper[q + 1], lower[q], lower[q + 1]
                 out[x] = share[x, 0] * g0 + share[x, 1] * g1 + share[x, 2] * g2 + share[x, 3] * g3
@@ -244,10 +230,7 @@ def _bands(reach: Tensor, groups: int = 1) -> int:
 
 
 def supports(motion: Tensor, metric: Tensor | None) -> bool:
-    """Return whether the loops take these: on the CPU, 2×2 pixels or more, Z spans under 600.
-
-    For exp(Z − largest Z) is taken in float64 for each source, not for each of its targets.
-    """
+    """Return whether the loops take these: on the CPU, 2×2 pixels or more, Z spans under 600."""
     size = motion.shape[-2:]
     if not motion.is_cpu or min(size) < 2 or size.numel() >= 2**31 or os.getpid() != _PROCESS:
         return False
@@ -284,16 +267,15 @@ class _Locate(torch.autograd.Function):
         base = motion.new_empty(batch, height * width, dtype=torch.int32)
         reach = motion.new_empty(batch, height, 2, dtype=torch.int32)
         _run(locate, motion, base, bilinear, reach)
-        ctx.save_for_backward(motion, base)
-        ctx.mark_non_differentiable(base, reach)
+        ctx.save_for_backward(motion)
         return bilinear, base, reach
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_bilinear: Tensor, *_):
-        motion, base = ctx.saved_tensors
+        (motion,) = ctx.saved_tensors
         grad_motion = torch.empty_like(motion)
-        _run(locate_backward, motion, base, grad_bilinear.contiguous(), grad_motion)
+        _run(locate_backward, motion, grad_bilinear.contiguous(), grad_motion)
         return grad_motion
 
 
@@ -305,9 +287,10 @@ class _ShareOut(torch.autograd.Function):
         factors = metric.flatten(1).double()
         if softmax:
             factors = (factors - factors.amax(1, keepdim=True)).exp_()
-        shares, scale = torch.empty_like(bilinear), torch.empty_like(factors)
+        shares, total = torch.empty_like(bilinear), torch.zeros_like(factors)
         corners = factors[..., None].expand(bilinear.shape)
-        _run(add_up, bilinear, corners, base, reach, scale, bands=_bands(reach), invert=True)
+        _run(add_up, bilinear, corners, base, reach, total, bands=_bands(reach))
+        scale = torch.where(total.abs() > _TINY, total, 1).reciprocal_()
         _run(share_out, bilinear, factors, base, reach, scale, shares)
         ctx.save_for_backward(bilinear, factors, base, reach, scale, shares)
         ctx.softmax, ctx.size = softmax, metric.shape
@@ -318,8 +301,8 @@ class _ShareOut(torch.autograd.Function):
     def backward(ctx, grad_shares: Tensor):
         *plan, shares = ctx.saved_tensors
         bilinear, factors, base, reach, _ = plan
-        grad_shares, mean = grad_shares.contiguous(), torch.empty_like(factors)
-        _run(add_up, shares, grad_shares, base, reach, mean, bands=_bands(reach), invert=False)
+        grad_shares, mean = grad_shares.contiguous(), torch.zeros_like(factors)
+        _run(add_up, shares, grad_shares, base, reach, mean, bands=_bands(reach))
         grads = torch.empty_like(bilinear), bilinear.new_empty(factors.shape)
         _run(share_out_backward, *plan, mean, grad_shares, *grads, softmax=ctx.softmax)
         return grads[0], grads[1].view(ctx.size), None, None, None
@@ -330,7 +313,7 @@ class _Scatter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features, shares, base, reach) -> Tensor:
-        out = torch.empty_like(features)
+        out = torch.zeros_like(features)
         groups = -(-features.shape[1] // _CHANNELS)
         _run(scatter, features, shares, base, reach, out, bands=_bands(reach, groups))
         ctx.save_for_backward(features, shares, base, reach)
@@ -340,6 +323,6 @@ class _Scatter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out: Tensor):
         plan = ctx.saved_tensors
-        grads = [torch.empty_like(tensor) for tensor in plan[:2]]
+        grads = [torch.zeros_like(tensor) for tensor in plan[:2]]
         _run(scatter_backward, *plan, grad_out.contiguous(), *grads)
         return *grads, None, None

@@ -4,16 +4,18 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
 from gidlite.evaluate import endpoint_error
+from gidlite.media import write_video
 from gidlite.motion import SpectralVolume
 from gidlite.motion.flow import motion_texture, optical_flow
 from gidlite.motion.spectral import anchor, motion_to_spectral, spectral_to_motion
-from gidlite.render import close_for, frame_times, render_frames
+from gidlite.render import close_for, frame_times, reanimate, render_frames
 
 
 def psnr(image, reference):
@@ -73,6 +75,28 @@ def test_whole_chain_from_video_to_video(scenes):
     times = torch.arange(count, dtype=torch.float64)
     rendered = torch.stack(list(render_frames(real[0], volume, times)))
     assert psnr(rendered, real) > psnr(real[:1].expand_as(real), real) + 1
+
+
+def valid_ssim(frames, real):
+    """Oracle, Wang et al. 2004: mean over the places where an 11×11 window (σ = 1.5) fits."""
+    line = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    window = (torch.outer(line, line) / line.sum() ** 2)[None, None]
+    x, y = (z.double().reshape(-1, 1, *z.shape[-2:]) / 255 for z in (frames, real))
+    means = [functional.conv2d(z, window.double()) for z in (x, y, x * x, y * y, x * y)]
+    mean_x, mean_y, square_x, square_y, both = means
+    top = (2 * mean_x * mean_y + 0.01**2) * (2 * (both - mean_x * mean_y) + 0.03**2)
+    bottom = mean_x**2 + mean_y**2 + 0.01**2, square_x - mean_x**2 + square_y - mean_y**2 + 0.03**2
+    return (top / (bottom[0] * bottom[1])).mean().item()
+
+
+def test_a_reanimated_clip_is_compared_inside_its_border(scenes, tmp_path):
+    frames = torch.stack([scenes.frame(t)[0] for t in range(12)])
+    frames[1:, :, :3] *= 0.5  # a border that no motion explains
+    write_video(tmp_path / "clip.mp4", (frames * 255).byte(), fps=12)
+    result = reanimate(tmp_path / "clip.mp4", num_frequencies=4, width=128)
+    real, still = result.real[1:], result.real[:1].expand_as(result.real[1:])
+    assert result.ssim == pytest.approx(valid_ssim(result.rendered[1:], real), abs=1e-4)
+    assert result.still_ssim == pytest.approx(valid_ssim(still, real), abs=1e-4)
 
 
 def test_rendering_no_motion_returns_the_photo(generator):
