@@ -21,7 +21,7 @@ from gidlite.evaluate.videos import (
     find_videos,
     video_tables,
 )
-from gidlite.media.writer import write_video
+from gidlite.media.video import write_video
 
 SMALL = Reading(fps=10, width=32, height=16, max_frames=40)
 
