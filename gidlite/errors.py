@@ -1,8 +1,4 @@
-"""The one way to refuse, the one way to write a file, and the one way to load a network.
-
-A refusal is one clear sentence that names what is wrong and what to do. A file that is written
-appears under its name whole or not at all.
-"""
+"""How to refuse, in one clear sentence, how to write a file, and how to load a network."""
 
 from __future__ import annotations
 
@@ -154,8 +150,7 @@ def _begin(path: Path, folder: bool) -> Path:
             require(same, f"cannot write {path}: it is {kind}; {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
-        make = hidden.mkdir if folder else hidden.touch
-        make()
+        hidden.mkdir() if folder else hidden.touch()
     return hidden
 
 
@@ -173,10 +168,9 @@ def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Mo
     """
     import torch
 
-    folder = Path(folder)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing")
+        if not (path := Path(folder, name)).is_file():
+            raise FileNotFoundError(f"{path} is missing")
     options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
     network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
     if missing := info["missing_keys"]:

@@ -163,19 +163,18 @@ def slice_view(
     Frame ``time`` is shown; of a shorter video, its last one. Of a column the slice is turned, to
     stand beside the frame, and the videos are one below the other.
     """
+    if column is not None:  # the row of frames that lie on their side
+        turned = {title: frames.mT for title, frames in clips.items()}
+        return slice_view(turned, time=time, row=column).mT
     gap, tallest, tiles = 4, max(map(len, clips.values())), []
     for frames in clips.values():
         now = min(time, len(frames) - 1)
-        picture = xt_slice(frames, row=row, column=column).clone()
-        picture[:, now] = _LINE
-        # From here on a column is the row of a frame that lies on its side.
-        frame = (frames[now] if column is None else frames[now].mT).clone()
-        frame[:, row if column is None else column] = _LINE
+        picture, frame = xt_slice(frames, row=row).clone(), frames[now].clone()
+        picture[:, now] = frame[:, row] = _LINE
         frame = functional.pad(frame, (0, 0, 0, gap), value=255)
         padding = (0, gap, 0, tallest - len(frames) + gap)
         tiles.append(functional.pad(torch.cat([frame, picture], 1), padding, value=255))
-    view = torch.cat(tiles, dim=2)
-    return view if column is None else view.mT
+    return torch.cat(tiles, dim=2)
 
 
 def explore_slices(clips: Mapping[str, Frames], *, fps: float):

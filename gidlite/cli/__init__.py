@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from rich.console import Console
 from typer import Argument, Option, Typer
 
-from gidlite.errors import GidliteError, protected, written
+from gidlite.errors import protected, require, written
 
 if TYPE_CHECKING:
     from gidlite.pipeline import GidPipeline
@@ -96,8 +96,8 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def parse_size(size: str) -> tuple[int, int]:
     """Return (width, height) of a text such as 256x160, or refuse it."""
     sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() for side in sides):
-        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
+    valid = len(sides) == 2 and all(side.isascii() and side.isdigit() for side in sides)
+    require(valid, f"--size is {size!r}; give width x height, as 256x160")
     return int(sides[0]), int(sides[1])
 
 

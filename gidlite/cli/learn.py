@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 from gidlite import __version__, cli
-from gidlite.errors import GidliteError, check_output
+from gidlite.errors import check_output, require
 
 if TYPE_CHECKING:
     from gidlite.data.extract import Report
@@ -75,10 +75,9 @@ def synthesize(
     """Scenes of the synthetic world: `gidlite synthesize --sheet scenes.png`."""
     from gidlite.data.shards import write_scene_shards, write_scene_sheet
 
-    if sheet is None and output is None:
-        raise GidliteError("nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
-    if count < 1 or seed < 0:
-        raise GidliteError("--count must be at least 1 and --seed at least 0")
+    asked = sheet is not None or output is not None
+    require(asked, "nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
+    require(count > 0 and seed >= 0, "--count must be at least 1 and --seed at least 0")
     options = {"count": count, "seed": seed, "sprites": sprites}
     if sheet is not None:
         with cli.progress_bar("Rendering scenes") as progress:
@@ -195,9 +194,7 @@ def evaluate_video(
     seed: cli.Seed = 0,
     cache: Annotated[Path, Option(help="Features are kept here.")] = Path("runs/features"),
     folder: cli.MetricWeights = None,
-    texture_weights: Annotated[
-        Path | None, Option(help="Your I3D for dtfvd (safetensors).")
-    ] = None,
+    texture_weights: Annotated[Path | None, Option(help="I3D for dtfvd, safetensors.")] = None,
     device: cli.Device = "cpu",
 ) -> None:
     """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
@@ -251,8 +248,7 @@ def weights_verify(folder: cli.MetricWeights = None) -> None:
 
     folder = folder or weights_folder()
     found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
-    if not found:
-        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights list")
+    require(bool(found), f"{folder} holds no feature networks; see: gidlite weights list")
     for network in found:
         cli.say(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
 

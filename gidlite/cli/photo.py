@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 from gidlite import cli
-from gidlite.errors import GidliteError, check_output
+from gidlite.errors import check_output, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,16 +58,15 @@ class Video:
         if self.xt is not None:
             check_output(self.xt)
         self.times(SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64)))
-        if not (math.isfinite(self.amplify) and 0 <= self.amplify <= 5):
-            raise GidliteError(f"--amplify is {self.amplify}; it must lie between 0 and 5")
+        valid = 0 <= self.amplify <= 5
+        require(valid, f"--amplify is {self.amplify}; it must lie between 0 and 5")
         check_renderer(self.renderer)
 
 
 def _read_photo(path: Path, max_width: int) -> Tensor:
     from gidlite.media import fit_size, read_image, resize
 
-    if max_width < 16:
-        raise GidliteError(f"--width is {max_width}; ask for at least 16 pixels")
+    require(max_width >= 16, f"--width is {max_width}; ask for at least 16 pixels")
     image = read_image(path)
     height, width = fit_size(*image.shape[-2:], max_width=max_width)
     return resize(image, height=height, width=width)
@@ -76,8 +75,7 @@ def _read_photo(path: Path, max_width: int) -> Tensor:
 def _predict(image: Tensor, prior: cli.PriorOptions) -> SpectralVolume:
     import torch
 
-    if prior.seed < 0:
-        raise GidliteError(f"--seed is {prior.seed}; it must be 0 or a positive number")
+    require(prior.seed >= 0, f"--seed is {prior.seed}; it must be 0 or a positive number")
     pipeline = cli.load_pipeline(prior.model)
     generator = torch.Generator().manual_seed(prior.seed)
     with cli.progress_bar("Imagining motion") as progress:
@@ -232,11 +230,10 @@ def poke(
     from gidlite.motion import SpectralVolume, load_volume
 
     volume = load_volume(source) if source.suffix.lower() == ".safetensors" else None
-    if (volume is None) != (photo is None):
-        raise GidliteError(
-            f"{source} holds motion without a picture; add --photo PHOTO" if photo is None
-            else f"--photo goes with a volume, and {source} is none; leave it out"
-        )  # fmt: skip
+    if volume is None:
+        require(photo is None, f"--photo goes with a volume, and {source} is none; leave it out")
+    else:
+        require(photo is not None, f"{source} holds motion without a picture; add --photo PHOTO")
     photo = photo or source
     image = _read_photo(photo, max(width, 768))
     output = output or photo.with_name(f"{photo.stem}_poke.html")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
@@ -98,8 +99,6 @@ def _fill(picture: Tensor, weight: Tensor) -> Tensor:
 
 def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
     """Return 1 where a pixel belongs to what moves, by motion nearby and by colour."""
-    import cv2
-
     top = float(amplitude.quantile(0.99).clamp(min=1e-6))
     nearby = functional.max_pool2d(amplitude[None], 41, stride=1, padding=20)[0]
     share = (amplitude / _blur(nearby, 8.0).clamp(min=0.15 * top))[0].numpy()
@@ -121,15 +120,11 @@ def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
 
 
 def _disc(radius: int) -> np.ndarray:
-    import cv2
-
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def _reflect(image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Return what lies as far outside the nearest edge of the known, and how much to trust it."""
-    import cv2
-
     hole = (known[0] < 0.5).numpy().astype(np.uint8)
     depth, label = cv2.distanceTransformWithLabels(
         hole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
@@ -179,7 +174,7 @@ def _continued(
     return _blur(_fill(mean, _ramp(weight, 0.1, 0.6)), _SMOOTH)
 
 
-def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
+def _pin(packed: Float[Tensor, "channels height width"]) -> Complex[Tensor, "modes 2 height width"]:
     """Let what lies on the border slide along it only; leaving it would uncover nothing at all."""
     modes = packed.unflatten(0, (-1, 2, 2)).clone()  # (modes, dx or dy, re or im, rows, columns)
     for component, axis in ((0, -1), (1, -2)):
@@ -187,7 +182,7 @@ def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
         away = torch.arange(count).minimum(torch.arange(count).flip(0)) / max(1, count * _PINNED)
         ramp = away.clamp(max=1).view((-1, 1) if axis == -2 else (1, -1))
         modes[:, component] *= ramp * (2 - ramp)
-    return modes.flatten(0, 2)
+    return unpack_complex(modes.flatten(1, 2))
 
 
 def split_layers(
@@ -206,12 +201,7 @@ def split_layers(
     size = (max(2, rows // 4), max(2, columns // 4))
     packed = pack_complex(fine).flatten(0, 1) * (width / columns)
     coarse = functional.interpolate(alpha[None], (rows, columns), mode="area")[0]
+    front = _continued(packed, coarse, size)
     back = _continued(packed, 1 - coarse, size)
-    back = _pin(functional.avg_pool2d(back[None], 2, ceil_mode=True)[0])
-    front = _pin(_continued(packed, coarse, size))
-    return Layers(
-        alpha,
-        _back(image, alpha),
-        unpack_complex(front.unflatten(0, (-1, 4))),
-        unpack_complex(back.unflatten(0, (-1, 4))),
-    )
+    back = functional.avg_pool2d(back[None], 2, ceil_mode=True)[0]
+    return Layers(alpha, _back(image, alpha), _pin(front), _pin(back))

@@ -5,9 +5,8 @@ one frequency. Its coordinate q_k obeys
 
     q̈ + 2 ζ ω q̇ + ω² q = force,        displacement = Re Σ_k S_k q_k.
 
-Over a step dt with a constant force the solution is known, so the step is exact, and stable, for
-any dt. Explicit Euler is stable only for dt < 2 ζ / ω; at 30 frames per second and 3 Hz with
-ζ = 0.05 it grows 2·10⁹-fold in 5 s.
+Under a constant force the step is known exactly, and stable, for any dt. Explicit Euler is stable
+only for dt < 2 ζ / ω; at 30 frames per second and 3 Hz with ζ = 0.05 it grows 2·10⁹-fold in 5 s.
 
 Source: Davis, Chen and Durand 2015 (image-space modal bases); Li et al. 2024, section 6.
 Departure: both used a first-order complex state whose imaginary part stands for velocity; then
@@ -149,8 +148,12 @@ class ModalSystem:
     def reach(self) -> float:
         """Return the largest displacement in px that coordinates of norm 1 give any pixel."""
         if self._largest is None:
+            # The larger eigenvalue of every pixel's 2×2 matrix Re Σ_k S_k S_k*, in px².
             shapes = self.spectral[self._swings].flatten(2)
-            self._largest = float(_mobility(shapes)[0].max().sqrt()) if shapes.numel() else 0.0
+            xx, yy = shapes.abs().square().double().sum(0)
+            xy = (shapes[:, 0] * shapes[:, 1].conj()).sum(0).real.double()
+            larger = (xx + yy) / 2 + ((xx - yy).square() / 4 + xy.square()).sqrt()
+            self._largest = float(larger.max().sqrt())
         return self._largest
 
     def _least_norm(self, x: float, y: float, target: tuple[float, float], limit: float) -> Tensor:
@@ -161,8 +164,7 @@ class ModalSystem:
         along = axes.T @ torch.tensor(target, dtype=torch.float64)
         usable = mobility > _DEGENERATE * mobility.max()
         mobility, along = torch.where(usable, mobility, 0), torch.where(usable, along, 0)
-        softening = _softening(mobility, along, limit)
-        weights = torch.where(usable, along / (mobility + softening), 0)
+        weights = torch.where(usable, along / (mobility + _softening(mobility, along, limit)), 0)
         return shape.conj() @ (axes @ weights).to(torch.complex128)
 
     def drag(self, *, x: float, y: float, dx: float, dy: float, limit: float | None = None) -> None:
@@ -234,9 +236,8 @@ class ModalSystem:
         swings = self._swings
         if self._held is not None or not swings.any():
             return
-        omega, damping = self.omega[swings], self.damping[swings]
-        matrices = exact_step(omega, damping, dt)
-        state = self._state[swings]
+        omega, state = self.omega[swings], self._state[swings]
+        matrices = exact_step(omega, self.damping[swings], dt)
         balance = torch.zeros_like(state)
         balance[:, 0] = self._force[swings] / omega.square()
         state = (matrices.to(state.dtype) @ (state - balance)[..., None])[..., 0] + balance
@@ -264,14 +265,6 @@ class ModalSystem:
 def _check_finite(**numbers: float) -> None:
     for name, value in numbers.items():
         require(math.isfinite(value), f"{name} is {value}; it must be a finite number")
-
-
-def _mobility(shapes: Complex[Tensor, "modes 2 pixels"]) -> tuple[Tensor, Tensor]:
-    """Return the larger and smaller eigenvalue of every pixel's 2×2 Re Σ_k S_k S_k*, in px²."""
-    xx, yy = shapes.abs().square().double().sum(0)
-    xy = (shapes[:, 0] * shapes[:, 1].conj()).sum(0).real.double()
-    middle, spread = (xx + yy) / 2, ((xx - yy).square() / 4 + xy.square()).sqrt()
-    return middle + spread, (middle - spread).clamp(min=0)
 
 
 def _softening(mobility: Tensor, along: Tensor, limit: float) -> float:

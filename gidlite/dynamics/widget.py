@@ -34,11 +34,8 @@ class ModalExplorer(anywidget.AnyWidget):
     _css = asset("explorer.css")
 
     header = traitlets.Dict().tag(sync=True)
-    photo = traitlets.Bytes().tag(sync=True)
-    back = traitlets.Bytes().tag(sync=True)
-    alpha = traitlets.Bytes().tag(sync=True)
-    front_modes = traitlets.Bytes().tag(sync=True)
-    back_modes = traitlets.Bytes().tag(sync=True)
+    photo, back, alpha = (traitlets.Bytes().tag(sync=True) for _ in range(3))
+    front_modes, back_modes = (traitlets.Bytes().tag(sync=True) for _ in range(2))
 
     stiffness = traitlets.Float(1.0, min=0.1, max=4.0).tag(sync=True)
     damping = traitlets.Float(0.05, min=0.005, max=0.5).tag(sync=True)
