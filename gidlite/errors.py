@@ -150,7 +150,8 @@ def _begin(path: Path, folder: bool) -> Path:
             require(same, f"cannot write {path}: it is {kind}; {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
-        hidden.mkdir() if folder else hidden.touch()
+        make = hidden.mkdir if folder else hidden.touch
+        make()
     return hidden
 
 

@@ -60,16 +60,10 @@ def make_scene(
 ) -> Scene:
     """Prepare a photo in [0, 1] and its volume, of any resolution, for the browser.
 
-    Args:
-        image: Photo.
-        volume: Its motion.
-        modes: At most so many of the liveliest bins at 0.5 Hz or more, 1–64.
-        damping: Ratio ζ to begin with, 0.005–0.5.
-        width: The photo is reduced to this many px at most.
-        alt: Description of the photo for those who cannot see it.
-
-    Raises:
-        GidliteError: If a number is out of range or the volume has no bin at 0.5 Hz or more.
+    Kept are at most so many ``modes``, 1–64, the liveliest bins at 0.5 Hz or more, and at most so
+    many px of ``width``. The ratio ζ begins at ``damping``, 0.005–0.5; ``alt`` describes the photo
+    to those who cannot see it. A number out of range and a volume without a bin at 0.5 Hz or more
+    raise ``GidliteError``.
     """
     require(1 <= modes <= 64, f"modes is {modes}; it must lie between 1 and 64")
     require(0.005 <= damping <= 0.5, f"damping is {damping}; it must lie between 0.005 and 0.5")

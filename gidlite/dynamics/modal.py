@@ -7,14 +7,13 @@ one frequency. Its coordinate q_k obeys
 
 Under a constant force the step is known exactly, and stable, for any dt. Explicit Euler is stable
 only for dt < 2 ζ / ω; at 30 frames per second and 3 Hz with ζ = 0.05 it grows 2·10⁹-fold in 5 s.
+Bin 0, the mean displacement, has no restoring force: moved once, it would stay. It takes no part
+(its coordinate is always 0), so that rest is the photo itself.
 
 Source: Davis, Chen and Durand 2015 (image-space modal bases); Li et al. 2024, section 6.
 Departure: both used a first-order complex state whose imaginary part stands for velocity; then
 an impulse moves distant pixels of another phase at once. Here q and q̇ are two complex numbers,
 so positions stay continuous, and a point force can only put energy in along its own motion.
-
-Bin 0, the mean displacement, has no restoring force: moved once, it would stay. It takes no part
-(its coordinate is always 0), so that rest is the photo itself.
 """
 
 from __future__ import annotations
@@ -37,11 +36,6 @@ def exact_step(
     """Return the matrices that carry (q, q̇) of unforced oscillators over ``dt`` seconds.
 
     Undamped angular frequencies ω are in rad/s, > 0; damping ratios ζ in [0, 1); dt has any sign.
-
-        >>> quarter = exact_step(torch.ones(1), torch.zeros(1), math.pi / 2)
-        >>> quarter[0].round(decimals=6)
-        tensor([[-0.,  1.],
-                [-1., -0.]])
     """
     decay = damping * omega
     ringing = omega * (1 - damping.square()).sqrt()
@@ -174,7 +168,7 @@ class ModalSystem:
         line only comes as close as it can; one that cannot move stays. With a ``limit``, no pixel
         moves by more than so many px, and the held one comes as close as that allows.
         """
-        _check_finite(x=x, y=y, dx=dx, dy=dy)
+        _check_finite(dx=dx, dy=dy)
         bound = math.inf
         if limit is not None:
             require(limit > 0, f"limit is {limit}; it must be a positive number of px")
@@ -191,12 +185,12 @@ class ModalSystem:
 
     def impulse(self, *, x: float, y: float, vx: float, vy: float) -> None:
         """Change the velocity of pixel (x, y) by (vx, vy) px/s, as by a tap at that pixel."""
-        _check_finite(x=x, y=y, vx=vx, vy=vy)
+        _check_finite(vx=vx, vy=vy)
         self._state[:, 1] += self._least_norm(x, y, (vx, vy), math.inf)
 
     def pull(self, *, x: float, y: float, ax: float, ay: float) -> None:
         """Accelerate pixel (x, y) by (ax, ay) px/s² with a steady force, until the next pull."""
-        _check_finite(x=x, y=y, ax=ax, ay=ay)
+        _check_finite(ax=ax, ay=ay)
         self._force = self._least_norm(x, y, (ax, ay), math.inf)
 
     def attract(self, *, x: float, y: float, strength: float, radius: float) -> None:
