@@ -1,8 +1,7 @@
 """gidlite: generative image dynamics you can read, run and measure.
 
-``import gidlite`` is light: import what you need from the rooms along a photo's journey, for
-example ``from gidlite.motion.spectral import motion_to_spectral``. The rooms, in that order:
-``media``, ``motion``, ``prior``, ``render``, ``dynamics``, and behind them ``data``, ``train``,
+``import gidlite`` is light: import what you need from the rooms along a photo's journey, that is
+``media``, ``motion``, ``prior``, ``render`` and ``dynamics``, and behind them ``data``, ``train``,
 ``evaluate`` and ``cli``; see ``docs/architecture.md``.
 """
 
@@ -36,8 +35,7 @@ class _Moved:
 
     @staticmethod
     def exec_module(module) -> None:
-        old, module.__spec__ = module.__spec__, module.__spec__.loader_state
-        sys.modules[old.name] = module
+        module.__spec__ = module.__spec__.loader_state
 
 
 sys.meta_path.append(_Moved)

@@ -1,8 +1,4 @@
-"""The one way to refuse, the one way to write a file, and the one way to load a network.
-
-A refusal is one clear sentence that names what is wrong and what to do. A file that is written
-appears under its name whole or not at all.
-"""
+"""How to refuse, in one clear sentence, how to write a file, and how to load a network."""
 
 from __future__ import annotations
 
@@ -48,13 +44,12 @@ def check_shape(name: str, tensor: torch.Tensor, axes: str, *, hint: str = "") -
     Further leading axes are allowed where it begins with ``...``. A ``hint`` says what to do.
     """
     words = axes.removeprefix("...").split()
-    sizes = tensor.shape[-len(words) :]
-    matches = len(sizes) == len(words) and (axes.startswith("...") or tensor.ndim == len(words))
-    for size, word in zip(sizes, words, strict=False):
-        matches &= size == int(word) if word.isdigit() else size > 0
-    if not matches:
-        named, shape = ", ".join(axes.split()), tuple(tensor.shape)
-        advice = f"; {hint}" if hint else ""
+    pairs = zip(tensor.shape[-len(words) :], words, strict=False)
+    matches = all(size == int(word) if word.isdigit() else size > 0 for size, word in pairs)
+    extra = tensor.ndim - len(words)
+    if not matches or extra < 0 or (extra > 0 and not axes.startswith("...")):
+        named, advice = ", ".join(axes.split()), f"; {hint}" if hint else ""
+        shape = tuple(tensor.shape)
         raise ShapeError(f"expected {name} with axes ({named}), got shape {shape}{advice}")
 
 
@@ -74,11 +69,9 @@ def require_file(path: str | Path, *, what: str) -> Path:
 @contextmanager
 def protected(*inputs: str | Path) -> Iterator[None]:
     """Refuse, within this context, to write over these files, by whatever name or link."""
-    found = list(_PROTECTED.get())
-    for path in inputs:
-        with suppress(OSError, ValueError):  # what is not there needs no protection
-            found.append(os.stat(path))
-    token = _PROTECTED.set(tuple(found))
+    # What is not there needs no protection.
+    found = [os.stat(path) for path in inputs if os.path.exists(path)]
+    token = _PROTECTED.set((*_PROTECTED.get(), *found))
     try:
         yield
     finally:
@@ -95,14 +88,11 @@ def writing(path: str | Path) -> Iterator[None]:
     except Exception as error:  # encoders, PyAV, safetensors and the file system share no base
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left" in str(error):
-            raise DiskFullError(
-                f"no space left for {path}; free some and run the same command again"
-            ) from error
+            advice = "free some and run the same command again"
+            raise DiskFullError(f"no space left for {path}; {advice}") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise GidliteError(
-            f"cannot write {path}: {' '.join(reason.split())}; "
-            "check the folder and the free space there"
-        ) from error
+        told = f"{' '.join(reason.split())}; check the folder and the free space there"
+        raise GidliteError(f"cannot write {path}: {told}") from error
 
 
 def check_output(path: str | Path, *, folder: bool = False) -> None:
@@ -118,15 +108,9 @@ def written(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield a hidden name to write to; on leaving, what is there appears as ``path``.
 
     After an exception nothing is left, and what ``path`` held before is still there. A file gets
-    the permissions of any new file, whatever the writer gave it.
-
-    Args:
-        path: Final name; missing parent folders are created.
-        folder: Whether a folder is made; what is in it already stays, but for equal names.
-
-    Raises:
-        DiskFullError: If there is no space left.
-        GidliteError: As ``check_output``, and for any other exception from inside.
+    the permissions of any new file, whatever the writer gave it. Of a ``folder``, what is in it
+    already stays, but for equal names. Missing parents are created. Raises ``DiskFullError`` if
+    there is no space left, ``GidliteError`` as ``check_output`` and for whatever fails inside.
     """
     with writing(path), staged(path, folder=folder) as hidden:
         yield hidden
@@ -142,11 +126,11 @@ def staged(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         yield hidden
         with writing(path):
             if folder and path.exists():
-                made = [(entry, path / entry.name) for entry in hidden.iterdir()]
-                for entry, name in made:  # all, before anything is moved
-                    check_output(name, folder=entry.is_dir())
-                for entry, name in made:
-                    os.replace(entry, name)
+                made = list(hidden.iterdir())
+                for entry in made:  # all, before anything is moved
+                    check_output(path / entry.name, folder=entry.is_dir())
+                for entry in made:
+                    os.replace(entry, path / entry.name)
             else:
                 hidden.chmod(mode)
                 os.replace(hidden, path)
@@ -158,16 +142,12 @@ def _begin(path: Path, folder: bool) -> Path:
     """Refuse, or make a hidden file or folder beside ``path``: a later move stays on one disk."""
     with writing(path):
         with suppress(FileNotFoundError):
-            old = os.stat(path)
-            require(
-                not any(os.path.samestat(old, found) for found in _PROTECTED.get()),
-                f"{path} is an input and would be lost; choose another output name",
-            )
-            require(
-                stat.S_ISDIR(old.st_mode) == folder,
-                f"cannot write {path}: it is {'an existing file' if folder else 'a folder'}; "
-                "choose another output name",
-            )
+            old, advice = os.stat(path), "choose another output name"
+            lost = any(os.path.samestat(old, found) for found in _PROTECTED.get())
+            require(not lost, f"{path} is an input and would be lost; {advice}")
+            kind = "an existing file" if folder else "a folder"
+            same = stat.S_ISDIR(old.st_mode) == folder
+            require(same, f"cannot write {path}: it is {kind}; {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
         make = hidden.mkdir if folder else hidden.touch
@@ -189,10 +169,9 @@ def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Mo
     """
     import torch
 
-    folder = Path(folder)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing")
+        if not (path := Path(folder, name)).is_file():
+            raise FileNotFoundError(f"{path} is missing")
     options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
     network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
     if missing := info["missing_keys"]:

@@ -31,8 +31,8 @@ def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: i
 def liveliest_line(frames: Frames, *, columns: bool = False) -> int:
     """Return the row, or column, whose pixels change most over time, without knowing the motion.
 
-    Its own mean at each time is taken off first, so that flicker of the light does not count; a
-    tenth of the picture along either border is left out.
+    Its mean at each time is taken off, so that flicker of the light does not count, and a tenth of
+    the picture along either border is left out.
     """
     check_shape("frames", frames, "time 3 height width")
     gray = frames.float().mean(1)
@@ -47,13 +47,6 @@ def liveliest_slice(frames: Frames) -> dict[str, int]:
 
     Of the liveliest row and the liveliest column, see ``liveliest_line``, the one in whose slice
     things travel. Across the direction of motion they only come and go.
-
-    Example:
-        >>> clip = torch.zeros(8, 3, 20, 20, dtype=torch.uint8)
-        >>> for t in range(8):
-        ...     clip[t, :, 5 + t : 8 + t, 9:12] = 255  # a square that falls
-        >>> list(liveliest_slice(clip))
-        ['column']
     """
     lines = {"row": liveliest_line(frames), "column": liveliest_line(frames, columns=True)}
     kind = max(lines, key=lambda kind: _travel(xt_slice(frames, **{kind: lines[kind]})))
@@ -74,14 +67,15 @@ def _travel(picture: UInt8[Tensor, "3 time length"]) -> float:
     return ((both.square() / (steep + 1)).sum() / (change.sum() + 1)).item()
 
 
-def compare_slices(
-    *clips: Frames, row: int | None = None, column: int | None = None
-) -> Float[Tensor, "3 rows width"]:
-    """Return the X-t slices of videos of one size, one below the other, white lines between."""
+def compare_slices(*clips: Frames, **line: int) -> Float[Tensor, "3 rows width"]:
+    """Return the X-t slices, at a ``row`` or ``column``, of videos of one size, one below another.
+
+    White lines lie between.
+    """
     _check_one_size(clips)
-    slices = [xt_slice(frames, row=row, column=column).float() / 255 for frames in clips]
-    line = torch.ones_like(slices[0][:, :1]).expand(-1, 3, -1)
-    return torch.cat([strip for piece in slices for strip in (line, piece)][1:], dim=1)
+    slices = [xt_slice(frames, **line).float() / 255 for frames in clips]
+    between = torch.ones_like(slices[0][:, :1]).expand(-1, 3, -1)
+    return torch.cat([strip for piece in slices for strip in (between, piece)][1:], dim=1)
 
 
 def _check_one_size(clips: Collection[Frames]) -> None:
@@ -116,14 +110,13 @@ def contact_sheet(
     return torch.cat(rows, dim=-2)
 
 
-def show_xt_slice(
-    axis, frames: Frames, *, fps: float, row: int | None = None, column: int | None = None
-):
-    """Draw a row or column over time on a matplotlib axis and return it; px and seconds."""
-    picture = xt_slice(frames, row=row, column=column).movedim(0, -1).numpy()
+def show_xt_slice(axis, frames: Frames, *, fps: float, **line: int):
+    """Draw a ``row`` or ``column`` over time on a matplotlib axis and return it; px and seconds."""
+    picture = xt_slice(frames, **line).movedim(0, -1).numpy()
     extent = (0, picture.shape[1], len(frames) / fps, 0)
     axis.imshow(picture, aspect="auto", extent=extent, interpolation="nearest")
-    across, along, at = ("x", "y", row) if column is None else ("y", "x", column)
+    [(kind, at)] = line.items()
+    across, along = ("x", "y") if kind == "row" else ("y", "x")
     title = f"{across.upper()}-t slice at {along} = {at} px"
     axis.set(xlabel=f"{across} (px)", ylabel="time (s)", title=title)
     return axis
@@ -131,36 +124,34 @@ def show_xt_slice(
 
 def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):
     """Draw RMS motion over a darkened photo on a matplotlib axis and return it."""
-    amplitude = amplitude_map(spectral, height=image.shape[-2], width=image.shape[-1])
     axis.imshow(image.movedim(0, -1) * 0.4)
+    amplitude = amplitude_map(spectral, height=image.shape[-2], width=image.shape[-1])
     drawn = axis.imshow(amplitude, cmap="magma", alpha=0.7, vmin=0)
     axis.figure.colorbar(drawn, ax=axis, label="RMS motion (px at 256 wide)", shrink=0.7)
     axis.set_axis_off()
     return axis
 
 
-def show_slices(
-    clips: Mapping[str, Frames], *, fps: float, row: int | None = None, column: int | None = None
-):
+def show_slices(clips: Mapping[str, Frames], *, fps: float, **line: int):
     """Draw the slices of videos of one size, by title, side by side; return the figure.
 
-    They have one scale. With neither row nor column, it is the ``liveliest_slice`` of the first.
+    They have one scale. With neither ``row`` nor ``column``, it is the ``liveliest_slice`` of the
+    first video.
     """
     from matplotlib import pyplot
 
     _check_one_size(clips.values())
-    if row is None and column is None:
-        return show_slices(clips, fps=fps, **liveliest_slice(next(iter(clips.values()))))
+    line = line or liveliest_slice(next(iter(clips.values())))
     figure, axes = pyplot.subplots(
         1, len(clips), figsize=(3 * len(clips), 3.2), sharex=True, sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for axis, (title, frames) in zip(axes[0], clips.items(), strict=True):
-        show_xt_slice(axis, frames, fps=fps, row=row, column=column)
-        axis.set(title=title)
+        show_xt_slice(axis, frames, fps=fps, **line).set(title=title)
         axis.label_outer()
     axes[0, 0].set_ylim(max(map(len, clips.values())) / fps, 0)
-    figure.suptitle(f"row y = {row} px" if column is None else f"column x = {column} px")
+    [(kind, at)] = line.items()
+    figure.suptitle(f"{kind} {'y' if kind == 'row' else 'x'} = {at} px")
     return figure
 
 
@@ -172,20 +163,18 @@ def slice_view(
     Frame ``time`` is shown; of a shorter video, its last one. Of a column the slice is turned, to
     stand beside the frame, and the videos are one below the other.
     """
-    gap, tallest = 4, max(map(len, clips.values()))
-    tiles = []
+    if column is not None:  # the row of frames that lie on their side
+        turned = {title: frames.mT for title, frames in clips.items()}
+        return slice_view(turned, time=time, row=column).mT
+    gap, tallest, tiles = 4, max(map(len, clips.values())), []
     for frames in clips.values():
         now = min(time, len(frames) - 1)
-        picture = xt_slice(frames, row=row, column=column).clone()
-        picture[:, now] = _LINE
-        # From here on a column is the row of a frame that lies on its side.
-        frame = (frames[now] if column is None else frames[now].mT).clone()
-        frame[:, row if column is None else column] = _LINE
+        picture, frame = xt_slice(frames, row=row).clone(), frames[now].clone()
+        picture[:, now] = frame[:, row] = _LINE
         frame = functional.pad(frame, (0, 0, 0, gap), value=255)
         padding = (0, gap, 0, tallest - len(frames) + gap)
         tiles.append(functional.pad(torch.cat([frame, picture], 1), padding, value=255))
-    view = torch.cat(tiles, dim=2)
-    return view if column is None else view.mT
+    return torch.cat(tiles, dim=2)
 
 
 def explore_slices(clips: Mapping[str, Frames], *, fps: float):

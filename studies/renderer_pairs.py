@@ -22,7 +22,7 @@ from gidlite.data import seeded
 from gidlite.data.pairs import PAIR_FORMAT, PAIR_TENSORS, Pair
 from gidlite.errors import GidliteError, written
 from gidlite.media import resize
-from gidlite.media.reader import find_videos, read_video
+from gidlite.media.video import find_videos, read_video
 from gidlite.motion.flow import consistent, follow, grey, optical_flow_engine
 
 _PER_SHARD = 64

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gidlite.dynamics.modal import ModalSystem
 from gidlite.errors import GidliteError, all_finite, check_shape
-from gidlite.media.reader import read_video
+from gidlite.media.video import read_video
 from gidlite.motion.flow import Motion, motion_texture
 
 # Ratios outside are not ringing: weaker than any plant's damping, or gone before half a swing.

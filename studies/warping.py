@@ -33,7 +33,7 @@ from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, check_output, written
 from gidlite.evaluate.networks import NETWORKS, load_published, weights_folder
 from gidlite.media import write_image
-from gidlite.media.reader import probe_video, read_video
+from gidlite.media.video import probe_video, read_video
 from gidlite.motion.flow import consistent, follow, grey, optical_flow_engine
 from gidlite.render.network import NeuralRenderer, SynthesisNet, load_renderer
 from gidlite.render.photo import keep_sharp, splat_photo

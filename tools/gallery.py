@@ -52,7 +52,7 @@ def main() -> None:
     for photo in photos:
         page = options.output / f"{photo.stem}.html"
         if not page.exists():
-            poke(photo, page)
+            poke(source=photo, output=page)
             write_image(page.with_suffix(".jpg"), read_image(photo, max_side=480))
     (options.output / "index.html").write_text(index([photo.stem for photo in photos]))
     print(options.output / "index.html")

@@ -6,55 +6,81 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import typer
 from rich.console import Console
+from typer import Argument, Option, Typer
 
-from gidlite.errors import GidliteError, protected, written
+from gidlite.errors import protected, require, written
+
+if TYPE_CHECKING:
+    from gidlite.pipeline import GidPipeline
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
-Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
-Steps = Annotated[int, typer.Option(help="Solver steps; more is slower.")]
-Guidance = Annotated[float, typer.Option(help="Weight of classifier-free guidance; 0 is none.")]
-Model = Annotated[Path | None, typer.Option(help="Folder of a trained pipeline.")]
-Renderer = Annotated[str, typer.Option(help="neural, softmax or average.")]
-Width = Annotated[int, typer.Option(help="Largest width of the video in pixels.")]
-Fps = Annotated[float | None, typer.Option(help="Frames per second.")]
-Seconds = Annotated[float | None, typer.Option(help="Length; one period (5 s) if not given.")]
-Amplify = Annotated[float, typer.Option(help="Factor on the motion, 0 to 5.")]
-Quality = Annotated[float, typer.Option(help="Of MP4 and WebP, 0 to 1.")]
-Slow = Annotated[float, typer.Option(help="2 plays at half speed.")]
-Loop = Annotated[bool, typer.Option("--loop/--no-loop", help="End where it begins.")]
-SlicePath = Annotated[Path | None, typer.Option("--xt", help="Where to write the X-t slice.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-Sprites = Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")]
-MetricWeights = Annotated[Path | None, typer.Option("--weights", help="Folder of metric networks.")]
+Photo = Annotated[Path, Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
+Output = Annotated[Path | None, Option("--output", "-o", help="Where to write.")]
+Bins = Annotated[int, Option(help="Bins kept, K.")]
+Seed = Annotated[int, Option(help="Equal seeds give equal results.")]
+Steps = Annotated[int, Option(help="Solver steps; more is slower.")]
+Renderer = Annotated[str, Option(help="neural, softmax or average.")]
+SlicePath = Annotated[Path | None, Option("--xt", help="Where to write the X-t slice.")]
+Device = Annotated[str, Option(help="cpu, cuda, ...")]
+Sprites = Annotated[Path | None, Option(help="Folder of photographic cut-outs.")]
+MetricWeights = Annotated[Path | None, Option("--weights", help="Folder of metric networks.")]
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    """Options of commands that imagine motion."""
+
+    seed: Seed = 0
+    steps: Steps = 12
+    guidance: Annotated[float, Option(help="Weight of classifier-free guidance; 0 is none.")] = 0.0
+    model: Annotated[Path | None, Option(help="Folder of a trained pipeline.")] = None
+
+
+def command(app: Typer, name: str | None = None, *, reads: tuple[str, ...] = ()) -> Callable:
+    """Add a command; every field of a dataclass among its parameters is an option of its own.
+
+    It refuses to write to the files that it is given under the names in ``reads``.
+    """
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        hints, shown, bundles = get_type_hints(run, include_extras=True), [], {}
+        for parameter in signature(run).parameters.values():
+            kind = hints[parameter.name]
+            if is_dataclass(kind):
+                bundles[parameter.name] = kind
+                options = get_type_hints(kind, include_extras=True)
+                shown += [(f.name, f.default, options[f.name]) for f in fields(kind)]
+            else:
+                shown.append((parameter.name, parameter.default, kind))
+
+        @functools.wraps(run)
+        def guarded(**given: Any) -> None:
+            with protected(*(given[key] for key in reads if given.get(key) is not None)):
+                for key, kind in bundles.items():
+                    names = [f.name for f in fields(kind) if f.name in given]
+                    given[key] = kind(**{name: given.pop(name) for name in names})
+                run(**given)
+
+        guarded.__signature__ = Signature(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, default, kind in shown
+        )
+        return app.command(name)(guarded)
+
+    return decorate
 
 
 def say(message: object) -> None:
     """Print a table, or text as it is: a file's name may look like markup."""
     console.print(message, markup=False)
-
-
-def reads(*inputs: str) -> Callable[[Callable], Callable]:
-    """Let a command refuse to write to the files that it is given under these option names."""
-
-    def decorate(command: Callable) -> Callable:
-        @functools.wraps(command)
-        def guarded(*args: Any, **options: Any) -> None:
-            given = [options.get(name) for name in inputs]
-            with protected(*(path for path in given if path is not None)):
-                command(*args, **options)
-
-        return guarded
-
-    return decorate
 
 
 @contextmanager
@@ -70,21 +96,26 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def parse_size(size: str) -> tuple[int, int]:
     """Return (width, height) of a text such as 256x160, or refuse it."""
     sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() for side in sides):
-        raise GidliteError(f"--size is {size!r}; give width x height, as 256x160")
+    valid = len(sides) == 2 and all(side.isascii() and side.isdigit() for side in sides)
+    require(valid, f"--size is {size!r}; give width x height, as 256x160")
     return int(sides[0]), int(sides[1])
 
 
-def write_report(output: Path | None, report: dict[str, Any]) -> None:
-    """Write a report as JSON, if a place is given, and say where."""
+def show_report(tables: list, output: Path | None, report: dict[str, Any]) -> None:
+    """Print the tables of a report, and write it as JSON if a place is given."""
+    for table in tables:
+        say(table)
     if output is not None:
         with written(output) as hidden:
             hidden.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         say(output)
 
 
-def quiet_diffusers() -> None:
-    """Keep the library's notes about loading from the terminal."""
+def load_pipeline(model: Path | None) -> GidPipeline:
+    """Return a trained pipeline, the shipped one by default, without notes about its loading."""
     from diffusers.utils import logging
 
+    from gidlite.pipeline import GidPipeline
+
     logging.set_verbosity_error()
+    return GidPipeline.from_pretrained(model)

@@ -4,48 +4,42 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from gidlite import __version__, cli
-from gidlite.errors import GidliteError, check_output
+from gidlite.errors import check_output, require
 
 if TYPE_CHECKING:
     from gidlite.data.extract import Report
-    from gidlite.evaluate.motion import MotionReport
 
-app = typer.Typer()
-evaluate = typer.Typer(help="Compare what the prior imagines with what happens.")
-weights = typer.Typer(help="Networks that FID, FVD and LPIPS are defined on.")
+app = Typer()
+evaluate = Typer(help="Compare what the prior imagines with what happens.")
+weights = Typer(help="Networks that FID, FVD and LPIPS are defined on.")
 
-Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
-Size = Annotated[str, typer.Option(help="Width x height.")]
+_METRICS = "fid,kid,fvd,fvd32"
+Scenes = Annotated[int, Option(help="Number of scenes.")]
+Samples = Annotated[int, Option(help="Predictions per photo.")]
+Size = Annotated[str, Option(help="Width x height.")]
 
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="vae, amplitude, prior, coordinate or renderer.")],
-    config: Annotated[Path, typer.Option(help="JSON, see configs/.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    part: Annotated[str, Argument(help="vae, amplitude, prior, coordinate or renderer.")],
+    config: Annotated[Path, Option(help="JSON, see configs/.")],
+    out: Annotated[Path, Option(help="Folder of the run.")],
     sprites: cli.Sprites = None,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Folder of real shards; may be repeated.")
-    ] = None,
-    parts: Annotated[
-        list[Path] | None, typer.Option(help="Run folder of a trained part; repeat for each.")
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Start from this part: a run, or a folder of a pipeline.")
-    ] = None,
+    data: Annotated[list[Path] | None, Option(help="Folder of real shards; repeatable.")] = None,
+    parts: Annotated[list[Path] | None, Option(help="Run of a trained part; repeatable.")] = None,
+    start: Annotated[Path | None, Option(help="Start from this run or part of a pipeline.")] = None,
     device: cli.Device = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that make scenes ahead.")] = 0,
-    minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue the run in --out.")] = False,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the pipeline, or the renderer, here.")
-    ] = None,
+    workers: Annotated[int, Option(help="Processes that make scenes ahead.")] = 0,
+    minutes: Annotated[float | None, Option(help="Stop cleanly after this long.")] = None,
+    resume: Annotated[bool, Option(help="Continue the run in --out.")] = False,
+    export: Annotated[Path | None, Option(help="Write the pipeline or renderer here.")] = None,
 ) -> None:
     """Train a part: `gidlite train vae --config configs/vae.json --out runs/vae`.
 
@@ -61,10 +55,8 @@ def train(
 
     settings = TrainConfig.from_json(config, part=part)
     options = RunOptions(device, workers, minutes, resume, start, report=report)
-    finished = run_training(
-        settings, out, sprites=sprites, data=data or (), parts=parts or (), export=export,
-        options=options,
-    )  # fmt: skip
+    folders = {"sprites": sprites, "data": data or (), "parts": parts or (), "export": export}
+    finished = run_training(settings, out, options=options, **folders)
     if finished is not None:  # in the first process
         more = "" if finished["step"] >= settings.steps else "; go on with --resume"
         cli.say(f"{out}  step {finished['step']} of {settings.steps}{more}")
@@ -74,21 +66,18 @@ def train(
 
 @app.command()
 def synthesize(
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet here.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for training shards.")
-    ] = None,
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 48,
+    sheet: Annotated[Path | None, Option(help="Write a contact sheet here.")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Folder for shards.")] = None,
+    count: Scenes = 48,
     seed: cli.Seed = 0,
     sprites: cli.Sprites = None,
 ) -> None:
     """Scenes of the synthetic world: `gidlite synthesize --sheet scenes.png`."""
     from gidlite.data.shards import write_scene_shards, write_scene_sheet
 
-    if sheet is None and output is None:
-        raise GidliteError("nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
-    if count < 1 or seed < 0:
-        raise GidliteError("--count must be at least 1 and --seed at least 0")
+    asked = sheet is not None or output is not None
+    require(asked, "nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
+    require(count > 0 and seed >= 0, "--count must be at least 1 and --seed at least 0")
     options = {"count": count, "seed": seed, "sprites": sprites}
     if sheet is not None:
         with cli.progress_bar("Rendering scenes") as progress:
@@ -102,17 +91,13 @@ def synthesize(
 
 @app.command()
 def extract(
-    videos: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO...", help="Files, folders or glob patterns.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for shards.")],
-    every: Annotated[int, typer.Option(help="Frames between start frames.")] = 10,
+    videos: Annotated[list[Path], Argument(metavar="VIDEO...", help="Files, folders, patterns.")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder for shards.")],
+    every: Annotated[int, Option(help="Frames between start frames.")] = 10,
     size: Size = "256x160",
-    num_frequencies: Annotated[int, typer.Option(help="Bins kept, K.")] = 16,
-    workers: Annotated[int | None, typer.Option(help="Processes; all cores if not given.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Use a dask cluster, as tcp://host:8786.")
-    ] = None,
+    num_frequencies: cli.Bins = 16,
+    workers: Annotated[int | None, Option(help="Processes; all cores if not given.")] = None,
+    scheduler: Annotated[str | None, Option(help="A dask cluster, as tcp://host:8786.")] = None,
 ) -> None:
     """Real videos to training shards: `gidlite extract clips/ -o data/clips`. Resumes."""
     from gidlite.data.extract import run_extraction
@@ -120,12 +105,9 @@ def extract(
 
     width, height = cli.parse_size(size)
     settings = Settings(every, height, width, num_frequencies=num_frequencies)
-    started = time.monotonic()
+    where, started = {"workers": workers, "scheduler": scheduler}, time.monotonic()
     with cli.progress_bar("Following pixels") as progress:
-        report = run_extraction(
-            videos, output, settings=settings, workers=workers, scheduler=scheduler,
-            progress=progress,
-        )  # fmt: skip
+        report = run_extraction(videos, output, settings=settings, progress=progress, **where)
     _print_extraction(report)
     cli.say(f"{output}  {report.samples} samples in {time.monotonic() - started:.0f} s")
 
@@ -150,83 +132,69 @@ def _print_extraction(report: Report) -> None:
     )
 
 
-@evaluate.command("motion")
+@cli.command(evaluate, "motion")
 def evaluate_motion(
-    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Still camera.")],
+    clips: Annotated[list[Path], Argument(metavar="CLIP...", help="Still camera.")],
+    *,
     output: cli.Output = None,
     samples: Samples = 8,
-    seed: cli.Seed = 0,
-    steps: cli.Steps = 12,
-    guidance: cli.Guidance = 0.0,
-    model: cli.Model = None,
+    prior: cli.PriorOptions,
 ) -> None:
     """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
 
     Where things move, how much, at which frequencies, how coherently, and how samples differ.
     """
-    from gidlite.evaluate.motion import Draws
     from gidlite.evaluate.motion import evaluate_motion as run
 
-    draws = Draws(samples, seed, steps, guidance)
-    _report_motion(run, clips, output, model=model, draws=draws)
+    _report_motion(run, clips, output, samples, prior)
 
 
-@evaluate.command("scenes")
+@cli.command(evaluate, "scenes")
 def evaluate_scenes(
-    count: Annotated[int, typer.Option(help="Number of scenes.")] = 24,
+    *,
+    count: Scenes = 24,
     output: cli.Output = None,
     samples: Samples = 8,
-    seed: cli.Seed = 0,
-    steps: cli.Steps = 12,
-    guidance: cli.Guidance = 0.0,
-    model: cli.Model = None,
+    prior: cli.PriorOptions,
     sprites: cli.Sprites = None,
 ) -> None:
     """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
-    from gidlite.evaluate.motion import Draws
     from gidlite.evaluate.motion import evaluate_scenes as run
 
-    draws = Draws(samples, seed, steps, guidance)
-    _report_motion(run, count, output, model=model, sprites=sprites, draws=draws)
+    _report_motion(run, count, output, samples, prior, sprites=sprites)
 
 
-def _report_motion(run, what, output: Path | None, *, model: Path | None, **options) -> None:
-    from gidlite.evaluate.motion import report_tables
-    from gidlite.pipeline import GidPipeline
+def _report_motion(
+    run: Callable, what: object, output: Path | None, samples: int, prior: cli.PriorOptions, **more
+) -> None:
+    from gidlite.evaluate.motion import Draws, report_tables
 
-    cli.quiet_diffusers()
     if output is not None:
         check_output(output)
-    pipeline = GidPipeline.from_pretrained(model)
+    draws = Draws(samples, prior.seed, prior.steps, prior.guidance)
+    pipeline = cli.load_pipeline(prior.model)
     with cli.progress_bar("Comparing motion") as progress:
-        report: MotionReport = run(what, pipeline, progress=progress, **options)
-    for table in report_tables(report):
-        cli.say(table)
-    for name, reason in report.failed.items():
-        cli.say(f"left out: {name}: {reason}")
-    cli.write_report(output, report.to_json())
+        report = run(what, pipeline, draws=draws, progress=progress, **more)
+    left_out = [f"left out: {name}: {reason}" for name, reason in report.failed.items()]
+    cli.show_report([*report_tables(report), *left_out], output, report.to_json())
 
 
 @evaluate.command("video")
 def evaluate_video(
-    real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real videos.")],
-    fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of the others.")],
+    real: Annotated[Path, Argument(metavar="REAL", help="Folder of real videos.")],
+    fake: Annotated[Path, Argument(metavar="FAKE", help="Folder of the others.")],
     output: cli.Output = None,
-    metrics: Annotated[
-        str, typer.Option(help="Some of fid,kid,fvd,fvd32,dtfvd,dtfvd32.")
-    ] = "fid,kid,fvd,fvd32",
-    window: Annotated[int, typer.Option(help="Sliding window in frames; 30 in the paper.")] = 0,
-    every: Annotated[int, typer.Option(help="FID, KID: one frame in this many.")] = 5,
-    fps: Annotated[float, typer.Option(help="Both sides are read at this rate.")] = 30.0,
+    metrics: Annotated[str, Option(help=f"Some of {_METRICS},dtfvd,dtfvd32.")] = _METRICS,
+    window: Annotated[int, Option(help="Sliding window in frames; 30 in the paper.")] = 0,
+    every: Annotated[int, Option(help="FID, KID: one frame in this many.")] = 5,
+    fps: Annotated[float, Option(help="Both sides are read at this rate.")] = 30.0,
     size: Size = "256x160",
-    max_frames: Annotated[int, typer.Option(help="And up to this many frames.")] = 150,
-    draws: Annotated[int, typer.Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
+    max_frames: Annotated[int, Option(help="And up to this many frames.")] = 150,
+    draws: Annotated[int, Option(help="Bootstrap resamples; 0 for no intervals.")] = 100,
     seed: cli.Seed = 0,
-    cache: Annotated[Path, typer.Option(help="Features are kept here.")] = Path("runs/features"),
+    cache: Annotated[Path, Option(help="Features are kept here.")] = Path("runs/features"),
     folder: cli.MetricWeights = None,
-    texture_weights: Annotated[
-        Path | None, typer.Option(help="Your I3D for dtfvd, as safetensors.")
-    ] = None,
+    texture_weights: Annotated[Path | None, Option(help="I3D for dtfvd, safetensors.")] = None,
     device: cli.Device = "cpu",
 ) -> None:
     """FID, KID and FVD between folders of videos: `gidlite evaluate video real/ ours/`.
@@ -240,16 +208,12 @@ def evaluate_video(
     names = tuple(name.strip() for name in metrics.lower().split(","))
     reading = videos.Reading(fps, *cli.parse_size(size), max_frames)
     settings = videos.VideoSettings(names, every, window, draws, seed, reading)
-    networks = videos.load_networks(
-        names, weights=folder, textures=texture_weights, device=device
-    )  # fmt: skip
+    files = {"weights": folder, "textures": texture_weights}
+    networks = videos.load_networks(names, device=device, **files)
+    options = {"cache": cache, "settings": settings}
     with cli.progress_bar("Looking at videos") as progress:
-        report = videos.evaluate_videos(
-            real, fake, networks, cache=cache, settings=settings, progress=progress
-        )  # fmt: skip
-    for table in videos.video_tables(report):
-        cli.say(table)
-    cli.write_report(output, report.to_json())
+        report = videos.evaluate_videos(real, fake, networks, progress=progress, **options)
+    cli.show_report(videos.video_tables(report), output, report.to_json())
 
 
 @weights.command("list")
@@ -284,8 +248,7 @@ def weights_verify(folder: cli.MetricWeights = None) -> None:
 
     folder = folder or weights_folder()
     found = [n for n in NETWORKS.values() if (folder / n.file).is_file()]
-    if not found:
-        raise GidliteError(f"{folder} holds no feature networks; see: gidlite weights list")
+    require(bool(found), f"{folder} holds no feature networks; see: gidlite weights list")
     for network in found:
         cli.say(f"{network.file}  {network.title}, {verify(network, folder / network.file)}")
 
@@ -303,9 +266,8 @@ def info() -> None:
     cli.say(f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     cli.say(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
     for name, folder in (("prior", DEFAULT_WEIGHTS), ("renderer", WEIGHTS)):
-        quality = folder / "quality.json"
-        if not quality.is_file():
+        if not (folder / "quality.json").is_file():
             cli.say(f"{name}: no shipped weights found")
             continue
-        for measure, value in json.loads(quality.read_text()).items():
+        for measure, value in json.loads((folder / "quality.json").read_text()).items():
             cli.say(f"{name}: {measure}: {value}")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from gidlite import cli
-from gidlite.errors import GidliteError, check_output
+from gidlite.errors import check_output, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gidlite.motion import SpectralVolume
 
-app = typer.Typer()
+app = Typer()
 
 # Swing of the liveliest pixels in px at 256 wide: below the first, motion is easily missed; beyond
 # the second, a renderer invents more than it moves.
@@ -26,23 +26,18 @@ _SLIGHT, _FAR = 1.0, 12.0
 
 
 @dataclass(frozen=True)
-class _Video:
-    """What is asked of a video of a photo.
+class Video:
+    """Options of commands that make a video of a photo."""
 
-    Attributes:
-        output: File or folder.
-        xt: Where its X-t slice goes, if anywhere.
-    """
-
-    output: Path
-    xt: Path | None
-    seconds: float | None = None
-    fps: float | None = None
-    loop: bool = True
-    slow: float = 1.0
-    amplify: float = 1.0
-    quality: float = 0.8
-    renderer: str = "softmax"
+    seconds: Annotated[float | None, Option(help="Length; one period (5 s) if not given.")] = None
+    fps: Annotated[float | None, Option(help="Frames per second.")] = None
+    width: Annotated[int, Option(help="Largest width of the video in pixels.")] = 768
+    loop: Annotated[bool, Option("--loop/--no-loop", help="End where it begins.")] = True
+    amplify: Annotated[float, Option(help="Factor on the motion, 0 to 5.")] = 1.0
+    slow: Annotated[float, Option(help="2 plays at half speed.")] = 1.0
+    quality: Annotated[float, Option(help="Of MP4 and WebP, 0 to 1.")] = 0.8
+    renderer: cli.Renderer = "softmax"
+    xt: cli.SlicePath = None
 
     def times(self, volume: SpectralVolume) -> Tensor:
         """Return the volume times of its frames."""
@@ -51,7 +46,7 @@ class _Video:
         options = {"seconds": self.seconds, "fps": self.fps, "slow": self.slow, "loop": self.loop}
         return frame_times(volume, **options)
 
-    def check(self) -> None:
+    def check(self, output: Path) -> None:
         """Refuse what cannot work before minutes are spent on it."""
         import torch
 
@@ -59,44 +54,38 @@ class _Video:
         from gidlite.motion import SpectralVolume
         from gidlite.render import check_renderer
 
-        VideoWriter(self.output, fps=self.fps or 30, quality=self.quality)
+        VideoWriter(output, fps=self.fps or 30, quality=self.quality)
         if self.xt is not None:
             check_output(self.xt)
         self.times(SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64)))
-        if not (math.isfinite(self.amplify) and 0 <= self.amplify <= 5):
-            raise GidliteError(f"--amplify is {self.amplify}; it must lie between 0 and 5")
+        valid = 0 <= self.amplify <= 5
+        require(valid, f"--amplify is {self.amplify}; it must lie between 0 and 5")
         check_renderer(self.renderer)
 
 
 def _read_photo(path: Path, max_width: int) -> Tensor:
     from gidlite.media import fit_size, read_image, resize
 
-    if max_width < 16:
-        raise GidliteError(f"--width is {max_width}; ask for at least 16 pixels")
+    require(max_width >= 16, f"--width is {max_width}; ask for at least 16 pixels")
     image = read_image(path)
     height, width = fit_size(*image.shape[-2:], max_width=max_width)
     return resize(image, height=height, width=width)
 
 
-def _predict(
-    image: Tensor, *, seed: int, steps: int, guidance: float, model: Path | None
-) -> SpectralVolume:
+def _predict(image: Tensor, prior: cli.PriorOptions) -> SpectralVolume:
     import torch
 
-    from gidlite.pipeline import GidPipeline
-
-    cli.quiet_diffusers()
-    if seed < 0:
-        raise GidliteError(f"--seed is {seed}; it must be 0 or a positive number")
-    pipeline = GidPipeline.from_pretrained(model)
+    require(prior.seed >= 0, f"--seed is {prior.seed}; it must be 0 or a positive number")
+    pipeline = cli.load_pipeline(prior.model)
+    generator = torch.Generator().manual_seed(prior.seed)
     with cli.progress_bar("Imagining motion") as progress:
         return pipeline(
-            image, num_inference_steps=steps, guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed), progress=progress,
+            image, num_inference_steps=prior.steps, guidance_scale=prior.guidance,
+            generator=generator, progress=progress,
         ).volume  # fmt: skip
 
 
-def _write(image: Tensor, volume: SpectralVolume, video: _Video) -> None:
+def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) -> None:
     """Close the loop, stream the frames to the video, and collect the row that moves most."""
     import torch
 
@@ -112,18 +101,16 @@ def _write(image: Tensor, volume: SpectralVolume, video: _Video) -> None:
         volume = close_for(volume, times)
     _warn(volume, video.amplify)
     row, lines = liveliest_row(volume.spectral, height=image.shape[-2]), []
+    options = {"amplify": video.amplify, "renderer": video.renderer}
     with (
-        VideoWriter(video.output, fps=fps, quality=video.quality) as writer,
+        VideoWriter(output, fps=fps, quality=video.quality) as writer,
         cli.progress_bar("Rendering") as progress,
     ):
-        frames = render_frames(
-            image, volume, times, amplify=video.amplify, renderer=video.renderer
-        )  # fmt: skip
-        for done, frame in enumerate(frames, start=1):
+        for frame in render_frames(image, volume, times, **options):
             writer.write(frame)
             lines.append(frame[:, row])
-            progress(done, len(times))
-    cli.say(f"{video.output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
+            progress(len(lines), len(times))
+    cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
     if video.xt is not None:
         write_image(video.xt, torch.stack(lines, dim=1))
         cli.say(f"{video.xt}  row {row} over time, downwards")
@@ -143,91 +130,57 @@ def _warn(volume: SpectralVolume, amplify: float) -> None:
         cli.say(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
 
 
-@app.command()
-@cli.reads("photo")
+@cli.command(app, reads=("photo",))
 def animate(
-    photo: cli.Photo,
-    output: cli.Output = None,
-    seconds: cli.Seconds = None,
-    fps: cli.Fps = None,
-    width: cli.Width = 768,
-    loop: cli.Loop = True,
-    amplify: cli.Amplify = 1.0,
-    slow: cli.Slow = 1.0,
-    quality: cli.Quality = 0.8,
-    seed: cli.Seed = 0,
-    steps: cli.Steps = 12,
-    guidance: cli.Guidance = 0.0,
-    renderer: cli.Renderer = "softmax",
-    xt: cli.SlicePath = None,
-    model: cli.Model = None,
+    photo: cli.Photo, *, output: cli.Output = None, video: Video, prior: cli.PriorOptions
 ) -> None:
     """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
     started = time.monotonic()
-    image = _read_photo(photo, width)
-    output = output or photo.with_name(f"{photo.stem}_{'loop' if loop else 'video'}.mp4")
-    xt = xt or output.with_name(f"{photo.stem}_xt.png")
-    video = _Video(output, xt, seconds, fps, loop, slow, amplify, quality, renderer)
-    video.check()
-    _write(image, _predict(image, seed=seed, steps=steps, guidance=guidance, model=model), video)
+    image = _read_photo(photo, video.width)
+    output = output or photo.with_name(f"{photo.stem}_{'loop' if video.loop else 'video'}.mp4")
+    video = replace(video, xt=video.xt or output.with_name(f"{photo.stem}_xt.png"))
+    video.check(output)
+    _write(image, _predict(image, prior), output, video)
     cli.say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
-@app.command()
-@cli.reads("photo")
-def predict(
-    photo: cli.Photo,
-    output: cli.Output = None,
-    seed: cli.Seed = 0,
-    steps: cli.Steps = 12,
-    guidance: cli.Guidance = 0.0,
-    model: cli.Model = None,
-) -> None:
+@cli.command(app, reads=("photo",))
+def predict(photo: cli.Photo, *, output: cli.Output = None, prior: cli.PriorOptions) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
     from gidlite.motion import save_volume
 
     image = _read_photo(photo, 768)
     output = output or photo.with_suffix(".safetensors")
     check_output(output)
-    volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
+    volume = _predict(image, prior)
     save_volume(output, volume)
     bins, _, height, width = volume.spectral.shape
     cli.say(f"{output}  {bins} frequencies at {width}x{height}")
 
 
-@app.command()
-@cli.reads("photo", "volume_file")
+@cli.command(app, reads=("photo", "volume_file"))
 def render(
     photo: cli.Photo,
-    volume_file: Annotated[Path, typer.Argument(metavar="VOLUME", help="From gidlite predict.")],
+    volume_file: Annotated[Path, Argument(metavar="VOLUME", help="From gidlite predict.")],
+    *,
     output: cli.Output = None,
-    seconds: cli.Seconds = None,
-    fps: cli.Fps = None,
-    width: cli.Width = 768,
-    loop: cli.Loop = True,
-    amplify: cli.Amplify = 1.0,
-    slow: cli.Slow = 1.0,
-    quality: cli.Quality = 0.8,
-    renderer: cli.Renderer = "softmax",
-    xt: cli.SlicePath = None,
+    video: Video,
 ) -> None:
     """Photo and volume to video: `gidlite render rose.jpg rose.safetensors -o rose.mp4`."""
     from gidlite.motion import load_volume
 
-    image, volume = _read_photo(photo, width), load_volume(volume_file)
+    image, volume = _read_photo(photo, video.width), load_volume(volume_file)
     output = output or photo.with_name(f"{photo.stem}_loop.mp4")
-    video = _Video(output, xt, seconds, fps, loop, slow, amplify, quality, renderer)
-    video.check()
-    _write(image, volume, video)
+    video.check(output)
+    _write(image, volume, output, video)
 
 
-@app.command()
-@cli.reads("video")
+@cli.command(app, reads=("video",))
 def reanimate(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A real clip, camera still.")],
+    video: Annotated[Path, Argument(metavar="VIDEO", help="A real clip, camera still.")],
     output: cli.Output = None,
-    num_frequencies: Annotated[int, typer.Option(help="Bins kept, K.")] = 16,
-    width: Annotated[int, typer.Option(help="Working width in pixels.")] = 256,
+    num_frequencies: cli.Bins = 16,
+    width: Annotated[int, Option(help="Working width in pixels.")] = 256,
     renderer: cli.Renderer = "softmax",
     xt: cli.SlicePath = None,
 ) -> None:
@@ -238,12 +191,10 @@ def reanimate(
 
     output = output or video.with_name(f"{video.stem}_reanimated.mp4")
     xt = xt or output.with_name(f"{output.stem}_xt.png")
-    _Video(output, xt, renderer=renderer).check()
+    Video(renderer=renderer, xt=xt).check(output)
+    options = {"num_frequencies": num_frequencies, "width": width, "renderer": renderer}
     with cli.progress_bar("Following pixels") as progress:
-        result = run(
-            video, num_frequencies=num_frequencies, width=width, renderer=renderer,
-            progress=progress,
-        )  # fmt: skip
+        result = run(video, progress=progress, **options)
     write_video(output, result.rendered, fps=result.fps)
     row = liveliest_row(result.spectral, height=result.real.shape[-2])
     write_image(xt, compare_slices(result.real, result.rendered, row=row))
@@ -255,24 +206,19 @@ def reanimate(
     )
 
 
-@app.command()
-@cli.reads("source", "photo")
+@cli.command(app, reads=("source", "photo"))
 def poke(
     source: Annotated[
-        Path, typer.Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
+        Path, Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
     ],
+    *,
     output: cli.Output = None,
-    photo: Annotated[Path | None, typer.Option(help="The photo of a volume.")] = None,
-    modes: Annotated[int, typer.Option(help="At most so many modes, the liveliest.")] = 16,
-    damping: Annotated[float, typer.Option(help="Damping ratio, 0.005 to 0.5.")] = 0.05,
-    width: Annotated[int, typer.Option(help="Largest width of the photo in pixels.")] = 512,
-    alt: Annotated[
-        str | None, typer.Option(help="Describes the photo to those not seeing.")
-    ] = None,
-    seed: cli.Seed = 0,
-    steps: cli.Steps = 12,
-    guidance: cli.Guidance = 0.0,
-    model: cli.Model = None,
+    photo: Annotated[Path | None, Option(help="The photo of a volume.")] = None,
+    modes: Annotated[int, Option(help="At most so many modes, the liveliest.")] = 16,
+    damping: Annotated[float, Option(help="Damping ratio, 0.005 to 0.5.")] = 0.05,
+    width: Annotated[int, Option(help="Largest width of the photo in pixels.")] = 512,
+    alt: Annotated[str | None, Option(help="Describes the photo to those not seeing.")] = None,
+    prior: cli.PriorOptions,
 ) -> None:
     """One page to touch: `gidlite poke rose.jpg` writes rose_poke.html; drag it, let go.
 
@@ -284,11 +230,10 @@ def poke(
     from gidlite.motion import SpectralVolume, load_volume
 
     volume = load_volume(source) if source.suffix.lower() == ".safetensors" else None
-    if (volume is None) != (photo is None):
-        raise GidliteError(
-            f"{source} holds motion without a picture; add --photo PHOTO" if photo is None
-            else f"--photo goes with a volume, and {source} is none; leave it out"
-        )  # fmt: skip
+    if volume is None:
+        require(photo is None, f"--photo goes with a volume, and {source} is none; leave it out")
+    else:
+        require(photo is not None, f"{source} holds motion without a picture; add --photo PHOTO")
     photo = photo or source
     image = _read_photo(photo, max(width, 768))
     output = output or photo.with_name(f"{photo.stem}_poke.html")
@@ -299,24 +244,24 @@ def poke(
         # Impossible options are refused before minutes are spent on the motion.
         probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
         make_scene(image, probe, **options)
-        volume = _predict(image, seed=seed, steps=steps, guidance=guidance, model=model)
+        volume = _predict(image, prior)
     scene = make_scene(image, volume, **options)
     write_page(output, scene, title=name or "Touch it")
     size = output.stat().st_size / 1e6
     cli.say(f"{output}  {len(scene.header['frequencies'])} modes, {size:.1f} MB")
 
 
-@app.command()
+@cli.command(app)
 def demo(output: cli.Output = Path("outputs/demo")) -> None:
     """Animate the flower photo that scikit-learn ships."""
     from gidlite.media import sample_photo
 
-    volume = output / "flower.safetensors"
-    predict(photo=sample_photo(), output=volume)
-    for name, width, fps in (
-        ("flower_loop.mp4", 640, 30.0), ("flower.gif", 320, 15.0), ("flower.webp", 480, 15.0)
-    ):  # fmt: skip
-        render(
-            photo=sample_photo(), volume_file=volume, output=output / name, width=width, fps=fps,
-            xt=output / "flower_xt.png" if name.endswith("mp4") else None,
-        )  # fmt: skip
+    photo, volume = sample_photo(), output / "flower.safetensors"
+    predict(photo=photo, output=volume)
+    for name, width, fps, xt in (
+        ("flower_loop.mp4", 640, 30.0, output / "flower_xt.png"),
+        ("flower.gif", 320, 15.0, None),
+        ("flower.webp", 480, 15.0, None),
+    ):
+        video = {"output": output / name, "width": width, "fps": fps, "xt": xt}
+        render(photo=photo, volume_file=volume, **video)

@@ -26,7 +26,7 @@ from torch.nn import functional
 from gidlite.data.screening import Frame, LeftOut, Settings, look_at, make_sample
 from gidlite.data.shards import Progress, Sample, finish_folder, read_json, write_json, write_shard
 from gidlite.errors import GidliteError, check_output, require
-from gidlite.media.reader import find_videos, probe_video, stream_video
+from gidlite.media.video import find_videos, probe_video, stream_video
 from gidlite.motion.spectral import pack_complex
 
 _MOST_PIXELS = 8192 * 4352  # a little over 8K; larger headers are mistakes or attacks

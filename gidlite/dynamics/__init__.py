@@ -13,7 +13,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,33 +25,26 @@ from torch import Tensor
 
 from gidlite.dynamics.layers import split_layers
 from gidlite.dynamics.modal import dominant_modes
-from gidlite.errors import GidliteError, written
+from gidlite.errors import require, written
 from gidlite.media import encode_jpeg, fit_size, resize, to_bytes
 from gidlite.motion import SpectralVolume
 from gidlite.motion.spectral import pack_complex
 
 # Real plants that were poked relax at these frequencies instead of ringing (notebook 08).
 SLOWEST_HZ = 0.5
-MOST_MODES = 64
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Bytes for ``explorer.js``.
+    """Bytes for ``explorer.js``: pictures as JPEG, modes as deflated half floats (K, h, w, 4).
 
-    Attributes:
-        header: Sizes, frequencies in Hz and damping, ready for JSON.
-        photo: JPEG.
-        back: JPEG of the photo without its front; empty where the photo is one sheet.
-        alpha: Grey JPEG, opacity of the front.
-        front_modes: Deflated half floats ``(K, h, w, 4)``, px of the photo.
-        back_modes: The same of the back, on a grid half as fine.
+    The modes are in px of the photo; those of the back are on a grid half as fine.
     """
 
-    header: dict
+    header: dict  # sizes, frequencies in Hz and damping, ready for JSON
     photo: bytes
-    back: bytes
-    alpha: bytes
+    back: bytes  # the photo without its front; empty where the photo is one sheet
+    alpha: bytes  # opacity of the front, grey
     front_modes: bytes
     back_modes: bytes
 
@@ -68,28 +60,19 @@ def make_scene(
 ) -> Scene:
     """Prepare a photo in [0, 1] and its volume, of any resolution, for the browser.
 
-    Args:
-        image: Photo.
-        volume: Its motion.
-        modes: At most so many of the liveliest bins at 0.5 Hz or more, 1–64.
-        damping: Ratio ζ to begin with, 0.005–0.5.
-        width: The photo is reduced to this many px at most.
-        alt: Description of the photo for those who cannot see it.
-
-    Raises:
-        GidliteError: If a number is out of range or the volume has no bin at 0.5 Hz or more.
+    Kept are at most so many ``modes``, 1–64, the liveliest bins at 0.5 Hz or more, and at most so
+    many px of ``width``. The ratio ζ begins at ``damping``, 0.005–0.5; ``alt`` describes the photo
+    to those who cannot see it. A number out of range and a volume without a bin at 0.5 Hz or more
+    raise ``GidliteError``.
     """
-    if not 1 <= modes <= MOST_MODES:
-        raise GidliteError(f"modes is {modes}; it must lie between 1 and {MOST_MODES}")
-    if not (math.isfinite(damping) and 0.005 <= damping <= 0.5):
-        raise GidliteError(f"damping is {damping}; it must lie between 0.005 and 0.5")
+    require(1 <= modes <= 64, f"modes is {modes}; it must lie between 1 and 64")
+    require(0.005 <= damping <= 0.5, f"damping is {damping}; it must lie between 0.005 and 0.5")
     height, width = fit_size(*image.shape[-2:], max_width=width)
     image = resize(image, height=height, width=width)
     hertz = torch.arange(len(volume.spectral)) / volume.period_seconds
     audible = hertz * (hertz >= SLOWEST_HZ - 1e-6)
     kept = dominant_modes(volume.spectral, frequencies_hz=audible, count=modes)
-    if not kept:
-        raise GidliteError(f"the volume has no frequency of {SLOWEST_HZ} Hz or more; keep more")
+    require(bool(kept), f"the volume has no frequency of {SLOWEST_HZ} Hz or more; keep more")
     layers = split_layers(image, volume.spectral[kept])
     one_sheet = layers.back is image
     header = {
@@ -141,22 +124,17 @@ def _figure(scene: Scene) -> str:
     )
 
 
-def page_html(scenes: list[Scene], *, title: str) -> str:
-    """Return a page with one figure per scene under a content security policy of hashes."""
+def write_page(path: str | Path, scenes: Scene | list[Scene], *, title: str = "Touch it") -> None:
+    """Write a self-contained page with scenes one below the other.
+
+    Its content security policy allows nothing but the script and the styles with their hashes.
+    """
+    scenes = [scenes] if isinstance(scenes, Scene) else scenes
     style = asset("page.css") + asset("explorer.css")
     script = asset("explorer.js") + "\nmountAll();\n"
-    return Template(asset("page.html")).substitute(
+    page = Template(asset("page.html")).substitute(
         title=html.escape(title), figures="".join(map(_figure, scenes)),
         style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
     )  # fmt: skip
-
-
-def write_page(path: str | Path, scenes: Scene | list[Scene], *, title: str = "Touch it") -> None:
-    """Write a self-contained interactive page with scenes one below the other.
-
-    Raises:
-        GidliteError: If the file cannot be written.
-    """
-    scenes = [scenes] if isinstance(scenes, Scene) else scenes
     with written(path) as hidden:
-        hidden.write_text(page_html(scenes, title=title), encoding="utf-8")
+        hidden.write_text(page, encoding="utf-8")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
@@ -38,42 +39,33 @@ _SMOOTH = 2.0  # px of the mode grid; a prior's finer detail would tear what is 
 
 @dataclass(frozen=True)
 class Layers:
-    """Two sheets that lie on each other.
+    """Two sheets that lie on each other; modes in px of the photo, the back's half as fine."""
 
-    Attributes:
-        alpha: ``(1, H, W)`` opacity of the front, 0–1, at the resolution of the photo.
-        back: ``(3, H, W)`` the photo without its front, 0–1.
-        front_modes: ``(K, 2, h, w)`` px of the photo.
-        back_modes: ``(K, 2, h / 2, w / 2)`` px of the photo.
-    """
-
-    alpha: Float[Tensor, "1 height width"]
-    back: Float[Tensor, "3 height width"]
+    alpha: Float[Tensor, "1 height width"]  # opacity of the front, 0–1
+    back: Float[Tensor, "3 height width"]  # the photo without its front, 0–1
     front_modes: Complex[Tensor, "modes 2 rows columns"]
     back_modes: Complex[Tensor, "modes 2 back_rows back_columns"]
 
 
-def _box(field: Float[Tensor, "channels height width"], radius: int) -> Tensor:
-    padded = functional.pad(field[None], (radius,) * 4, mode="replicate")
-    return functional.avg_pool2d(padded, 2 * radius + 1, stride=1)[0]
+def _box(field: Float[Tensor, "channels height width"]) -> Tensor:
+    padded = functional.pad(field[None], (_GUIDE_RADIUS,) * 4, mode="replicate")
+    return functional.avg_pool2d(padded, 2 * _GUIDE_RADIUS + 1, stride=1)[0]
 
 
 def guided_filter(
     guide: Float[Tensor, "3 height width"],
     field: Float[Tensor, "1 height width"],
-    *,
     fine_guide: Float[Tensor, "3 fine_height fine_width"],
 ) -> Float[Tensor, "1 fine_height fine_width"]:
     """Return the field as locally linear functions of a photo's colour, at a finer resolution."""
-    radius = _GUIDE_RADIUS
-    mean = _box(guide, radius)
-    products = _box((guide[:, None] * guide).flatten(0, 1), radius).unflatten(0, (3, 3))
+    mean, mean_field = _box(guide), _box(field)
+    products = _box((guide[:, None] * guide).flatten(0, 1)).unflatten(0, (3, 3))
     covariance = (products - mean[:, None] * mean).permute(2, 3, 0, 1)
     covariance = covariance + _GUIDE_SOFTNESS * torch.eye(3, device=guide.device)
-    cross = (_box(guide * field, radius) - mean * _box(field, radius)).permute(1, 2, 0)
+    cross = (_box(guide * field) - mean * mean_field).permute(1, 2, 0)
     slope = torch.linalg.solve(covariance, cross).permute(2, 0, 1)
-    offset = _box(field, radius) - (slope * mean).sum(0, keepdim=True)
-    line = _box(torch.cat([slope, offset]), radius)
+    offset = mean_field - (slope * mean).sum(0, keepdim=True)
+    line = _box(torch.cat([slope, offset]))
     line = functional.interpolate(line[None], fine_guide.shape[-2:], mode="bilinear")[0]
     return (line[:3] * fine_guide).sum(0, keepdim=True) + line[3:]
 
@@ -107,8 +99,6 @@ def _fill(picture: Tensor, weight: Tensor) -> Tensor:
 
 def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
     """Return 1 where a pixel belongs to what moves, by motion nearby and by colour."""
-    import cv2
-
     top = float(amplitude.quantile(0.99).clamp(min=1e-6))
     nearby = functional.max_pool2d(amplitude[None], 41, stride=1, padding=20)[0]
     share = (amplitude / _blur(nearby, 8.0).clamp(min=0.15 * top))[0].numpy()
@@ -121,10 +111,8 @@ def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
     if not 0 < (share > _LIKELY).mean() < _ALL:
         return whole
     cv2.setRNGSeed(0)
-    cv2.grabCut(
-        to_bytes(guide), seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), 3,
-        cv2.GC_INIT_WITH_MASK,
-    )  # fmt: skip
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(to_bytes(guide), seeds, None, *models, 3, cv2.GC_INIT_WITH_MASK)
     front = ((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)).astype(np.float32)
     # What is shut in by a flower belongs to it, a shadow between its petals, say.
     front = cv2.morphologyEx(front, cv2.MORPH_CLOSE, _disc(_CLOSED))
@@ -132,15 +120,11 @@ def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
 
 
 def _disc(radius: int) -> np.ndarray:
-    import cv2
-
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def _reflect(image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Return what lies as far outside the nearest edge of the known, and how much to trust it."""
-    import cv2
-
     hole = (known[0] < 0.5).numpy().astype(np.uint8)
     depth, label = cv2.distanceTransformWithLabels(
         hole, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
@@ -190,7 +174,7 @@ def _continued(
     return _blur(_fill(mean, _ramp(weight, 0.1, 0.6)), _SMOOTH)
 
 
-def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
+def _pin(packed: Float[Tensor, "channels height width"]) -> Complex[Tensor, "modes 2 height width"]:
     """Let what lies on the border slide along it only; leaving it would uncover nothing at all."""
     modes = packed.unflatten(0, (-1, 2, 2)).clone()  # (modes, dx or dy, re or im, rows, columns)
     for component, axis in ((0, -1), (1, -2)):
@@ -198,7 +182,7 @@ def _pin(packed: Float[Tensor, "channels height width"]) -> Tensor:
         away = torch.arange(count).minimum(torch.arange(count).flip(0)) / max(1, count * _PINNED)
         ramp = away.clamp(max=1).view((-1, 1) if axis == -2 else (1, -1))
         modes[:, component] *= ramp * (2 - ramp)
-    return modes.flatten(0, 2)
+    return unpack_complex(modes.flatten(1, 2))
 
 
 def split_layers(
@@ -212,17 +196,12 @@ def split_layers(
     fine = resize_spectral(spectral, height=rows, width=columns)
     amplitude = (2 * fine.abs().square().sum(dim=(0, 1))).sqrt()
     front = _front(guide, _blur(amplitude[None], 1.5))
-    alpha = _ramp(guided_filter(guide, front, fine_guide=image), 0.05, 0.7)
+    alpha = _ramp(guided_filter(guide, front, image), 0.05, 0.7)
     # Values in px of the photo, on a coarse grid: they are smooth.
     size = (max(2, rows // 4), max(2, columns // 4))
     packed = pack_complex(fine).flatten(0, 1) * (width / columns)
     coarse = functional.interpolate(alpha[None], (rows, columns), mode="area")[0]
+    front = _continued(packed, coarse, size)
     back = _continued(packed, 1 - coarse, size)
-    back = _pin(functional.avg_pool2d(back[None], 2, ceil_mode=True)[0])
-    front = _pin(_continued(packed, coarse, size))
-    return Layers(
-        alpha,
-        _back(image, alpha),
-        unpack_complex(front.unflatten(0, (-1, 4))),
-        unpack_complex(back.unflatten(0, (-1, 4))),
-    )
+    back = functional.avg_pool2d(back[None], 2, ceil_mode=True)[0]
+    return Layers(alpha, _back(image, alpha), _pin(front), _pin(back))

@@ -5,17 +5,15 @@ one frequency. Its coordinate q_k obeys
 
     q̈ + 2 ζ ω q̇ + ω² q = force,        displacement = Re Σ_k S_k q_k.
 
-Over a step dt with a constant force the solution is known, so the step is exact, and stable, for
-any dt. Explicit Euler is stable only for dt < 2 ζ / ω; at 30 frames per second and 3 Hz with
-ζ = 0.05 it grows 2·10⁹-fold in 5 s.
+Under a constant force the step is known exactly, and stable, for any dt. Explicit Euler is stable
+only for dt < 2 ζ / ω; at 30 frames per second and 3 Hz with ζ = 0.05 it grows 2·10⁹-fold in 5 s.
+Bin 0, the mean displacement, has no restoring force: moved once, it would stay. It takes no part
+(its coordinate is always 0), so that rest is the photo itself.
 
 Source: Davis, Chen and Durand 2015 (image-space modal bases); Li et al. 2024, section 6.
 Departure: both used a first-order complex state whose imaginary part stands for velocity; then
 an impulse moves distant pixels of another phase at once. Here q and q̇ are two complex numbers,
 so positions stay continuous, and a point force can only put energy in along its own motion.
-
-Bin 0, the mean displacement, has no restoring force: moved once, it would stay. It takes no part
-(its coordinate is always 0), so that rest is the photo itself.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import torch
 from jaxtyping import Complex, Float, Num
 from torch import Tensor
 
-from gidlite.errors import GidliteError, ShapeError, all_finite, check_shape
+from gidlite.errors import ShapeError, all_finite, check_shape, require
 
 # Directions in which a pixel can move this much less (as a share of its mobility) count as none.
 _DEGENERATE = 1e-12
@@ -38,12 +36,6 @@ def exact_step(
     """Return the matrices that carry (q, q̇) of unforced oscillators over ``dt`` seconds.
 
     Undamped angular frequencies ω are in rad/s, > 0; damping ratios ζ in [0, 1); dt has any sign.
-
-    Example:
-        >>> quarter = exact_step(torch.ones(1), torch.zeros(1), math.pi / 2)
-        >>> quarter[0].round(decimals=6)
-        tensor([[-0.,  1.],
-                [-1., -0.]])
     """
     decay = damping * omega
     ringing = omega * (1 - damping.square()).sqrt()
@@ -65,30 +57,30 @@ def dominant_modes(
     Speed, not displacement: the slowest bins of a real recording are drift under a changing mean
     wind rather than ringing. Bins of frequency 0 are left out.
     """
-    check_shape("spectral", spectral, "freq 2 height width")
     speed = frequencies_hz.square().cpu() * spectral.abs().square().mean(dim=(1, 2, 3)).cpu()
     moving = [k for k in range(len(speed)) if frequencies_hz[k] > 0]
     return sorted(sorted(moving, key=lambda k: -float(speed[k]))[:count])
 
 
+def _column(index: int, meaning: str) -> property:
+    """Return a property for one column of the state, which stays 0 at 0 Hz."""
+
+    def read(self: ModalSystem) -> Complex[Tensor, " modes"]:
+        return self._state[:, index]
+
+    def write(self: ModalSystem, value: Num[Tensor, " modes"]) -> None:
+        self._state[:, index] = torch.where(self._swings, value.to(torch.complex128), 0)
+
+    return property(read, write, doc=meaning)
+
+
 class ModalSystem:
-    """A photo's modes in motion. State in float64; shapes stay as given.
+    """A photo's modes in motion. State in float64; shapes, in px, stay as given.
 
-    Places (x, y) are columns and rows in px of the modes, fractions allowed; a method raises
-    ``GidliteError`` if its place lies outside the picture or a number is not finite.
-
-    Args:
-        spectral: ``(K, 2, H, W)`` complex mode shapes in px.
-        frequencies_hz: One per mode, ≥ 0; modes at 0 Hz take no part.
-        damping: Ratio ζ, one for all modes or one per mode, 0 ≤ ζ < 1.
-
-    Attributes:
-        modal_coords: q, ``(K,)`` complex128, read or set.
-        modal_velocity: q̇ per second, ``(K,)`` complex128, read or set.
-
-    Raises:
-        ShapeError: If the shapes do not fit.
-        GidliteError: If a number is not finite or out of range.
+    There is a frequency per mode, ≥ 0; modes at 0 Hz take no part. The damping ratio ζ, 0 ≤ ζ < 1,
+    is one for all modes or one per mode. Places (x, y) are columns and rows in px of the modes,
+    fractions allowed. Shapes that do not fit raise ``ShapeError``; a place outside the picture and
+    a number that is not finite or out of range, ``GidliteError``.
 
     Example:
         >>> modes = torch.ones(1, 2, 4, 6, dtype=torch.complex64)
@@ -102,6 +94,9 @@ class ModalSystem:
         tensor(True)
     """
 
+    modal_coords = _column(0, "Coordinates q, complex128.")
+    modal_velocity = _column(1, "Rates q̇ per second, complex128.")
+
     def __init__(
         self,
         spectral: Complex[Tensor, "modes 2 height width"],
@@ -114,18 +109,15 @@ class ModalSystem:
         frequencies = torch.as_tensor(frequencies_hz, dtype=torch.float64).cpu()
         ratios = torch.as_tensor(damping, dtype=torch.float64).cpu().expand(count)
         if frequencies.shape != (count,):
-            raise ShapeError(
-                f"expected one frequency for each of {count} modes, got shape "
-                f"{tuple(frequencies.shape)}"
-            )
-        if not (all_finite(spectral) and all_finite(frequencies) and (frequencies >= 0).all()):
-            raise GidliteError("modes and frequencies must be finite, and frequencies at least 0")
-        if not ((ratios >= 0) & (ratios < 1)).all():
-            raise GidliteError(f"damping is {damping}; a ratio must lie between 0 and 1")
-        self.spectral = spectral
-        self.omega = 2 * math.pi * frequencies
-        self.damping = ratios.clone()
-        self._swings = frequencies > 0
+            shape = tuple(frequencies.shape)
+            raise ShapeError(f"expected one frequency for each of {count} modes, got shape {shape}")
+        finite = all_finite(spectral) and all_finite(frequencies)
+        valid = finite and bool((frequencies >= 0).all())
+        require(valid, "modes and frequencies must be finite, and frequencies at least 0")
+        valid = bool(((ratios >= 0) & (ratios < 1)).all())
+        require(valid, f"damping is {damping}; a ratio must lie between 0 and 1")
+        self.spectral, self.damping = spectral, ratios.clone()
+        self.omega, self._swings = 2 * math.pi * frequencies, frequencies > 0
         self._largest: float | None = None
         self.reset()
 
@@ -135,29 +127,11 @@ class ModalSystem:
         self._force = torch.zeros(len(self.spectral), dtype=torch.complex128)
         self._held: tuple[float, float] | None = None
 
-    @property
-    def modal_coords(self) -> Complex[Tensor, " modes"]:
-        """Coordinates q."""
-        return self._state[:, 0]
-
-    @modal_coords.setter
-    def modal_coords(self, value: Num[Tensor, " modes"]) -> None:
-        self._state[:, 0] = torch.where(self._swings, value.to(torch.complex128), 0)
-
-    @property
-    def modal_velocity(self) -> Complex[Tensor, " modes"]:
-        """Rates q̇ per second."""
-        return self._state[:, 1]
-
-    @modal_velocity.setter
-    def modal_velocity(self, value: Num[Tensor, " modes"]) -> None:
-        self._state[:, 1] = torch.where(self._swings, value.to(torch.complex128), 0)
-
     def mode_at(self, x: float, y: float) -> Complex[Tensor, "modes 2"]:
         """Return the mode shapes at a place, bilinear between pixels; 0 Hz modes are 0."""
         height, width = self.spectral.shape[-2:]
-        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
-            raise GidliteError(f"pixel ({x}, {y}) lies outside the {width}×{height} picture")
+        inside = 0 <= x <= width - 1 and 0 <= y <= height - 1
+        require(inside, f"pixel ({x}, {y}) lies outside the {width}×{height} picture")
         left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
         patch = self.spectral[..., top : top + 2, left : left + 2].to("cpu", torch.complex128)
         columns = torch.tensor([1 - (x - left), x - left], dtype=torch.complex128)
@@ -168,8 +142,12 @@ class ModalSystem:
     def reach(self) -> float:
         """Return the largest displacement in px that coordinates of norm 1 give any pixel."""
         if self._largest is None:
+            # The larger eigenvalue of every pixel's 2×2 matrix Re Σ_k S_k S_k*, in px².
             shapes = self.spectral[self._swings].flatten(2)
-            self._largest = float(_mobility(shapes)[0].max().sqrt()) if shapes.numel() else 0.0
+            xx, yy = shapes.abs().square().double().sum(0)
+            xy = (shapes[:, 0] * shapes[:, 1].conj()).sum(0).real.double()
+            larger = (xx + yy) / 2 + ((xx - yy).square() / 4 + xy.square()).sqrt()
+            self._largest = float(larger.max().sqrt())
         return self._largest
 
     def _least_norm(self, x: float, y: float, target: tuple[float, float], limit: float) -> Tensor:
@@ -180,23 +158,20 @@ class ModalSystem:
         along = axes.T @ torch.tensor(target, dtype=torch.float64)
         usable = mobility > _DEGENERATE * mobility.max()
         mobility, along = torch.where(usable, mobility, 0), torch.where(usable, along, 0)
-        softening = _softening(mobility, along, limit)
-        weights = torch.where(usable, along / (mobility + softening), 0)
+        weights = torch.where(usable, along / (mobility + _softening(mobility, along, limit)), 0)
         return shape.conj() @ (axes @ weights).to(torch.complex128)
 
     def drag(self, *, x: float, y: float, dx: float, dy: float, limit: float | None = None) -> None:
         """Hold pixel (x, y) of the photo at displacement (dx, dy) px, at once and at rest.
 
-        Of all coordinates that do so, the ones of least norm are taken. A pixel that can move
-        along a line only comes as close to (dx, dy) as it can; one that cannot move stays. With a
-        ``limit``, no pixel of the picture is moved by more than so many px, and the held one comes
-        as close to the pointer as that allows.
+        Of all coordinates that do so, those of least norm are taken. A pixel that can move along a
+        line only comes as close as it can; one that cannot move stays. With a ``limit``, no pixel
+        moves by more than so many px, and the held one comes as close as that allows.
         """
-        _check_finite(x=x, y=y, dx=dx, dy=dy)
+        _check_finite(dx=dx, dy=dy)
         bound = math.inf
         if limit is not None:
-            if not limit > 0:
-                raise GidliteError(f"limit is {limit}; it must be a positive number of px")
+            require(limit > 0, f"limit is {limit}; it must be a positive number of px")
             bound = limit / max(self.reach(), 1e-300)
         self._state[:, 0] = self._least_norm(x, y, (dx, dy), bound)
         self._state[:, 1] = 0
@@ -210,34 +185,27 @@ class ModalSystem:
 
     def impulse(self, *, x: float, y: float, vx: float, vy: float) -> None:
         """Change the velocity of pixel (x, y) by (vx, vy) px/s, as by a tap at that pixel."""
-        _check_finite(x=x, y=y, vx=vx, vy=vy)
+        _check_finite(vx=vx, vy=vy)
         self._state[:, 1] += self._least_norm(x, y, (vx, vy), math.inf)
 
     def pull(self, *, x: float, y: float, ax: float, ay: float) -> None:
-        """Apply a steady force at pixel (x, y) that accelerates it by (ax, ay) px/s².
-
-        It lasts until the next pull; ``ax = ay = 0`` ends it.
-        """
-        _check_finite(x=x, y=y, ax=ax, ay=ay)
+        """Accelerate pixel (x, y) by (ax, ay) px/s² with a steady force, until the next pull."""
+        _check_finite(ax=ax, ay=ay)
         self._force = self._least_norm(x, y, (ax, ay), math.inf)
 
     def attract(self, *, x: float, y: float, strength: float, radius: float) -> None:
         """Let everything near (x, y) lean towards it, as towards a soft mass at the pointer.
 
         A pixel at distance r is drawn in proportion to ``r exp(-r² / 2 radius²)``: not at all at
-        the pointer itself, most at ``radius``. The forces are projected on the modes, in such
-        units that the liveliest part of the picture, if it fills one side of the pointer and no
-        more, is accelerated by ``strength``.
-
-        They are those of the picture at rest, wherever it swings meanwhile, so that the step stays
-        exact and nothing can be trapped. They last until the next ``attract`` or ``pull``; a
-        strength (px/s²) of 0 ends them. The pointer may be outside the picture.
+        the pointer, which may be outside the picture, most at ``radius``. The forces are projected
+        on the modes, in such units that the liveliest part of the picture, if it fills one side of
+        the pointer and no more, is accelerated by ``strength`` px/s². They are those of the
+        picture at rest, wherever it swings meanwhile, so that the step stays exact and nothing can
+        be trapped, and last until the next ``attract`` or ``pull``; a strength of 0 ends them.
         """
         _check_finite(x=x, y=y, strength=strength, radius=radius)
-        if strength < 0 or radius <= 0:
-            raise GidliteError(
-                f"strength is {strength} and radius {radius}; they must be at least 0 and positive"
-            )
+        valid, found = strength >= 0 and radius > 0, f"strength is {strength} and radius {radius}"
+        require(valid, f"{found}; they must be at least 0 and positive")
         height, width = self.spectral.shape[-2:]
         dx = (x - torch.arange(width, dtype=torch.float64)).expand(height, -1) / radius
         dy = (y - torch.arange(height, dtype=torch.float64))[:, None].expand(-1, width) / radius
@@ -257,14 +225,13 @@ class ModalSystem:
         every |q| that it keeps up in the long run; 2 is the amplitude of the volume itself. An
         undamped mode takes up no wind.
         """
-        if not (math.isfinite(dt) and dt >= 0 and math.isfinite(wind) and wind >= 0):
-            raise GidliteError(f"dt is {dt} and wind {wind}; both must be numbers of at least 0")
-        if self._held is not None or not self._swings.any():
-            return
+        valid = math.isfinite(dt) and dt >= 0 and math.isfinite(wind) and wind >= 0
+        require(valid, f"dt is {dt} and wind {wind}; both must be numbers of at least 0")
         swings = self._swings
-        omega, damping = self.omega[swings], self.damping[swings]
-        matrices = exact_step(omega, damping, dt)
-        state = self._state[swings]
+        if self._held is not None or not swings.any():
+            return
+        omega, state = self.omega[swings], self._state[swings]
+        matrices = exact_step(omega, self.damping[swings], dt)
         balance = torch.zeros_like(state)
         balance[:, 0] = self._force[swings] / omega.square()
         state = (matrices.to(state.dtype) @ (state - balance)[..., None])[..., 0] + balance
@@ -291,16 +258,7 @@ class ModalSystem:
 
 def _check_finite(**numbers: float) -> None:
     for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise GidliteError(f"{name} is {value}; it must be a finite number")
-
-
-def _mobility(shapes: Complex[Tensor, "modes 2 pixels"]) -> tuple[Tensor, Tensor]:
-    """Return the larger and smaller eigenvalue of every pixel's 2×2 Re Σ_k S_k S_k*, in px²."""
-    xx, yy = shapes.abs().square().double().sum(0)
-    xy = (shapes[:, 0] * shapes[:, 1].conj()).sum(0).real.double()
-    middle, spread = (xx + yy) / 2, ((xx - yy).square() / 4 + xy.square()).sqrt()
-    return middle + spread, (middle - spread).clamp(min=0)
+        require(math.isfinite(value), f"{name} is {value}; it must be a finite number")
 
 
 def _softening(mobility: Tensor, along: Tensor, limit: float) -> float:
@@ -332,9 +290,8 @@ def _noise_factor(omega: Tensor, matrices: Tensor, wind: float) -> Float[Tensor,
     kept[:, 0, 0] = wind**2 / 2
     kept[:, 1, 1] = omega.square() * wind**2 / 2
     added = kept - matrices @ kept @ matrices.mT
-    factor = torch.zeros_like(added)
-    factor[:, 0, 0] = added[:, 0, 0].clamp(min=0).sqrt()
-    below = torch.where(factor[:, 0, 0] > 0, added[:, 1, 0] / factor[:, 0, 0], 0)
-    factor[:, 1, 0] = below
-    factor[:, 1, 1] = (added[:, 1, 1] - below.square()).clamp(min=0).sqrt()
-    return factor
+    first = added[:, 0, 0].clamp(min=0).sqrt()
+    below = torch.where(first > 0, added[:, 1, 0] / first, 0)
+    second = (added[:, 1, 1] - below.square()).clamp(min=0).sqrt()
+    rows = [first, torch.zeros_like(first), below, second]
+    return torch.stack(rows, dim=-1).unflatten(-1, (2, 2))

@@ -12,15 +12,11 @@ from gidlite.motion import SpectralVolume
 
 
 class ModalExplorer(anywidget.AnyWidget):
-    """A photo in the notebook that can be dragged, poked and blown at.
+    """A photo in [0, 1] and its volume in the notebook, to be dragged, poked and blown at.
 
     Physics and drawing run in the browser; Python sends the photo and its modes once and keeps
-    the sliders in step, both ways.
-
-    Args:
-        image: Photo in [0, 1], ``(3, H, W)``.
-        volume: Its spectral volume.
-        **options: As of ``make_scene``: ``modes``, ``width``, ``alt``; and any slider.
+    the sliders in step, both ways. Further options are ``modes``, ``width`` and ``alt``, as of
+    ``make_scene``, and any slider:
 
     Attributes:
         stiffness: Factor on every spring, 0.1–4.
@@ -38,11 +34,8 @@ class ModalExplorer(anywidget.AnyWidget):
     _css = asset("explorer.css")
 
     header = traitlets.Dict().tag(sync=True)
-    photo = traitlets.Bytes().tag(sync=True)
-    back = traitlets.Bytes().tag(sync=True)
-    alpha = traitlets.Bytes().tag(sync=True)
-    front_modes = traitlets.Bytes().tag(sync=True)
-    back_modes = traitlets.Bytes().tag(sync=True)
+    photo, back, alpha = (traitlets.Bytes().tag(sync=True) for _ in range(3))
+    front_modes, back_modes = (traitlets.Bytes().tag(sync=True) for _ in range(2))
 
     stiffness = traitlets.Float(1.0, min=0.1, max=4.0).tag(sync=True)
     damping = traitlets.Float(0.05, min=0.005, max=0.5).tag(sync=True)
@@ -51,11 +44,10 @@ class ModalExplorer(anywidget.AnyWidget):
     attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
 
     def __init__(self, image: Float[Tensor, "3 height width"], volume: SpectralVolume, **options):
-        sliders = {name: options.pop(name) for name in ("stiffness", "gain", "wind", "attraction")
-                   if name in options}  # fmt: skip
-        damping = options.pop("damping", 0.05)
-        scene = make_scene(image, volume, damping=damping, **options)
-        super().__init__(**vars(scene), damping=damping, **sliders)
+        names = {"stiffness", "gain", "wind", "attraction"} & options.keys()
+        sliders = {name: options.pop(name) for name in names}
+        scene = make_scene(image, volume, **options)
+        super().__init__(**vars(scene), damping=scene.header["damping"], **sliders)
 
     def poke(self) -> None:
         """Tap the pixel touched last, or the liveliest."""

@@ -21,7 +21,7 @@ from gidlite import evaluate as measures
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, require
-from gidlite.media.reader import read_video
+from gidlite.media.video import read_video
 from gidlite.motion import flow, spectral
 
 # Amplitudes at 256 px wide above which a pixel moves, and below which it is static.

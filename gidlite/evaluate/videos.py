@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gidlite.errors import GidliteError, check_output, require, written
 from gidlite.evaluate import bootstrap_interval, frechet_distance, kernel_distance, moments_of
 from gidlite.evaluate.networks import LEAST_FRAMES, load_published, load_user_i3d
-from gidlite.media.reader import find_videos, stream_video
+from gidlite.media.video import find_videos, stream_video
 
 
 @dataclass(frozen=True)

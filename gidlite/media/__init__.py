@@ -1,4 +1,4 @@
-"""Pictures in and out: photos here, videos in ``reader`` and ``writer``."""
+"""Pictures in and out: photos here, videos in ``video``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def read_image(path: str | Path, *, max_side: int = 4096) -> Float32[Tensor, "3 height width"]:
     """Read a photo the way a viewer shows it: RGB in [0, 1].
 
-    EXIF orientation is applied, transparency is laid over white, and an animation gives its
-    first frame. Colour profiles are ignored: sRGB is assumed. Larger images are reduced until
-    neither side exceeds ``max_side`` pixels. What is missing, no image, damaged, over 170
-    megapixels, or then has a side under 16 pixels raises ``GidliteError``.
+    EXIF orientation is applied, transparency laid over white, an animation gives its first frame,
+    sRGB is assumed, and neither side exceeds ``max_side`` px. What is missing, no image, damaged,
+    over 170 megapixels, or then has a side under 16 px raises ``GidliteError``.
     """
     require(max_side >= MIN_SIDE, f"max_side must be at least {MIN_SIDE}, got {max_side}")
     path = require_file(path, what="a photo")
@@ -51,14 +50,10 @@ def read_image(path: str | Path, *, max_side: int = 4096) -> Float32[Tensor, "3 
 
 
 def as_image(picture: Any) -> Float32[Tensor, "3 height width"]:
-    """Return a photo at hand as RGB in [0, 1]: a path, a Pillow image, an array or a tensor.
+    """Return a photo as RGB in [0, 1]: of a path, a Pillow image, an array or a tensor.
 
     Arrays are (H, W, 3) and tensors (3, H, W), both uint8 or floats in [0, 1]; what is none of
     these raises ``GidliteError``.
-
-    Example:
-        >>> as_image(np.full((16, 20, 3), 255, np.uint8)).amin()
-        tensor(1.)
     """
     if isinstance(picture, str | Path):
         return read_image(picture)
@@ -66,11 +61,9 @@ def as_image(picture: Any) -> Float32[Tensor, "3 height width"]:
         return _decode_image(picture, "the picture", 4096)
     if isinstance(picture, np.ndarray) and picture.ndim == 3:
         picture = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
-    require(
-        isinstance(picture, Tensor),
-        f"a {type(picture).__name__} is no photo; give a path, a Pillow image, an array (H, W, 3) "
-        "or a tensor (3, H, W)",
-    )
+    forms = "a path, a Pillow image, an array (H, W, 3) or a tensor (3, H, W)"
+    kind = type(picture).__name__
+    require(isinstance(picture, Tensor), f"a {kind} is no photo; give {forms}")
     check_shape("image", picture, "3 height width")
     if picture.dtype == torch.uint8:
         return picture.float() / 255
@@ -112,13 +105,11 @@ def _to_rgb_or_gray(image: Image.Image, path: Path | str) -> Image.Image:
 
 def write_image(path: str | Path, image: Tensor) -> None:
     """Write an image, as ``to_bytes`` takes it, as PNG, JPEG or WebP, which the suffix says."""
-    suffix = Path(path).suffix.lower()
-    known = ", ".join(IMAGE_SUFFIXES)
-    require(suffix in IMAGE_SUFFIXES, f"cannot write {path}: use one of the suffixes {known}")
+    known = Path(path).suffix.lower() in IMAGE_SUFFIXES
+    require(known, f"cannot write {path}: use one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
     pixels = to_bytes(image)
-    options = {} if suffix == ".png" else {"quality": 95}
     with written(path) as hidden:
-        Image.fromarray(pixels).save(hidden, **options)
+        Image.fromarray(pixels).save(hidden, quality=95)
 
 
 def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
@@ -131,16 +122,15 @@ def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
     if image.is_floating_point():
         require(all_finite(image), "the image has NaN or infinite values; check what made it")
         image = image.to(torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
-    known = image.dtype == torch.uint8
-    require(known, f"the image has type {image.dtype}; give floats in [0, 1] or uint8")
+    kind = image.dtype
+    require(kind == torch.uint8, f"the image has type {kind}; give floats in [0, 1] or uint8")
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int = 90, *, subsampling: str = "4:4:4") -> bytes:
     """Return a JPEG of uint8 pixels, RGB (H, W, 3) or gray (H, W)."""
-    stream = io.BytesIO()
-    options = {"quality": quality, "subsampling": subsampling, "optimize": True}
-    Image.fromarray(pixels).save(stream, "JPEG", **options)
+    stream, options = io.BytesIO(), {"quality": quality, "subsampling": subsampling}
+    Image.fromarray(pixels).save(stream, "JPEG", optimize=True, **options)
     return stream.getvalue()
 
 
@@ -154,32 +144,27 @@ def resize(image: Tensor, *, height: int, width: int) -> Tensor:
     require(min(height, width) >= 1, f"cannot resize to {width}×{height} pixels")
     batch = image.reshape(-1, *image.shape[-3:])
     result = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
-    if 0 <= float(image.min()) and float(image.max()) <= 1:
-        result = result.clamp(0, 1)
-    return result.reshape(*image.shape[:-2], height, width)
+    within = 0 <= image.min() and image.max() <= 1
+    return (result.clamp(0, 1) if within else result).reshape(*image.shape[:-2], height, width)
 
 
-def fit_size(height: int, width: int, *, max_width: int, multiple: int = 2) -> tuple[int, int]:
-    """Return (height, width), aspect kept, no wider than ``max_width``, never enlarged.
-
-    Both are multiples of ``multiple``, which ``max_width`` must not be under.
+def fit_size(height: int, width: int, *, max_width: int) -> tuple[int, int]:
+    """Return an even (height, width), aspect kept, at most ``max_width`` wide, never enlarged.
 
     >>> fit_size(1080, 1920, max_width=512)
     (288, 512)
     """
-    require(min(height, width, multiple) >= 1, f"sizes must be positive: {width}×{height}")
-    require(max_width >= multiple, f"max_width must be at least {multiple}, got {max_width}")
-    columns = max(1, min(width, max_width) // multiple)
-    rows = round(height * columns / width)
-    rows = max(1, min(rows, height // multiple))
-    return rows * multiple, columns * multiple
+    require(min(height, width) >= 1, f"sizes must be positive: {width}×{height}")
+    require(max_width >= 2, f"max_width must be at least 2, got {max_width}")
+    columns = max(1, min(width, max_width) // 2)
+    rows = max(1, min(round(height * columns / width), height // 2))
+    return 2 * rows, 2 * columns
 
 
 def xt_slice(frames: Tensor, *, row: int | None = None, column: int | None = None) -> Tensor:
-    """Follow one line of pixels of (T, 3, H, W) through time, which runs downwards.
+    """Follow a row, for (3, T, W), or a column, for (3, T, H), through time, which runs downwards.
 
-    Give either a row, for (3, T, W), or a column, for (3, T, H); a negative index counts from the
-    bottom or right.
+    A negative index counts from the bottom or right.
     """
     check_shape("frames", frames, "time 3 height width")
     require((row is None) != (column is None), "give exactly one of row and column")
@@ -199,12 +184,13 @@ def sample_photo() -> Path:
     raise GidliteError("the sample photo is missing; install it with: pip install scikit-learn")
 
 
-from gidlite.media.reader import (  # noqa: E402
+from gidlite.media.video import (  # noqa: E402
     Clip,
     VideoInfo,
+    VideoWriter,
+    find_videos,
     probe_video,
     read_video,
-    resample_frame_rate,
     stream_video,
-)
-from gidlite.media.writer import VideoWriter, write_video  # noqa: E402
+    write_video,
+)  # fmt: skip

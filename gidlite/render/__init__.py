@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gidlite.errors import require
 from gidlite.loops import close_loop, whole_periods
-from gidlite.media.reader import read_video
+from gidlite.media.video import read_video
 from gidlite.motion import SpectralVolume
 from gidlite.motion.flow import motion_texture
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, spectral_to_motion

@@ -18,7 +18,7 @@ from gidlite.evaluate.motion import Draws, MotionReport, evaluate_cases
 from gidlite.evaluate.networks import NETWORKS, find_weights
 from gidlite.evaluate.videos import METRICS, Reading, VideoSettings, evaluate_videos, load_networks
 from gidlite.media import read_image, resize, write_image
-from gidlite.media.writer import write_video
+from gidlite.media.video import write_video
 from gidlite.motion.spectral import motion_to_spectral
 from gidlite.pipeline import GidPipeline
 from gidlite.pipeline import Sampling as PipelineSampling

@@ -20,7 +20,7 @@ from gidlite.evaluate.motion import (
     report_tables,
     scene_cases,
 )
-from gidlite.media.writer import write_video
+from gidlite.media.video import write_video
 from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
 
