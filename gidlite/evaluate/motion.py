@@ -98,8 +98,7 @@ def scene_cases(
 ) -> Iterator[Case]:
     """Yield synthetic scenes with their exact motion, always the same.
 
-    Pieces are those of the folder ``sprites``, of which training may have seen some, or else
-    painted ones, all of them new.
+    Pieces come from the folder ``sprites``, where training may have seen some, or are painted anew.
     """
     sources = collect_pieces(sprites, seed=_HELD_OUT)
     for number in range(count):
@@ -107,27 +106,25 @@ def scene_cases(
             1, sources[number % len(sources)], num_frames=num_frames, fps=fps,
             generator=torch.Generator().manual_seed(_HELD_OUT + number),
         )  # fmt: skip
-        motion = scenes.motion()[0]
-        reliable = torch.ones(motion.shape[-2:], dtype=torch.bool)
-        yield Case(f"scene {number}", scenes.photo[0], motion, reliable)
+        everywhere = torch.ones(scenes.photo.shape[-2:], dtype=torch.bool)
+        yield Case(f"scene {number}", scenes.photo[0], scenes.motion()[0], everywhere)
 
 
 def _score(table: str | None = None, heading: str = "") -> Any:
-    """Return a field that is a column of a table; without one it is in the report alone."""
+    """Return a field that is a column of a table, or in the report alone."""
     return field(metadata={"table": table, "heading": heading})
 
 
 @dataclass(frozen=True)
 class MotionScores:
-    """Scores of one case; what is undefined is NaN. "Observed" ones are those of the truth.
+    """Scores of one case, over pixels that move but for the AUCs and ``diversity``; or NaN.
 
-    All but the AUCs and ``diversity`` look at pixels that move. Amplitudes are RMS over time in px;
-    spectra and amplitudes of the observation hold the bins that the prediction has.
+    Amplitudes are RMS over time in px, "observed" scores those of the truth at the predicted bins.
     """
 
     name: str
     frames: int = _score()
-    # How well maps tell moving from other reliable pixels: mean predicted amplitude, baselines.
+    # How well amplitude and baselines tell moving from other reliable pixels.
     where_auc: float = _score(_WHERE, "prior")
     where_auc_colour: float = _score(_WHERE, "colour")
     where_auc_saturation: float = _score(_WHERE, "satur.")
@@ -202,24 +199,22 @@ def photo_baselines(image: Float[Tensor, "3 height width"]) -> dict[str, Map]:
     edge = max(1, round(min(height, width) / 16))
     border = torch.ones(height, width, dtype=torch.bool)
     border[edge:-edge, edge:-edge] = False
-    colour = (image - image[:, border].mean(1)[:, None, None]).norm(dim=0)
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None]
-    saturation = image.amax(0) - image.amin(0)
-    return {"colour": colour, "saturation": saturation, "centre": -(x**2 + y**2)}
+    return {
+        "colour": (image - image[:, border].mean(1)[:, None, None]).norm(dim=0),
+        "saturation": image.amax(0) - image.amin(0), "centre": -(x**2 + y**2),
+    }  # fmt: skip
 
 
 def evaluate_motion(
-    clips: Sequence[str | Path],
-    pipeline: Predictor,
-    *,
-    draws: Draws | None = None,
-    progress: Progress = None,
-) -> MotionReport:
+    clips: Sequence[str | Path], pipeline: Predictor, *,
+    draws: Draws | None = None, progress: Progress = None,
+) -> MotionReport:  # fmt: skip
     """Compare what a prior imagines from first frames with what clips of a still camera then show.
 
-    Clips are read at the frame rate and for the period of the prior (30 fps and 150 frames). Of a
-    shorter clip, the prediction is looked at through the same short window. One that cannot be
-    used is left out, and the report says why; a GidliteError is raised if none can.
+    Clips are read at the frame rate and for the period of the prior (30 fps and 150 frames);
+    predictions for shorter ones are looked at through the same window. A clip that cannot be used
+    is left out, and the report says why; a GidliteError is raised if none can.
     """
     failed: dict[str, str] = {}
 
@@ -239,26 +234,18 @@ def evaluate_motion(
 
 
 def evaluate_scenes(
-    count: int,
-    pipeline: Predictor,
-    *,
-    sprites: str | Path | None = None,
-    draws: Draws | None = None,
-    progress: Progress = None,
-) -> MotionReport:
+    count: int, pipeline: Predictor, *, sprites: str | Path | None = None,
+    draws: Draws | None = None, progress: Progress = None,
+) -> MotionReport:  # fmt: skip
     """Compare predictions with the exact motion of scenes that are new, see ``scene_cases``."""
     cases = scene_cases(count, fps=pipeline.fps, num_frames=pipeline.num_frames, sprites=sprites)
     return evaluate_cases(cases, pipeline, count=count, draws=draws, progress=progress)
 
 
 def evaluate_cases(
-    cases: Iterable[Case],
-    pipeline: Predictor,
-    *,
-    count: int,
-    draws: Draws | None = None,
-    progress: Progress = None,
-) -> MotionReport:
+    cases: Iterable[Case], pipeline: Predictor, *, count: int,
+    draws: Draws | None = None, progress: Progress = None,
+) -> MotionReport:  # fmt: skip
     """Score a prior on at most ``count`` cases, which are made and forgotten one at a time."""
     require(count >= 1, "nothing to evaluate; give at least one clip or scene")
     draws, scores = draws or Draws(), []
@@ -273,7 +260,15 @@ def evaluate_cases(
             volumes.append(_like_observed(output.spectral, case.motion, pipeline.num_frames))
             if progress:
                 progress(len(scores) * len(seeds) + len(volumes), count * len(seeds))
-        scores.append(_score_case(case, volumes, (time.monotonic() - started) / len(seeds)))
+        seconds = (time.monotonic() - started) / len(seeds)
+        again = volumes.pop()  # has the seed of the first
+        differences = [measures.relative_difference(*pair) for pair in pairwise(volumes)]
+        scores.append(MotionScores(
+            case.name, len(case.motion), seconds_per_sample=seconds,
+            same_seed_identical=torch.equal(again, volumes[0]),
+            diversity=fmean(differences) if differences else math.nan,
+            **compare(case, torch.stack(volumes)),
+        ))  # fmt: skip
     settings = {
         "model": pipeline.name, **asdict(draws), "num_frames": pipeline.num_frames,
         "fps": pipeline.fps, "width": _WIDTH, "moving_px": MOVING_PX, "static_px": STATIC_PX,
@@ -281,29 +276,14 @@ def evaluate_cases(
     return MotionReport(settings, scores)
 
 
-def _score_case(case: Case, volumes: list[Tensor], seconds: float) -> MotionScores:
-    """Score predictions, of which the last has the seed of the first; ``seconds`` took each."""
-    again = volumes.pop()
-    differences = [measures.relative_difference(*pair) for pair in pairwise(volumes)]
-    return MotionScores(
-        name=case.name,
-        frames=len(case.motion),
-        same_seed_identical=torch.equal(again, volumes[0]),
-        seconds_per_sample=seconds,
-        diversity=fmean(differences) if differences else math.nan,
-        **compare(case, torch.stack(volumes)),
-    )
-
-
 def _like_observed(volume: Tensor, motion: Tensor, num_frames: int) -> Tensor:
     """Bring a prediction to the size of the observation and to its window of time."""
-    height, width = motion.shape[-2:]
+    frames, _, height, width = motion.shape
     volume = spectral.resize_spectral(volume, height=height, width=width)
-    if len(motion) == num_frames:
+    if frames == num_frames:
         return volume
-    times, bins = torch.arange(len(motion)), min(len(volume), len(motion) // 2 + 1)
-    seen = spectral.spectral_to_motion(volume, num_frames=num_frames, times=times)
-    return spectral.motion_to_spectral(seen, num_frequencies=bins)
+    seen = spectral.spectral_to_motion(volume, num_frames=num_frames, times=torch.arange(frames))
+    return spectral.motion_to_spectral(seen, num_frequencies=min(len(volume), frames // 2 + 1))
 
 
 def compare(case: Case, volumes: Volumes) -> dict[str, float]:
