@@ -1,8 +1,8 @@
 """FID, KID, FVD and DT-FVD between two folders of videos.
 
-A feature network looks at frames or clips of every video. Features are kept on disk under the hash
-of the video's content and of how it was looked at: a run that was stopped goes on where it was, a
-video that changed is computed anew, and memory does not grow with the number of videos.
+Features of every video are kept on disk under the hash of its content and of how it was looked at:
+a run that was stopped goes on where it was, a video that changed is computed anew, and memory does
+not grow with the number of videos.
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Column, Table
+from rich.table import Table
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gidlite.errors import GidliteError, check_output, require, written
-from gidlite.evaluate import bootstrap_interval, frechet_distance, kernel_distance, moments_of
+from gidlite.evaluate import (
+    bootstrap_interval,
+    frechet_distance,
+    kernel_distance,
+    moments_of,
+    table,
+)
 from gidlite.evaluate.networks import LEAST_FRAMES, load_published, load_user_i3d
 from gidlite.media.reader import find_videos, stream_video
 
@@ -53,9 +59,8 @@ class Clips:
     def collect(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield (T, 3, H, W), or (3, H, W) if T is 1; a rest that is too short is left out."""
         recent: deque[Tensor] = deque(maxlen=self.length)
-        for index, frame in enumerate(frames):
+        for begin, frame in enumerate(frames, start=1 - self.length):
             recent.append(frame)
-            begin = index + 1 - self.length
             if begin >= 0 and begin % self.step == 0:
                 yield frame if self.length == 1 else torch.stack(list(recent))
 
@@ -69,9 +74,12 @@ class FeatureStore:
 
     def features(self, videos: Iterable[Path], clips: Clips, network: nn.Module) -> StoredFeatures:
         """Return features, computing those not kept yet; ``network.label`` tells networks apart."""
+        # 2 is the format of the files.
+        key = json.dumps([2, asdict(self.reading), asdict(clips), network.label]).encode()
         paths = []
         for video in videos:
-            path = self._path(video, clips, network.label)
+            content, how = (hashlib.sha256(x).hexdigest() for x in (video.read_bytes(), key))
+            path = self.folder / f"{content[:24]}-{how[:16]}.safetensors"
             if _load(path) is None:
                 check_output(path)
                 features = self._compute(video, clips, network)
@@ -79,12 +87,6 @@ class FeatureStore:
                     save_file({"features": features}, hidden)
             paths.append(path)
         return StoredFeatures(paths, network.label)
-
-    def _path(self, video: Path, clips: Clips, label: str) -> Path:
-        key = json.dumps([2, asdict(self.reading), asdict(clips), label])  # 2: format of the files
-        content = hashlib.sha256(video.read_bytes()).hexdigest()
-        looked_at = hashlib.sha256(key.encode()).hexdigest()
-        return self.folder / f"{content[:24]}-{looked_at[:16]}.safetensors"
 
     def _compute(self, video: Path, clips: Clips, network: nn.Module) -> Tensor:
         device = next((weight.device for weight in network.parameters()), "cpu")
@@ -122,14 +124,9 @@ class StoredFeatures(Sequence[Tensor]):
 
     def thinned(self, limit: int) -> Tensor:
         """Return all samples, or evenly chosen ones if there are more than ``limit``."""
-        total = sum(map(len, self))
-        keep = torch.linspace(0, total - 1, min(limit, total)).round().long()
-        chosen, seen = [], 0
-        for features in self:
-            inside = keep[(keep >= seen) & (keep < seen + len(features))] - seen
-            chosen.append(features[inside])
-            seen += len(features)
-        return torch.cat(chosen)
+        total, place = sum(map(len, self)), count()
+        keep = set(torch.linspace(0, total - 1, min(limit, total)).round().long().tolist())
+        return torch.cat([f[[next(place) in keep for _ in f]] for f in self])
 
 
 Sides = list[StoredFeatures]  # of the real videos and of the others
@@ -172,8 +169,7 @@ class VideoSettings:
 
     def clips(self, metric: str, *, curve: bool = False) -> Clips:
         """Return what the network of a metric looks at, for its distance or its curve."""
-        length = METRICS[metric][1]
-        if length == 1:
+        if (length := METRICS[metric][1]) == 1:
             return Clips(1, self.every)
         return Clips(self.window, self.window // 2) if curve else Clips(length, length)
 
@@ -317,34 +313,21 @@ def _curve(metric: str, settings: VideoSettings, sides: Sides) -> Curve:
 
 def video_tables(report: VideoReport) -> list[Table]:
     """Return a table of distances and, if there are curves, one of each, a column per window."""
-    rows = []
+    rows, note = [], ""
     for row in report.distances:
         spread = None if row.low is None else f"{row.low:.4g} to {row.high:.4g}"
         if row.deviation is not None:
             spread = f"± {row.deviation:.4f}"
-        counts = (row.real_samples, row.fake_samples)
-        few = row.metric != "kid" and min(counts) <= row.num_features  # KID is not biased
-        value = f"{row.value:.4g}{'*' if few else ''}"
+        counts, value = (row.real_samples, row.fake_samples), f"{row.value:.4g}"
+        if row.metric != "kid" and min(counts) <= row.num_features:  # KID is not biased
+            value += "*"
+            note = "* fewer samples than features: biased upwards; compare equal numbers only"
         rows.append((METRICS[row.metric][2], value, spread, *counts, row.network))
-    few = any(row[1].endswith("*") for row in rows)
-    note = "* fewer samples than features: biased upwards; compare equal numbers only"
     title = f"{report.fake_videos} videos against {report.real_videos} real ones"
     headings = ["", "distance", "95 %", "real n", "n", "features"]
-    tables = [_table(title, headings, rows, note=note if few else "")]
+    tables = [table(title, headings, rows, note=note)]
     for curve in report.curves:
-        name = METRICS[curve.metric][2]
+        name, values = METRICS[curve.metric][2], [f"{value:.4g}" for value in curve.values]
         title = f"{name} in windows of {curve.window} frames, by first frame"
-        values = [f"{value:.4g}" for value in curve.values]
-        tables.append(_table(title, ["", *map(str, curve.starts)], [[name, *values]]))
+        tables.append(table(title, ["", *map(str, curve.starts)], [[name, *values]]))
     return tables
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = ""
-) -> Table:
-    numbers = [Column(heading, justify="right") for heading in columns[1:]]
-    made = Table(columns[0], *numbers, title=title, title_justify="left", box=None, pad_edge=False)
-    made.caption, made.caption_justify = note or None, "left"
-    for row in rows:
-        made.add_row(*("-" if cell is None else str(cell) for cell in row))
-    return made
