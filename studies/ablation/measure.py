@@ -341,7 +341,7 @@ def summarize_motion(report: MotionReport, *, draws: int) -> dict[str, Any]:
 
     Cases are drawn with replacement; cases in which a score is undefined do not count.
     """
-    cases = [case.to_json() for case in report.cases]
+    cases = report.cases
     result: dict[str, Any] = {}
     generator = torch.Generator().manual_seed(0)
     for name, score in MOTION_SCORES.items():
