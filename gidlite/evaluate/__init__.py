@@ -25,6 +25,7 @@ Mask = Bool[Tensor, "height width"]
 Field = Float[Tensor, "*batch 2 height width"]
 Power = Float[Tensor, " freq"]
 Features = Float[Tensor, "_ features"]
+Counts = Num[Tensor, " samples"]
 _TWO_SAMPLES = "a distance needs two samples on either side at least; give more videos"
 
 
@@ -32,10 +33,6 @@ def auc(score: Float[Tensor, "*shape"], positive: Bool[Tensor, "*shape"]) -> flo
     """Return the area under the ROC curve: how often a positive outranks a negative; ties half.
 
     NaN if all or none are positive, or if a score is not finite.
-
-    Example:
-        >>> auc(torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([False, False, True, True]))
-        0.875
     """
     _same_shape("positive", positive, score)
     if positive.all() or not positive.any() or not score.isfinite().all():
@@ -209,9 +206,7 @@ class FeatureMoments:
         self.count = 0
         self._rows = [torch.zeros(0, 1 + num_features, dtype=torch.float64)]
 
-    def add(
-        self, features: Features, counts: Num[Tensor, " samples"] | None = None
-    ) -> FeatureMoments:
+    def add(self, features: Features, counts: Counts | None = None) -> FeatureMoments:
         """Take in a batch and return self; with ``counts``, as if samples came so many times."""
         width = self._rows[0].shape[1]
         check_shape("features", features, f"samples {width - 1}")
@@ -295,8 +290,8 @@ def bootstrap_interval(
     distance, tail = frechet_distance(moments_of(first), moments_of(second)), (1 - level) / 2
     drawn = ([_resample(side, generator) for side in (first, second)] for _ in range(draws))
     found = torch.tensor([frechet_distance(*sides) for sides in drawn], dtype=torch.float64)
-    quantiles = found.quantile(found.new_tensor([1 - tail, tail])).tolist()
-    return Interval(*(max(0.0, 2 * distance - quantile) for quantile in quantiles))
+    quantiles = found.quantile(found.new_tensor([1 - tail, tail]))
+    return Interval(*(2 * distance - quantiles).clamp(min=0).tolist())
 
 
 def _resample(side: Sequence[Tensor], generator: torch.Generator | None) -> FeatureMoments:

@@ -64,8 +64,8 @@ def resize_bilinear(
 ) -> Float[Tensor, "*batch new_height new_width"]:
     """Resize as TensorFlow 1 did: output pixel i is sampled at ``i · old / new``, no antialiasing.
 
-    Shifted centres and skipped pixels are flaws, but the reference implementations of FID (2017)
-    and FVD (2018) have them: other resizing moves a score by more than methods differ.
+    Shifted centres and skipped pixels are flaws that the reference implementations of FID and FVD
+    have, too: other resizing moves a score by more than methods differ.
     """
     for axis, size in ((-1, width), (-2, height)):
         old = images.shape[axis]
@@ -310,10 +310,9 @@ def load_published(name: str, folder: str | Path | None = None) -> nn.Module:
 
 
 def load_user_i3d(path: str | Path) -> I3D:
-    """Return I3D with weights that a user brings, for example trained on dynamic textures.
+    """Return I3D with weights of a user: safetensors with the names of ``I3D``, any classes.
 
-    The file is safetensors with the names of ``I3D`` and any number of classes; ``.label`` has its
-    name and hash, since nothing says what it was trained on.
+    ``.label`` has the file's name and hash, since nothing says what it was trained on.
     """
     tensors = _read(path)
     label = f"I3D from {Path(path).name}, {digest(tensors)[:12]}"

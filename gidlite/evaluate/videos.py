@@ -22,14 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gidlite import evaluate as measures
 from gidlite.errors import GidliteError, check_output, require, written
-from gidlite.evaluate import (
-    bootstrap_interval,
-    frechet_distance,
-    kernel_distance,
-    moments_of,
-    table,
-)
 from gidlite.evaluate.networks import LEAST_FRAMES, load_published, load_user_i3d
 from gidlite.media.reader import find_videos, stream_video
 
@@ -74,9 +68,13 @@ class FeatureStore:
 
     def features(self, videos: Iterable[Path], clips: Clips, network: nn.Module) -> StoredFeatures:
         """Return features, computing those not kept yet; ``network.label`` tells networks apart."""
-        # 2 is the format of the files.
-        key = json.dumps([2, asdict(self.reading), asdict(clips), network.label]).encode()
-        paths = []
+        looked_at = [
+            2,
+            asdict(self.reading),
+            asdict(clips),
+            network.label,
+        ]  # 2: format of the files
+        key, paths = json.dumps(looked_at).encode(), []
         for video in videos:
             content, how = (hashlib.sha256(x).hexdigest() for x in (video.read_bytes(), key))
             path = self.folder / f"{content[:24]}-{how[:16]}.safetensors"
@@ -90,8 +88,7 @@ class FeatureStore:
 
     def _compute(self, video: Path, clips: Clips, network: nn.Module) -> Tensor:
         device = next((weight.device for weight in network.parameters()), "cpu")
-        samples = clips.collect(self.reading.frames(video))
-        found = []
+        samples, found = clips.collect(self.reading.frames(video)), []
         while batch := list(islice(samples, 8 if clips.length == 1 else 2)):
             found.append(network(torch.stack(batch).to(device)).float().cpu())
         short = f"{video} has fewer than {clips.length} frames at {self.reading.fps:g} fps"
@@ -180,11 +177,9 @@ def load_networks(
 ) -> dict[str, nn.Module]:  # fmt: skip
     """Return the networks of metrics by name; ``textures`` is the file of a user's own I3D."""
     names = {METRICS[metric][0] for metric in metrics}
-    require(
-        "textures" not in names or textures is not None,
-        "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public; "
-        "give yours as safetensors, or measure fvd instead",
-    )
+    needs = "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public"
+    advice = "give yours as safetensors, or measure fvd instead"
+    require("textures" not in names or textures is not None, f"{needs}; {advice}")
     found = {name: load_published(name, weights) for name in sorted(names - {"textures"})}
     if "textures" in names:
         found["textures"] = load_user_i3d(textures)
@@ -241,9 +236,7 @@ class VideoReport:
 def videos_in(folder: str | Path) -> list[Path]:
     """Return the videos in a folder, searched deeply, without hidden files."""
     require(Path(folder).is_dir(), f"{folder} is not a folder; give a folder of videos")
-    shown = [path for path, name in find_videos([folder]) if not Path(name).name.startswith(".")]
-    require(bool(shown), f"no video found in {folder}; put .mp4 files there")
-    return shown
+    return [path for path, _ in find_videos([folder])]
 
 
 def evaluate_videos(
@@ -252,8 +245,8 @@ def evaluate_videos(
 ) -> VideoReport:  # fmt: skip
     """Compare a folder of videos with a folder of real ones; ``networks`` as ``load_networks``.
 
-    Features are kept in the folder ``cache``. ``progress`` is called with (videos done, videos in
-    all), counted anew for every metric. A video that cannot be read or is too short is an error.
+    Features are kept in the folder ``cache``. ``progress`` gets (videos done, videos in all) over
+    all metrics. A video that cannot be read or is too short is an error.
     """
     settings = settings or VideoSettings()
     sides = [videos_in(folder) for folder in (real, fake)]
@@ -280,15 +273,15 @@ def _distance(metric: str, settings: VideoSettings, sides: Sides) -> VideoDistan
     low = high = deviation = None
     if metric == "kid":
         rows = [side.thinned(_KID_ROWS) for side in sides]
-        value, deviation = kernel_distance(*rows, seed=settings.seed, subset_size=_KID_SUBSET)
+        options = {"seed": settings.seed, "subset_size": _KID_SUBSET}
+        value, deviation = measures.kernel_distance(*rows, **options)
         # Without more samples every subset is the same.
         deviation = deviation if max(map(len, rows)) > _KID_SUBSET else None
     else:
-        value = frechet_distance(*map(moments_of, sides))
+        value = measures.frechet_distance(*map(measures.moments_of, sides))
         if settings.draws and min(map(len, sides)) >= 3:
-            generator = torch.Generator().manual_seed(settings.seed)
-            found = bootstrap_interval(*sides, draws=settings.draws, generator=generator)
-            low, high = found.low, found.high
+            draws, generator = settings.draws, torch.Generator().manual_seed(settings.seed)
+            low, high = measures.bootstrap_interval(*sides, draws=draws, generator=generator)
     real, fake = (sum(map(len, side)) for side in sides)
     width, label = sides[0][0].shape[-1], sides[0].label
     return VideoDistance(metric, value, low, high, deviation, real, fake, width, label)
@@ -305,8 +298,8 @@ def _curve(metric: str, settings: VideoSettings, sides: Sides) -> Curve:
         samples = [(last - first) * sum(n >= last for n in side) for side in lengths]
         if min(samples) < 2:
             break
-        inside = [moments_of(f[first:last] for f in side if len(f) >= last) for side in sides]
-        rows.append((start, frechet_distance(*inside), *samples))
+        inside = ((f[first:last] for f in side if len(f) >= last) for side in sides)
+        rows.append((start, measures.frechet_distance(*map(measures.moments_of, inside)), *samples))
     columns = [[row[column] for row in rows] for column in range(4)]
     return Curve(metric, window, *columns, sides[0].label)
 
@@ -325,9 +318,9 @@ def video_tables(report: VideoReport) -> list[Table]:
         rows.append((METRICS[row.metric][2], value, spread, *counts, row.network))
     title = f"{report.fake_videos} videos against {report.real_videos} real ones"
     headings = ["", "distance", "95 %", "real n", "n", "features"]
-    tables = [table(title, headings, rows, note=note)]
+    tables = [measures.table(title, headings, rows, note=note)]
     for curve in report.curves:
         name, values = METRICS[curve.metric][2], [f"{value:.4g}" for value in curve.values]
         title = f"{name} in windows of {curve.window} frames, by first frame"
-        tables.append(table(title, ["", *map(str, curve.starts)], [[name, *values]]))
+        tables.append(measures.table(title, ["", *map(str, curve.starts)], [[name, *values]]))
     return tables
