@@ -26,6 +26,7 @@ Field = Float[Tensor, "*batch 2 height width"]
 Power = Float[Tensor, " freq"]
 Features = Float[Tensor, "_ features"]
 Counts = Num[Tensor, " samples"]
+Row = Sequence[Any]
 _TWO_SAMPLES = "a distance needs two samples on either side at least; give more videos"
 
 
@@ -305,7 +306,7 @@ def _resample(side: Sequence[Tensor], generator: torch.Generator | None) -> Feat
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, bold="", note=""
+    title: str, columns: Sequence[str], rows: Iterable[Row], *, bold: str = "", note: str = ""
 ) -> Table:
     """Return a table for the terminal: numbers to 2 places, undefined ones "-", a note below.
 
