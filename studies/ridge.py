@@ -108,7 +108,7 @@ def scene_of(name: str) -> str:
 def ridge_aucs(cases: Iterable[Case]) -> list[tuple[str, float]]:
     """Return the name of every case and how well other scenes say what moves in it.
 
-    The AUC is over reliable pixels, as in ``MotionScores.where_auc``; NaN without another scene.
+    The AUC is over reliable pixels, as ``where_auc`` of ``MotionReport``; NaN of a single scene.
     """
     ridge, seen = SceneRidge(), []
     for case in cases:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -29,9 +29,24 @@ MOVING_PX, STATIC_PX = 0.25, 0.1
 _WIDTH = 256
 # Scenes of an evaluation lie far from the seeds that training counts up from.
 _HELD_OUT = 1 << 40
-_WHERE = "Where: AUC of the prior and of three baselines (chance 0.5); shares of pixels"
-_AMOUNT = "How much: amplitude over observed, static over moving; which frequencies: distance in dB"
-_COHERENCE = "Coherence: correlation length over observed, agreement of bins; diversity of seeds"
+# Titles of tables, and for each of their scores a heading; other scores are in the report alone.
+_TABLES = {
+    "Where: AUC of the prior and of three baselines (chance 0.5); shares of pixels": {
+        "where_auc": "prior", "where_auc_colour": "colour", "where_auc_saturation": "satur.",
+        "where_auc_centre": "centre", "moving_fraction": "moving", "reliable_fraction": "reliable",
+    },
+    "How much: amplitude over observed, static over moving; which frequencies: distance in dB": {
+        "amplitude_ratio": "amount", "static_to_moving": "static",
+        "static_to_moving_observed": "(real)", "spectral_distance_db": "spectrum",
+        "spectral_shape_distance_db": "its shape", "seconds_per_sample": "s/sample",
+    },
+    "Coherence: correlation length over observed, agreement of bins; diversity of seeds": {
+        "correlation_length_ratio": "length", "bin_agreement": "axes",
+        "bin_agreement_observed": "(real)", "phase_agreement": "phases",
+        "phase_agreement_observed": "(real)", "diversity": "seeds",
+        "same_seed_identical": "repeats",
+    },
+}  # fmt: skip
 _COHERENCE_MEASURES = {
     "correlation_length_px": measures.correlation_length,
     "bin_agreement": measures.bin_agreement,
@@ -98,8 +113,7 @@ def scene_cases(
 ) -> Iterator[Case]:
     """Yield synthetic scenes with their exact motion, always the same.
 
-    Pieces are those of the folder ``sprites``, of which training may have seen some, or else
-    painted ones, all of them new.
+    Pieces come from the folder ``sprites``, where training may have seen some, or are painted anew.
     """
     sources = collect_pieces(sprites, seed=_HELD_OUT)
     for number in range(count):
@@ -107,86 +121,44 @@ def scene_cases(
             1, sources[number % len(sources)], num_frames=num_frames, fps=fps,
             generator=torch.Generator().manual_seed(_HELD_OUT + number),
         )  # fmt: skip
-        motion = scenes.motion()[0]
-        reliable = torch.ones(motion.shape[-2:], dtype=torch.bool)
-        yield Case(f"scene {number}", scenes.photo[0], motion, reliable)
-
-
-def _score(table: str | None = None, heading: str = "") -> Any:
-    """Return a field that is a column of a table; without one it is in the report alone."""
-    return field(metadata={"table": table, "heading": heading})
-
-
-@dataclass(frozen=True)
-class MotionScores:
-    """Scores of one case; what is undefined is NaN. "Observed" ones are those of the truth.
-
-    All but the AUCs and ``diversity`` look at pixels that move. Amplitudes are RMS over time in px;
-    spectra and amplitudes of the observation hold the bins that the prediction has.
-    """
-
-    name: str
-    frames: int = _score()
-    # How well maps tell moving from other reliable pixels: mean predicted amplitude, baselines.
-    where_auc: float = _score(_WHERE, "prior")
-    where_auc_colour: float = _score(_WHERE, "colour")
-    where_auc_saturation: float = _score(_WHERE, "satur.")
-    where_auc_centre: float = _score(_WHERE, "centre")
-    moving_fraction: float = _score(_WHERE, "moving")  # of reliable pixels
-    reliable_fraction: float = _score(_WHERE, "reliable")
-    amplitude_ratio: float = _score(_AMOUNT, "amount")  # predicted over observed
-    static_to_moving: float = _score(_AMOUNT, "static")  # amplitude there over that where it moves
-    static_to_moving_observed: float = _score(_AMOUNT, "(real)")
-    spectral_distance_db: float = _score(_AMOUNT, "spectrum")  # of pooled power spectra
-    spectral_shape_distance_db: float = _score(_AMOUNT, "its shape")  # overall level removed
-    seconds_per_sample: float = _score(_AMOUNT, "s/sample")
-    correlation_length_px: float = _score()  # as those below, the median over samples
-    correlation_length_px_observed: float = _score()
-    correlation_length_ratio: float = _score(_COHERENCE, "length")
-    bin_agreement: float = _score(_COHERENCE, "axes")  # 0.64 if independent
-    bin_agreement_observed: float = _score(_COHERENCE, "(real)")
-    phase_agreement: float = _score(_COHERENCE, "phases")  # over 8 px
-    phase_agreement_observed: float = _score(_COHERENCE, "(real)")
-    diversity: float = _score(_COHERENCE, "seeds")  # of samples: 0 equal, 1.41 unrelated
-    same_seed_identical: bool = _score(_COHERENCE, "repeats")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the scores with None for what is undefined or infinite."""
-        return {name: _or_none(value) for name, value in asdict(self).items()}
+        everywhere = torch.ones(scenes.photo.shape[-2:], dtype=torch.bool)
+        yield Case(f"scene {number}", scenes.photo[0], scenes.motion()[0], everywhere)
 
 
 @dataclass(frozen=True)
 class MotionReport:
-    """Scores of every case, the settings that gave them, and why clips were left out."""
+    """Scores of every case by name, the settings that gave them, and why clips were left out.
+
+    What is undefined is None. ``where_auc`` says how well predicted amplitude tells moving from
+    other reliable pixels, ``where_auc_*`` how well baselines do. The others but ``diversity`` look
+    at pixels that move: ``*_ratio`` is predicted over observed, ``static_to_moving`` the amplitude
+    where nothing moves over that where something does, ``spectral_shape_distance_db`` that of
+    spectra at one level. ``*_observed`` is the truth at the predicted bins. Bins agree by 0.64 if
+    independent, samples have ``diversity`` 0 if equal and 1.41 if unrelated.
+    """
 
     settings: dict[str, Any]
-    cases: list[MotionScores]
+    cases: list[dict[str, Any]]
     failed: dict[str, str] = field(default_factory=dict)
 
     def median(self) -> dict[str, Any]:
         """Return medians over the cases in which a score is defined; identical means in all."""
-        names = [score.name for score in fields(MotionScores)[1:]]
-        medians = {n: _or_none(_median([getattr(case, n) for case in self.cases])) for n in names}
-        return medians | {"same_seed_identical": all(c.same_seed_identical for c in self.cases)}
+        scores = {n: [case[n] for case in self.cases] for n in self.cases[0] if n != "name"}
+        medians = {name: _or_none(_median(values)) for name, values in scores.items()}
+        return medians | {"same_seed_identical": all(scores["same_seed_identical"])}
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``gidlite evaluate`` writes."""
-        return {
-            "format": "gidlite-motion-evaluation", "version": 1, "settings": self.settings,
-            "cases": [case.to_json() for case in self.cases], "failed": self.failed,
-            "median": self.median(),
-        }  # fmt: skip
+        head = {"format": "gidlite-motion-evaluation", "version": 1}
+        return head | asdict(self) | {"median": self.median()}
 
 
 def report_tables(report: MotionReport) -> list[Table]:
     """Return tables with a row per case and the medians last, and one of what was left out."""
-    rows = [case.to_json() for case in report.cases] + [{"name": "median", **report.median()}]
-    tables = []
-    for title in (_WHERE, _AMOUNT, _COHERENCE):
-        scores = [score for score in fields(MotionScores) if score.metadata.get("table") == title]
-        headings = ["", *(score.metadata["heading"] for score in scores)]
-        cells = [[row["name"], *(row[score.name] for score in scores)] for row in rows]
-        tables.append(measures.table(title, headings, cells, bold="median"))
+    rows, tables = [*report.cases, {"name": "median", **report.median()}], []
+    for title, headings in _TABLES.items():
+        cells = [[row["name"], *map(row.get, headings)] for row in rows]
+        tables.append(measures.table(title, ["", *headings.values()], cells, bold="median"))
     if report.failed:
         tables.append(measures.table("Left out", ["", "because"], list(report.failed.items())))
     return tables
@@ -202,24 +174,22 @@ def photo_baselines(image: Float[Tensor, "3 height width"]) -> dict[str, Map]:
     edge = max(1, round(min(height, width) / 16))
     border = torch.ones(height, width, dtype=torch.bool)
     border[edge:-edge, edge:-edge] = False
-    colour = (image - image[:, border].mean(1)[:, None, None]).norm(dim=0)
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None]
-    saturation = image.amax(0) - image.amin(0)
-    return {"colour": colour, "saturation": saturation, "centre": -(x**2 + y**2)}
+    return {
+        "colour": (image - image[:, border].mean(1)[:, None, None]).norm(dim=0),
+        "saturation": image.amax(0) - image.amin(0), "centre": -(x**2 + y**2),
+    }  # fmt: skip
 
 
 def evaluate_motion(
-    clips: Sequence[str | Path],
-    pipeline: Predictor,
-    *,
-    draws: Draws | None = None,
-    progress: Progress = None,
-) -> MotionReport:
+    clips: Sequence[str | Path], pipeline: Predictor, *,
+    draws: Draws | None = None, progress: Progress = None,
+) -> MotionReport:  # fmt: skip
     """Compare what a prior imagines from first frames with what clips of a still camera then show.
 
-    Clips are read at the frame rate and for the period of the prior (30 fps and 150 frames). Of a
-    shorter clip, the prediction is looked at through the same short window. One that cannot be
-    used is left out, and the report says why; a GidliteError is raised if none can.
+    Clips are read at the frame rate and for the period of the prior (30 fps and 150 frames);
+    predictions for shorter ones are looked at through the same window. A clip that cannot be used
+    is left out, and the report says why; a GidliteError is raised if none can.
     """
     failed: dict[str, str] = {}
 
@@ -239,26 +209,18 @@ def evaluate_motion(
 
 
 def evaluate_scenes(
-    count: int,
-    pipeline: Predictor,
-    *,
-    sprites: str | Path | None = None,
-    draws: Draws | None = None,
-    progress: Progress = None,
-) -> MotionReport:
+    count: int, pipeline: Predictor, *, sprites: str | Path | None = None,
+    draws: Draws | None = None, progress: Progress = None,
+) -> MotionReport:  # fmt: skip
     """Compare predictions with the exact motion of scenes that are new, see ``scene_cases``."""
     cases = scene_cases(count, fps=pipeline.fps, num_frames=pipeline.num_frames, sprites=sprites)
     return evaluate_cases(cases, pipeline, count=count, draws=draws, progress=progress)
 
 
 def evaluate_cases(
-    cases: Iterable[Case],
-    pipeline: Predictor,
-    *,
-    count: int,
-    draws: Draws | None = None,
-    progress: Progress = None,
-) -> MotionReport:
+    cases: Iterable[Case], pipeline: Predictor, *, count: int,
+    draws: Draws | None = None, progress: Progress = None,
+) -> MotionReport:  # fmt: skip
     """Score a prior on at most ``count`` cases, which are made and forgotten one at a time."""
     require(count >= 1, "nothing to evaluate; give at least one clip or scene")
     draws, scores = draws or Draws(), []
@@ -273,7 +235,15 @@ def evaluate_cases(
             volumes.append(_like_observed(output.spectral, case.motion, pipeline.num_frames))
             if progress:
                 progress(len(scores) * len(seeds) + len(volumes), count * len(seeds))
-        scores.append(_score_case(case, volumes, (time.monotonic() - started) / len(seeds)))
+        seconds = (time.monotonic() - started) / len(seeds)
+        again = volumes.pop()  # has the seed of the first
+        differences = [measures.relative_difference(*pair) for pair in pairwise(volumes)]
+        found = {
+            "name": case.name, "frames": len(case.motion), **compare(case, torch.stack(volumes)),
+            "diversity": fmean(differences) if differences else None,
+            "seconds_per_sample": seconds, "same_seed_identical": torch.equal(again, volumes[0]),
+        }  # fmt: skip
+        scores.append({name: _or_none(value) for name, value in found.items()})
     settings = {
         "model": pipeline.name, **asdict(draws), "num_frames": pipeline.num_frames,
         "fps": pipeline.fps, "width": _WIDTH, "moving_px": MOVING_PX, "static_px": STATIC_PX,
@@ -281,29 +251,14 @@ def evaluate_cases(
     return MotionReport(settings, scores)
 
 
-def _score_case(case: Case, volumes: list[Tensor], seconds: float) -> MotionScores:
-    """Score predictions, of which the last has the seed of the first; ``seconds`` took each."""
-    again = volumes.pop()
-    differences = [measures.relative_difference(*pair) for pair in pairwise(volumes)]
-    return MotionScores(
-        name=case.name,
-        frames=len(case.motion),
-        same_seed_identical=torch.equal(again, volumes[0]),
-        seconds_per_sample=seconds,
-        diversity=fmean(differences) if differences else math.nan,
-        **compare(case, torch.stack(volumes)),
-    )
-
-
 def _like_observed(volume: Tensor, motion: Tensor, num_frames: int) -> Tensor:
     """Bring a prediction to the size of the observation and to its window of time."""
-    height, width = motion.shape[-2:]
+    frames, _, height, width = motion.shape
     volume = spectral.resize_spectral(volume, height=height, width=width)
-    if len(motion) == num_frames:
+    if frames == num_frames:
         return volume
-    times, bins = torch.arange(len(motion)), min(len(volume), len(motion) // 2 + 1)
-    seen = spectral.spectral_to_motion(volume, num_frames=num_frames, times=times)
-    return spectral.motion_to_spectral(seen, num_frequencies=bins)
+    seen = spectral.spectral_to_motion(volume, num_frames=num_frames, times=torch.arange(frames))
+    return spectral.motion_to_spectral(seen, num_frequencies=min(len(volume), frames // 2 + 1))
 
 
 def compare(case: Case, volumes: Volumes) -> dict[str, float]:
@@ -339,9 +294,9 @@ def _rms_ratio(top: Tensor, bottom: Tensor) -> float:
     return first / second if second > 0 else math.nan
 
 
-def _median(values: list[float]) -> float:
+def _median(values: list[float | None]) -> float:
     """Return the median of the finite values; NaN if there are none."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in values if value is not None and math.isfinite(value)]
     return median(finite) if finite else math.nan
 
 

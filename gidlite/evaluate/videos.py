@@ -1,8 +1,8 @@
 """FID, KID, FVD and DT-FVD between two folders of videos.
 
-A feature network looks at frames or clips of every video. Features are kept on disk under the hash
-of the video's content and of how it was looked at: a run that was stopped goes on where it was, a
-video that changed is computed anew, and memory does not grow with the number of videos.
+Features of every video are kept on disk under the hash of its content and of how it was looked at:
+a run that was stopped goes on where it was, a video that changed is computed anew, and memory does
+not grow with the number of videos.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Column, Table
+from rich.table import Table
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gidlite import evaluate as measures
 from gidlite.errors import GidliteError, check_output, require, written
-from gidlite.evaluate import bootstrap_interval, frechet_distance, kernel_distance, moments_of
 from gidlite.evaluate.networks import LEAST_FRAMES, load_published, load_user_i3d
 from gidlite.media.video import find_videos, stream_video
 
@@ -53,9 +53,8 @@ class Clips:
     def collect(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield (T, 3, H, W), or (3, H, W) if T is 1; a rest that is too short is left out."""
         recent: deque[Tensor] = deque(maxlen=self.length)
-        for index, frame in enumerate(frames):
+        for begin, frame in enumerate(frames, start=1 - self.length):
             recent.append(frame)
-            begin = index + 1 - self.length
             if begin >= 0 and begin % self.step == 0:
                 yield frame if self.length == 1 else torch.stack(list(recent))
 
@@ -69,9 +68,16 @@ class FeatureStore:
 
     def features(self, videos: Iterable[Path], clips: Clips, network: nn.Module) -> StoredFeatures:
         """Return features, computing those not kept yet; ``network.label`` tells networks apart."""
-        paths = []
+        looked_at = [
+            2,
+            asdict(self.reading),
+            asdict(clips),
+            network.label,
+        ]  # 2: format of the files
+        key, paths = json.dumps(looked_at).encode(), []
         for video in videos:
-            path = self._path(video, clips, network.label)
+            content, how = (hashlib.sha256(x).hexdigest() for x in (video.read_bytes(), key))
+            path = self.folder / f"{content[:24]}-{how[:16]}.safetensors"
             if _load(path) is None:
                 check_output(path)
                 features = self._compute(video, clips, network)
@@ -80,16 +86,9 @@ class FeatureStore:
             paths.append(path)
         return StoredFeatures(paths, network.label)
 
-    def _path(self, video: Path, clips: Clips, label: str) -> Path:
-        key = json.dumps([2, asdict(self.reading), asdict(clips), label])  # 2: format of the files
-        content = hashlib.sha256(video.read_bytes()).hexdigest()
-        looked_at = hashlib.sha256(key.encode()).hexdigest()
-        return self.folder / f"{content[:24]}-{looked_at[:16]}.safetensors"
-
     def _compute(self, video: Path, clips: Clips, network: nn.Module) -> Tensor:
         device = next((weight.device for weight in network.parameters()), "cpu")
-        samples = clips.collect(self.reading.frames(video))
-        found = []
+        samples, found = clips.collect(self.reading.frames(video)), []
         while batch := list(islice(samples, 8 if clips.length == 1 else 2)):
             found.append(network(torch.stack(batch).to(device)).float().cpu())
         short = f"{video} has fewer than {clips.length} frames at {self.reading.fps:g} fps"
@@ -122,14 +121,9 @@ class StoredFeatures(Sequence[Tensor]):
 
     def thinned(self, limit: int) -> Tensor:
         """Return all samples, or evenly chosen ones if there are more than ``limit``."""
-        total = sum(map(len, self))
-        keep = torch.linspace(0, total - 1, min(limit, total)).round().long()
-        chosen, seen = [], 0
-        for features in self:
-            inside = keep[(keep >= seen) & (keep < seen + len(features))] - seen
-            chosen.append(features[inside])
-            seen += len(features)
-        return torch.cat(chosen)
+        total, place = sum(map(len, self)), count()
+        keep = set(torch.linspace(0, total - 1, min(limit, total)).round().long().tolist())
+        return torch.cat([f[[next(place) in keep for _ in f]] for f in self])
 
 
 Sides = list[StoredFeatures]  # of the real videos and of the others
@@ -172,8 +166,7 @@ class VideoSettings:
 
     def clips(self, metric: str, *, curve: bool = False) -> Clips:
         """Return what the network of a metric looks at, for its distance or its curve."""
-        length = METRICS[metric][1]
-        if length == 1:
+        if (length := METRICS[metric][1]) == 1:
             return Clips(1, self.every)
         return Clips(self.window, self.window // 2) if curve else Clips(length, length)
 
@@ -184,11 +177,9 @@ def load_networks(
 ) -> dict[str, nn.Module]:  # fmt: skip
     """Return the networks of metrics by name; ``textures`` is the file of a user's own I3D."""
     names = {METRICS[metric][0] for metric in metrics}
-    require(
-        "textures" not in names or textures is not None,
-        "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public; "
-        "give yours as safetensors, or measure fvd instead",
-    )
+    needs = "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public"
+    advice = "give yours as safetensors, or measure fvd instead"
+    require("textures" not in names or textures is not None, f"{needs}; {advice}")
     found = {name: load_published(name, weights) for name in sorted(names - {"textures"})}
     if "textures" in names:
         found["textures"] = load_user_i3d(textures)
@@ -245,9 +236,7 @@ class VideoReport:
 def videos_in(folder: str | Path) -> list[Path]:
     """Return the videos in a folder, searched deeply, without hidden files."""
     require(Path(folder).is_dir(), f"{folder} is not a folder; give a folder of videos")
-    shown = [path for path, name in find_videos([folder]) if not Path(name).name.startswith(".")]
-    require(bool(shown), f"no video found in {folder}; put .mp4 files there")
-    return shown
+    return [path for path, _ in find_videos([folder])]
 
 
 def evaluate_videos(
@@ -256,8 +245,8 @@ def evaluate_videos(
 ) -> VideoReport:  # fmt: skip
     """Compare a folder of videos with a folder of real ones; ``networks`` as ``load_networks``.
 
-    Features are kept in the folder ``cache``. ``progress`` is called with (videos done, videos in
-    all), counted anew for every metric. A video that cannot be read or is too short is an error.
+    Features are kept in the folder ``cache``. ``progress`` gets (videos done, videos in all) over
+    all metrics. A video that cannot be read or is too short is an error.
     """
     settings = settings or VideoSettings()
     sides = [videos_in(folder) for folder in (real, fake)]
@@ -284,15 +273,15 @@ def _distance(metric: str, settings: VideoSettings, sides: Sides) -> VideoDistan
     low = high = deviation = None
     if metric == "kid":
         rows = [side.thinned(_KID_ROWS) for side in sides]
-        value, deviation = kernel_distance(*rows, seed=settings.seed, subset_size=_KID_SUBSET)
+        options = {"seed": settings.seed, "subset_size": _KID_SUBSET}
+        value, deviation = measures.kernel_distance(*rows, **options)
         # Without more samples every subset is the same.
         deviation = deviation if max(map(len, rows)) > _KID_SUBSET else None
     else:
-        value = frechet_distance(*map(moments_of, sides))
+        value = measures.frechet_distance(*map(measures.moments_of, sides))
         if settings.draws and min(map(len, sides)) >= 3:
-            generator = torch.Generator().manual_seed(settings.seed)
-            found = bootstrap_interval(*sides, draws=settings.draws, generator=generator)
-            low, high = found.low, found.high
+            draws, generator = settings.draws, torch.Generator().manual_seed(settings.seed)
+            low, high = measures.bootstrap_interval(*sides, draws=draws, generator=generator)
     real, fake = (sum(map(len, side)) for side in sides)
     width, label = sides[0][0].shape[-1], sides[0].label
     return VideoDistance(metric, value, low, high, deviation, real, fake, width, label)
@@ -309,42 +298,29 @@ def _curve(metric: str, settings: VideoSettings, sides: Sides) -> Curve:
         samples = [(last - first) * sum(n >= last for n in side) for side in lengths]
         if min(samples) < 2:
             break
-        inside = [moments_of(f[first:last] for f in side if len(f) >= last) for side in sides]
-        rows.append((start, frechet_distance(*inside), *samples))
+        inside = ((f[first:last] for f in side if len(f) >= last) for side in sides)
+        rows.append((start, measures.frechet_distance(*map(measures.moments_of, inside)), *samples))
     columns = [[row[column] for row in rows] for column in range(4)]
     return Curve(metric, window, *columns, sides[0].label)
 
 
 def video_tables(report: VideoReport) -> list[Table]:
     """Return a table of distances and, if there are curves, one of each, a column per window."""
-    rows = []
+    rows, note = [], ""
     for row in report.distances:
         spread = None if row.low is None else f"{row.low:.4g} to {row.high:.4g}"
         if row.deviation is not None:
             spread = f"± {row.deviation:.4f}"
-        counts = (row.real_samples, row.fake_samples)
-        few = row.metric != "kid" and min(counts) <= row.num_features  # KID is not biased
-        value = f"{row.value:.4g}{'*' if few else ''}"
+        counts, value = (row.real_samples, row.fake_samples), f"{row.value:.4g}"
+        if row.metric != "kid" and min(counts) <= row.num_features:  # KID is not biased
+            value += "*"
+            note = "* fewer samples than features: biased upwards; compare equal numbers only"
         rows.append((METRICS[row.metric][2], value, spread, *counts, row.network))
-    few = any(row[1].endswith("*") for row in rows)
-    note = "* fewer samples than features: biased upwards; compare equal numbers only"
     title = f"{report.fake_videos} videos against {report.real_videos} real ones"
     headings = ["", "distance", "95 %", "real n", "n", "features"]
-    tables = [_table(title, headings, rows, note=note if few else "")]
+    tables = [measures.table(title, headings, rows, note=note)]
     for curve in report.curves:
-        name = METRICS[curve.metric][2]
+        name, values = METRICS[curve.metric][2], [f"{value:.4g}" for value in curve.values]
         title = f"{name} in windows of {curve.window} frames, by first frame"
-        values = [f"{value:.4g}" for value in curve.values]
-        tables.append(_table(title, ["", *map(str, curve.starts)], [[name, *values]]))
+        tables.append(measures.table(title, ["", *map(str, curve.starts)], [[name, *values]]))
     return tables
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = ""
-) -> Table:
-    numbers = [Column(heading, justify="right") for heading in columns[1:]]
-    made = Table(columns[0], *numbers, title=title, title_justify="left", box=None, pad_edge=False)
-    made.caption, made.caption_justify = note or None, "left"
-    for row in rows:
-        made.add_row(*("-" if cell is None else str(cell) for cell in row))
-    return made

@@ -341,11 +341,10 @@ def summarize_motion(report: MotionReport, *, draws: int) -> dict[str, Any]:
 
     Cases are drawn with replacement; cases in which a score is undefined do not count.
     """
-    cases = [case.to_json() for case in report.cases]
     result: dict[str, Any] = {}
     generator = torch.Generator().manual_seed(0)
     for name, score in MOTION_SCORES.items():
-        values = [value for value in map(score, cases) if value is not None]
+        values = [value for value in map(score, report.cases) if value is not None]
         entry = {"value": None, "low": None, "high": None, "n": len(values)}
         if values:
             drawn = torch.tensor(values, dtype=torch.float64)
