@@ -199,12 +199,12 @@ class ShardSource:
 class Augmented:
     """A source whose examples are varied, another way for every number."""
 
-    def __init__(self, source: Source, augmentation: Augmentation | None = None) -> None:
-        self.source, self.augmentation = source, augmentation or Augmentation()
+    def __init__(self, source: Source) -> None:
+        self.source, self.vary = source, Augmentation()
 
     def example(self, number: int, seed: int) -> Example:
         """Return a variation of the source's example."""
-        return self.augmentation(self.source.example(number, seed), seeded(seed + 1, number))
+        return self.vary(self.source.example(number, seed), seeded(seed + 1, number))
 
 
 class MotionDataset(Dataset):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from gidlite.data.screening import Frame, LeftOut, Settings, look_at, make_sample
+from gidlite.data.screening import Frame, LeftOut, Settings, make_sample
 from gidlite.data.shards import Progress, Sample, finish_folder, read_json, write_json, write_shard
 from gidlite.errors import GidliteError, check_output, require
 from gidlite.media.reader import find_videos, probe_video, stream_video
@@ -42,7 +42,7 @@ class Segment:
 
     path: str  # absolute, the same on every machine
     name: str  # as reports call the video
-    fingerprint: str  # of its contents
+    mark: str  # a hash of its contents
     number: int
     first: int  # start frame, at the settings' frame rate; starts lie before ``last``
     last: int
@@ -50,11 +50,7 @@ class Segment:
     @property
     def key(self) -> str:
         """Name of its record and shard."""
-        return f"{self.fingerprint}_{self.number:05d}"
-
-    def record(self, out: Path) -> Path:
-        """Return where its record lies in a folder of shards."""
-        return out / "records" / f"{self.key}.json"
+        return f"{self.mark}_{self.number:05d}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def run_extraction(
     out, settings = Path(out).resolve(), settings or Settings()
     segments, refused = make_plan(find_videos(inputs), settings)
     _prepare(out, settings)
-    left = [s for s in segments if not s.record(out).exists()]
+    left = [s for s in segments if not (out / "records" / f"{s.key}.json").exists()]
     workers = min(workers, len(left))
     if not left or (scheduler is None and workers == 1):
         finished = (extract_segment(segment, out, settings) for segment in left)
@@ -117,9 +113,9 @@ def make_plan(
         else:
             known[mark] = name
             frames = math.ceil((info.seconds or 0) * settings.fps)
-            count = max(1, math.ceil((frames - settings.num_frames + 1) / step))
             # The last segment is open-ended: headers are often a little wrong.
-            for number, end in enumerate([*range(step, count * step, step), _ENDLESS]):
+            ends = [*range(step, frames - settings.num_frames + 1, step), _ENDLESS]
+            for number, end in enumerate(ends):
                 segments.append(Segment(str(path), name, mark, number, number * step, end))
     return segments, refused
 
@@ -151,8 +147,8 @@ def _prepare(out: Path, settings: Settings) -> None:
     path, ours = out / "settings.json", asdict(settings)
     theirs = read_json(path) if path.exists() else ours
     differing = " and ".join(key for key in ours if theirs.get(key) != ours[key])
-    other = f"{out} holds samples made with another {differing}"
-    require(not differing, f"{other}; use the same options or another folder")
+    advice = "use the same options or another folder"
+    require(not differing, f"{out} holds samples made with another {differing}; {advice}")
     write_json(path, ours)
     for stale in out.rglob(".gidlite-*"):
         stale.unlink(missing_ok=True)
@@ -191,7 +187,7 @@ def _keep(
         "samples": [sample.info | {"signature": _signature(sample)} for sample in samples],
         "left_out": left_out, "error": error, "seconds": {"total": round(seconds, 3)},
     }  # fmt: skip
-    write_json(segment.record(out), record)
+    write_json(out / "records" / f"{segment.key}.json", record)
 
 
 def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[Frame]]]:
@@ -203,7 +199,7 @@ def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[F
         start=segment.first / settings.fps, max_frames=segment.last - segment.first + length - 1,
     )  # fmt: skip
     for count, color in enumerate(frames, start=1):
-        window.append(look_at(color))
+        window.append(Frame(color))
         start = segment.first + count - length
         if count >= length and start % settings.every == 0:
             yield start, list(window)
@@ -251,31 +247,27 @@ def _on_cluster(
 
 def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Report:
     """Write the index from the records, leaving out samples that another video already has."""
-    videos, records = defaultdict(_nothing_yet), _read_records(out, segments)
-    shards = []
+    nothing = {"samples": 0, "rejected": Counter(), "stabilised": 0}
+    videos, shards, records = {}, [], _read_records(out, segments)
     for record, kept in zip(records, _unique(records), strict=True):
-        video = videos[record["video"]]
+        video = videos.setdefault(record["video"], dict(nothing))
         video["samples"] += len(kept)
-        video["rejected"] += Counter(left["reason"] for left in record["left_out"])
-        video["rejected"] += Counter(duplicate=len(record["samples"]) - len(kept))
+        reasons = [left["reason"] for left in record["left_out"]]
+        reasons += ["duplicate"] * (len(record["samples"]) - len(kept))
+        video["rejected"] = video["rejected"] + Counter(reasons)
         video["stabilised"] += sum("stabilised" in s["checks"] for s in record["samples"])
         if record["error"]:
             video["error"] = record["error"]
         if record["shard"]:
             shards.append({"file": record["shard"], "samples": kept})
     for name, reason in refused.items():
-        videos[name] = _nothing_yet() | {"error": reason}
+        videos[name] = nothing | {"error": reason}
     rejected = sum((video["rejected"] for video in videos.values()), Counter())
     stabilised = sum(video["stabilised"] for video in videos.values())
-    summary = {"rejected": dict(rejected.most_common()), "stabilised": stabilised}
-    summary["videos"] = dict(videos)
-    samples = finish_folder(out, shards, report=summary)
+    summary = {"rejected": dict(rejected.most_common()), "stabilised": stabilised, "videos": videos}
     seconds = sum(record["seconds"].get("total", 0.0) for record in records)
+    samples = finish_folder(out, shards, report=summary)
     return Report(samples, **summary, seconds=round(seconds, 2))
-
-
-def _nothing_yet() -> dict[str, Any]:
-    return {"samples": 0, "rejected": Counter(), "stabilised": 0}
 
 
 def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
@@ -283,7 +275,7 @@ def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
     paths = (out / "records").glob("*.json")
     records = [json.loads(p.read_text()) | {"mark": p.stem.split("_")[0]} for p in paths]
     names = {record["mark"]: record["video"] for record in records}
-    names |= {segment.fingerprint: segment.name for segment in segments}
+    names |= {segment.mark: segment.name for segment in segments}
     times = Counter(names.values())
     for record in records:
         name = names[record["mark"]]
@@ -298,11 +290,11 @@ def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
     samples = [records[r]["samples"][n] for r, n in rows]
     starts = np.array([sample["start"] for sample in samples])
     marks = np.array([records[r]["mark"] for r, _ in rows])
+    codes = ([s["signature"][kind] for s in samples] for kind in ("picture", "motion"))
     pictures, motions = (
-        np.array([np.frombuffer(base64.b64decode(s["signature"][kind]), "<f2") for s in samples])
-        for kind in ("picture", "motion")
+        np.array([np.frombuffer(base64.b64decode(c), "<f2") for c in row], np.float32)
+        for row in codes
     )
-    pictures, motions = pictures.astype(np.float32), motions.astype(np.float32)
     accepted = np.zeros(len(rows), bool)
     for place, (r, n) in enumerate(rows):
         alike = np.minimum(pictures[:place] @ pictures[place], motions[:place] @ motions[place])

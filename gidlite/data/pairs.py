@@ -1,14 +1,12 @@
 """Pairs of frames with the motion between them, for the renderer: of scenes and of real clips.
 
-A folder of real pairs holds ``pairs_*.safetensors``, each with, for its N pairs, ``first`` and
-``second`` (N, 3, H, W) uint8, ``motion`` (N, 2, H, W) and ``metric`` (N, 1, H, W) float16, and
-``reliable`` (N, 1, H, W) bool; metadata hold ``format``, ``version`` and ``sources``, a JSON list
-of the clip of each. ``python -m studies.renderer_pairs`` writes them.
+``python -m studies.renderer_pairs`` writes real ones as ``pairs_*.safetensors``: tensors as in
+``Pair``, but ``hidden``, with a leading axis, float16; metadata ``format``, ``version`` and
+``sources``, a JSON list of the clip of each.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -110,29 +108,19 @@ class PairFolder:
     """
 
     def __init__(self, folder: str | Path, *, device: torch.device | str = "cpu") -> None:
-        self.sources: list[str] = []
         self._pairs: list[Pair] = []
         for path in sorted(Path(folder).glob("pairs_*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
-                    metadata = file.metadata() or {}
-                    ours = PAIR_FORMAT.items() <= metadata.items()
+                    ours = PAIR_FORMAT.items() <= (file.metadata() or {}).items()
                     require(ours, f"{path} is no shard of pairs of version 2; {_AGAIN}")
                     held = {name: file.get_tensor(name).to(device) for name in PAIR_TENSORS}
             except (OSError, SafetensorError) as error:
                 raise GidliteError(f"{path} cannot be read ({error}); {_AGAIN}") from None
-            self.sources += json.loads(metadata["sources"])
             rows = zip(*held.values(), strict=True)
             self._pairs += [Pair(*row, torch.zeros_like(row[-1])) for row in rows]
         require(len(self._pairs) > 0, f"{folder} holds no pairs_*.safetensors; {_AGAIN}")
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, number: int) -> Pair:
-        """Return a pair in the order of the folder."""
-        return self._pairs[number]
-
     def example(self, number: int, seed: int) -> Pair:
         """Return one pair; every pair once before any comes again."""
-        return self._pairs[shuffled(number, len(self), seed)]
+        return self._pairs[shuffled(number, len(self._pairs), seed)]

@@ -1,11 +1,8 @@
 """Training shards: many photos with their spectral volumes in safetensors files, and an index.
 
-A folder of shards holds
-
-    settings.json    what every sample has in common
-    shards/*.safetensors, at most 256 MB each
-    index.json       shard files, which of their samples to use, and why others were left out
-    statistics.json  per frequency bin: percentiles of magnitude, from histograms
+A folder holds ``settings.json``, what every sample has in common; ``shards/*.safetensors``, at most
+256 MB each; ``index.json``: shard files, which of their samples to use, why others were left out;
+``statistics.json``: percentiles of magnitude per frequency bin, from histograms.
 
 A shard holds, for its N samples, ``image`` (N, 3, H, W) uint8, ``packed`` (N, K, 4, h, w) float16
 in px of the (h, w) grid, ``reliable`` (N, h, w) uint8 (1 where the motion can be trusted) and
@@ -48,15 +45,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo with the motion of its pixels.
-
-    ``info`` holds ``source``, and of videos ``start`` in seconds, what ``checks`` measured, and
-    ``loop``: whether the motion repeats after its T frames.
-    """
+    """One photo with the motion of its pixels."""
 
     image: UInt8[Tensor, "3 height width"]
     spectral: Complex[Tensor, "freq 2 rows columns"]  # px of its own grid
     reliable: Bool[Tensor, "rows columns"]  # where the motion can be trusted
+    # ``source``, and of videos ``start`` (s), what ``checks`` measured, ``loop``: repeats after T.
     info: dict[str, Any]
 
 
@@ -213,7 +207,7 @@ def write_scene_shards(
     check_output(folder, folder=True)
     fresh = not (folder / "settings.json").exists()
     require(fresh, f"{folder} already holds samples; choose another folder")
-    origin, sure = {"seed": seed, "source": "synthetic"}, torch.ones(size, dtype=torch.bool)
+    origin, sure = {"source": "synthetic", "seed": seed}, torch.ones(size, dtype=torch.bool)
     form = {"num_frequencies": num_frequencies, "height": size[0], "width": size[1]}
     write_json(folder / "settings.json", form | {"num_frames": 150, "fps": 30.0} | origin)
     scenes = (
