@@ -137,8 +137,8 @@ def _look_ahead(flows: Tensor, width: int, limits: Limits, checks: dict[str, flo
     median = float(flows.median(dim=2).values.norm(dim=1).max())
     checks["median_shift_px"] = round(median, 2)
     checks["unmoved"] = round(float((way < 1).all(0).float().mean()), 3)
-    everything = checks["unmoved"] < limits.unmoved
-    _leave_out(everything and median > limits.drift * width, "moving camera")
+    all_move = checks["unmoved"] < limits.unmoved
+    _leave_out(all_move and median > limits.drift * width, "moving camera")
 
 
 def _still_camera(motion: Tensor, seen: Tensor, limits: Limits, checks: dict[str, Any]) -> Tensor:
