@@ -18,19 +18,18 @@ import torch
 from torch import Tensor
 
 from gidlite.data import Example, MotionDataset, ShardSource, SyntheticSource
+from gidlite.data.splits import HELD_OUT_SEED
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.motion.normalize import FrequencyStats, denormalize, normalize
 from gidlite.pipeline import GidPipeline
 from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
-
-_HELD_OUT = 1 << 40  # scenes far from those that training counts up from
 
 
 def scenes(sprites: str | None, first: int, count: int) -> list[Example]:
     """Return synthetic scenes, three in four photographic if there are sprites."""
     pieces = collect_pieces(sprites, seed=first)
     dataset = MotionDataset([SyntheticSource(p, grid_stride=2) for p in pieces], length=1 << 50)
-    items = dataset.take(range(first, first + count))
+    items = [dataset[number] for number in range(first, first + count)]
     return [Example(item["image"], item["spectral"], item["reliable"]) for item in items]
 
 
@@ -91,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = GidPipeline.from_pretrained()
     examples = scenes(options.sprites, 0, options.scenes)
-    sets = {"scenes": scenes(options.sprites, _HELD_OUT, options.held_out)}
+    sets = {"scenes": scenes(options.sprites, HELD_OUT_SEED, options.held_out)}
     if options.real:
         source = ShardSource(options.real, grid_stride=2)
         sets["real"] = [source.example(n, 0) for n in range(len(source.shards))]

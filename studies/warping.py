@@ -28,6 +28,7 @@ from torchmetrics.functional.image import (
 
 from gidlite.cli import console, progress_bar
 from gidlite.data.pairs import Pair, scene_pairs
+from gidlite.data.splits import RENDER_SEED
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, check_output, written
@@ -45,8 +46,6 @@ _COLUMNS = {
     "psnr": "PSNR", "psnr_moving": "moving", "psnr_hidden": "uncovered", "ssim": "SSIM",
     "lpips": "LPIPS",
 }  # fmt: skip
-# Far from every number that training draws from.
-_HELD_OUT = 7_000_000_019
 _MOVING_PX = 0.25
 _CAP_DB = 100.0
 _CROP, _ENLARGE = 56, 3
@@ -118,9 +117,9 @@ def scene_cases(
 
     Pieces are painted ones that training did not see, or those of a folder, of which it may have.
     """
-    pieces = collect_pieces(sprites, seed=_HELD_OUT)
+    pieces = collect_pieces(sprites, seed=RENDER_SEED)
     for number in range(count):
-        generator = torch.Generator().manual_seed(_HELD_OUT + number)
+        generator = torch.Generator().manual_seed(RENDER_SEED + number)
         scenes = make_scenes(1, pieces[number % len(pieces)], generator=generator)
         chosen = torch.randperm(scenes.coords.shape[-1] - 1, generator=generator)[:times] + 1
         amplify = 1 + 3 * torch.rand(1, generator=generator)

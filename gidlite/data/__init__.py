@@ -38,10 +38,11 @@ class Example:
 
 def flip(example: Example) -> Example:
     """Mirror left and right; dx changes sign."""
-    mirrored = example.spectral.flip(-1)
-    sign = torch.tensor([-1.0, 1.0], device=mirrored.device)[:, None, None]
+    sign = torch.tensor([-1.0, 1.0], device=example.spectral.device)[:, None, None]
     image, reliable = example.image.flip(-1), example.reliable.flip(-1)
-    return replace(example, image=image, spectral=mirrored * sign, reliable=reliable)
+    return replace(
+        example, image=image, spectral=example.spectral.flip(-1) * sign, reliable=reliable
+    )
 
 
 def crop(example: Example, *, top: float, left: float, share: float) -> Example:
@@ -72,16 +73,11 @@ def retime(example: Example, speed: float) -> Example:
     Loops shorter than the period leave bins empty; at another speed they spread over all, as the
     motion of real clips does. What becomes too fast for the last bin is lost.
     """
-    bins = len(example.spectral)
+    spectral, bins = example.spectral, len(example.spectral)
     samples = 8 * bins  # of a period; the fastest bin is sampled finely at any speed up to 4
-    times = torch.arange(samples, device=example.spectral.device) * speed
-    motion = spectral_to_motion(example.spectral, num_frames=samples, times=times)
+    times = torch.arange(samples, device=spectral.device) * speed
+    motion = spectral_to_motion(spectral, num_frames=samples, times=times)
     return replace(example, spectral=anchor(motion_to_spectral(motion, num_frequencies=bins)))
-
-
-def amplify(example: Example, factor: float) -> Example:
-    """Scale the motion."""
-    return replace(example, spectral=example.spectral * factor)
 
 
 def recolor(example: Example, gain: Float[Tensor, " 3"], *, contrast: float = 1.0) -> Example:
@@ -113,7 +109,8 @@ class Augmentation:
         if share < 0.98:
             top, left = chance[3] * (1 - share), chance[4] * (1 - share)
             example = crop(example, top=top, left=left, share=share)
-        example = amplify(example, self.amplitude ** (2 * chance[5] - 1))
+        factor = self.amplitude ** (2 * chance[5] - 1)
+        example = replace(example, spectral=example.spectral * factor)
         if example.periodic and self.speed > 1:
             example = retime(example, self.speed ** (2 * chance[10] - 1))
         gain = 1 + self.color * (2 * torch.tensor(chance[6:9]) - 1)
@@ -170,8 +167,7 @@ def shuffled(number: int, count: int, seed: int) -> int:
 class ShardSource:
     """Samples of a folder of shards in an order drawn from the seed, motion on a coarser grid.
 
-    Raises:
-        GidliteError: If the folder is unfinished, empty, or holds fewer frequencies.
+    A folder that is unfinished, empty, or holds fewer frequencies is a ``GidliteError``.
     """
 
     def __init__(
@@ -203,22 +199,20 @@ class ShardSource:
 class Augmented:
     """A source whose examples are varied, another way for every number."""
 
-    def __init__(self, source: Source, augmentation: Augmentation | None = None) -> None:
-        self.source, self.augmentation = source, augmentation or Augmentation()
+    def __init__(self, source: Source) -> None:
+        self.source, self.vary = source, Augmentation()
 
     def example(self, number: int, seed: int) -> Example:
         """Return a variation of the source's example."""
-        return self.augmentation(self.source.example(number, seed), seeded(seed + 1, number))
+        return self.vary(self.source.example(number, seed), seeded(seed + 1, number))
 
 
 class MotionDataset(Dataset):
     """Examples of one size from several sources, drawn by weight: equally if none are given.
 
     Item i is a function of the seed and i alone, whatever was asked for before, so training can
-    stop and go on; items are dictionaries that stack.
-
-    Raises:
-        GidliteError: If there is no source, or weights do not fit.
+    stop and go on; items are dictionaries that stack. No source, or weights that do not fit, are a
+    ``GidliteError``.
     """
 
     def __init__(
@@ -226,7 +220,7 @@ class MotionDataset(Dataset):
         length: int = 1 << 40, seed: int = 0,
     ) -> None:  # fmt: skip
         weights = [1.0] * len(sources) if weights is None else list(weights)
-        fit = len(sources) > 0 and len(weights) == len(sources)
+        fit = 0 < len(sources) == len(weights)
         require(fit, f"{len(sources)} sources and {len(weights)} weights; give one each")
         valid = min(weights) >= 0 and 0 < sum(weights) < math.inf
         require(valid, f"weights {weights} must not be negative, nor all 0")
@@ -244,7 +238,3 @@ class MotionDataset(Dataset):
         chosen = min(int(torch.searchsorted(self._shares, draw)), len(self.sources) - 1)
         held = vars(self.sources[chosen].example(number, self.seed)) | {"source": chosen}
         return {name: torch.as_tensor(value) for name, value in held.items()}
-
-    def take(self, numbers: range) -> list[dict[str, Tensor]]:
-        """Return the items of these numbers."""
-        return [self[number] for number in numbers]

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from gidlite.data.screening import Frame, LeftOut, Settings, look_at, make_sample
+from gidlite.data.screening import Frame, LeftOut, Settings, make_sample
 from gidlite.data.shards import Progress, Sample, finish_folder, read_json, write_json, write_shard
 from gidlite.errors import GidliteError, check_output, require
 from gidlite.media.video import find_videos, probe_video, stream_video
@@ -42,7 +42,7 @@ class Segment:
 
     path: str  # absolute, the same on every machine
     name: str  # as reports call the video
-    fingerprint: str  # of its contents
+    mark: str  # a hash of its contents
     number: int
     first: int  # start frame, at the settings' frame rate; starts lie before ``last``
     last: int
@@ -50,11 +50,7 @@ class Segment:
     @property
     def key(self) -> str:
         """Name of its record and shard."""
-        return f"{self.fingerprint}_{self.number:05d}"
-
-    def record(self, out: Path) -> Path:
-        """Return where its record lies in a folder of shards."""
-        return out / "records" / f"{self.key}.json"
+        return f"{self.mark}_{self.number:05d}"
 
 
 @dataclass(frozen=True)
@@ -78,20 +74,20 @@ def run_extraction(
     ``scheduler`` at an address uses its machines instead; all see videos and folder under one path.
 
     Raises:
-        DiskFullError: If the disk is full; what was finished stays.
         GidliteError: If there is nothing to read, the folder cannot be used or holds samples made
-            with other settings, or the scheduler cannot be reached.
+            with other settings, or no scheduler answers; a DiskFullError if the disk is full.
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     require(workers >= 1, f"--workers is {workers}; it must be at least 1")
     out, settings = Path(out).resolve(), settings or Settings()
     segments, refused = make_plan(find_videos(inputs), settings)
     _prepare(out, settings)
-    left = [s for s in segments if not s.record(out).exists()]
-    if not left or (scheduler is None and min(workers, len(left)) == 1):
+    left = [s for s in segments if not (out / "records" / f"{s.key}.json").exists()]
+    workers = min(workers, len(left))
+    if not left or (scheduler is None and workers == 1):
         finished = (extract_segment(segment, out, settings) for segment in left)
     else:
-        finished = _on_cluster(left, out, settings, min(workers, len(left)), scheduler)
+        finished = _on_cluster(left, out, settings, workers, scheduler)
     for done, _ in enumerate(chain([None], finished), start=len(segments) - len(left)):
         if progress is not None:
             progress(done, len(segments))
@@ -117,13 +113,10 @@ def make_plan(
         else:
             known[mark] = name
             frames = math.ceil((info.seconds or 0) * settings.fps)
-            count = max(1, math.ceil((frames - settings.num_frames + 1) / step))
             # The last segment is open-ended: headers are often a little wrong.
-            ends = [*range(step, count * step, step), _ENDLESS]
-            segments.extend(
-                Segment(str(path), name, mark, number, number * step, end)
-                for number, end in enumerate(ends)
-            )
+            ends = [*range(step, frames - settings.num_frames + 1, step), _ENDLESS]
+            for number, end in enumerate(ends):
+                segments.append(Segment(str(path), name, mark, number, number * step, end))
     return segments, refused
 
 
@@ -154,8 +147,8 @@ def _prepare(out: Path, settings: Settings) -> None:
     path, ours = out / "settings.json", asdict(settings)
     theirs = read_json(path) if path.exists() else ours
     differing = " and ".join(key for key in ours if theirs.get(key) != ours[key])
-    other = f"{out} holds samples made with another {differing}"
-    require(not differing, f"{other}; use the same options or another folder")
+    advice = "use the same options or another folder"
+    require(not differing, f"{out} holds samples made with another {differing}; {advice}")
     write_json(path, ours)
     for stale in out.rglob(".gidlite-*"):
         stale.unlink(missing_ok=True)
@@ -167,7 +160,7 @@ def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
 
     cv2.setNumThreads(1)  # the other cores are for the other workers
     torch.set_num_threads(1)
-    samples, left_out, error, begun = [], [], None, perf_counter()
+    samples, left_out, error, begun = [], [], "", perf_counter()
     try:
         for start, frames in _windows(segment, settings):
             info = {"source": segment.name, "start": round(start / settings.fps, 4), "checks": {}}
@@ -182,8 +175,8 @@ def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
 
 
 def _keep(
-    segment: Segment, out: Path, samples: list[Sample], left_out: list[dict], error: str | None,
-    seconds: float = 0.0,
+    segment: Segment, out: Path, samples: Sequence[Sample] = (), left_out: Sequence[dict] = (),
+    error: str = "", seconds: float = 0.0,
 ) -> None:  # fmt: skip
     """Write a shard and last, when all is done however the process ends, the record."""
     shard = f"{segment.key}.safetensors" if samples else None
@@ -194,19 +187,19 @@ def _keep(
         "samples": [sample.info | {"signature": _signature(sample)} for sample in samples],
         "left_out": left_out, "error": error, "seconds": {"total": round(seconds, 3)},
     }  # fmt: skip
-    write_json(segment.record(out), record)
+    write_json(out / "records" / f"{segment.key}.json", record)
 
 
 def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[Frame]]]:
     """Yield (start, T frames), of a video that is too short all there is, one window at a time."""
     length, count = settings.num_frames, 0
-    window: deque[Frame] = deque(maxlen=length)
+    window = deque(maxlen=length)
     frames = stream_video(
         segment.path, fps=settings.fps, size=(settings.height, settings.width),
         start=segment.first / settings.fps, max_frames=segment.last - segment.first + length - 1,
     )  # fmt: skip
     for count, color in enumerate(frames, start=1):
-        window.append(look_at(color))
+        window.append(Frame(color))
         start = segment.first + count - length
         if count >= length and start % settings.every == 0:
             yield start, list(window)
@@ -218,11 +211,9 @@ def _signature(sample: Sample) -> dict[str, str]:
     """Return picture and slow motion in a few coarse cells: alike only for copies of a video."""
     picture = functional.adaptive_avg_pool2d(sample.image.float(), (5, 8))
     slow = functional.adaptive_avg_pool2d(pack_complex(sample.spectral[1:3]).flatten(0, 1), (5, 8))
-    codes = {}
-    for kind, cells in (("picture", picture - picture.mean()), ("motion", slow)):
-        unit = (cells / cells.norm().clamp(min=1e-9)).half().numpy()
-        codes[kind] = base64.b64encode(unit.tobytes()).decode()
-    return codes
+    cells = {"picture": picture - picture.mean(), "motion": slow}
+    units = {k: (v / v.norm().clamp(min=1e-9)).half().numpy() for k, v in cells.items()}
+    return {kind: base64.b64encode(unit.tobytes()).decode() for kind, unit in units.items()}
 
 
 def _on_cluster(
@@ -239,9 +230,8 @@ def _on_cluster(
         try:
             client = Client(scheduler or cluster, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise GidliteError(
-                f"no dask scheduler answers at {scheduler} ({error}); start one with dask scheduler"
-            ) from None
+            problem = f"no dask scheduler answers at {scheduler} ({error})"
+            raise GidliteError(f"{problem}; start one with dask scheduler") from None
         stack.enter_context(client)
         futures = {
             client.submit(extract_segment, s, out, settings, key=f"extract-{s.key}", pure=False): s
@@ -251,34 +241,32 @@ def _on_cluster(
             try:
                 future.result()
             except KilledWorker:  # a record keeps the file from bringing down more workers
-                reason = "its decoder crashed every worker that tried"
-                _keep(futures[future], out, [], [], reason)
+                _keep(futures[future], out, error="its decoder crashed every worker that tried")
             yield
 
 
 def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Report:
     """Write the index from the records, leaving out samples that another video already has."""
-    records = _read_records(out, segments)
-    videos: dict[str, dict[str, Any]] = {}
-    shards, totals, seconds = [], Counter(), 0.0
+    nothing = {"samples": 0, "rejected": Counter(), "stabilised": 0}
+    videos, shards, records = {}, [], _read_records(out, segments)
     for record, kept in zip(records, _unique(records), strict=True):
-        video = videos.setdefault(record["video"], {"samples": 0, "rejected": {}, "stabilised": 0})
-        rejected = Counter(left["reason"] for left in record["left_out"])
-        rejected += Counter(duplicate=len(record["samples"]) - len(kept))
-        video["rejected"] = dict(rejected + Counter(video["rejected"]))
+        video = videos.setdefault(record["video"], dict(nothing))
         video["samples"] += len(kept)
+        reasons = [left["reason"] for left in record["left_out"]]
+        reasons += ["duplicate"] * (len(record["samples"]) - len(kept))
+        video["rejected"] = video["rejected"] + Counter(reasons)
         video["stabilised"] += sum("stabilised" in s["checks"] for s in record["samples"])
         if record["error"]:
             video["error"] = record["error"]
         if record["shard"]:
             shards.append({"file": record["shard"], "samples": kept})
-        totals += rejected
-        seconds += record["seconds"].get("total", 0.0)
     for name, reason in refused.items():
-        videos[name] = {"samples": 0, "rejected": {}, "stabilised": 0, "error": reason}
+        videos[name] = nothing | {"error": reason}
+    rejected = sum((video["rejected"] for video in videos.values()), Counter())
     stabilised = sum(video["stabilised"] for video in videos.values())
-    summary = {"rejected": dict(totals.most_common()), "stabilised": stabilised, "videos": videos}
-    samples = len(finish_folder(out, shards, report=summary))
+    summary = {"rejected": dict(rejected.most_common()), "stabilised": stabilised, "videos": videos}
+    seconds = sum(record["seconds"].get("total", 0.0) for record in records)
+    samples = finish_folder(out, shards, report=summary)
     return Report(samples, **summary, seconds=round(seconds, 2))
 
 
@@ -287,7 +275,7 @@ def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
     paths = (out / "records").glob("*.json")
     records = [json.loads(p.read_text()) | {"mark": p.stem.split("_")[0]} for p in paths]
     names = {record["mark"]: record["video"] for record in records}
-    names |= {segment.fingerprint: segment.name for segment in segments}
+    names |= {segment.mark: segment.name for segment in segments}
     times = Counter(names.values())
     for record in records:
         name = names[record["mark"]]
@@ -302,11 +290,11 @@ def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
     samples = [records[r]["samples"][n] for r, n in rows]
     starts = np.array([sample["start"] for sample in samples])
     marks = np.array([records[r]["mark"] for r, _ in rows])
+    codes = ([s["signature"][kind] for s in samples] for kind in ("picture", "motion"))
     pictures, motions = (
-        np.array([np.frombuffer(base64.b64decode(s["signature"][kind]), "<f2") for s in samples])
-        for kind in ("picture", "motion")
+        np.array([np.frombuffer(base64.b64decode(c), "<f2") for c in row], np.float32)
+        for row in codes
     )
-    pictures, motions = pictures.astype(np.float32), motions.astype(np.float32)
     accepted = np.zeros(len(rows), bool)
     for place, (r, n) in enumerate(rows):
         alike = np.minimum(pictures[:place] @ pictures[place], motions[:place] @ motions[place])

@@ -1,14 +1,12 @@
 """Pairs of frames with the motion between them, for the renderer: of scenes and of real clips.
 
-A folder of real pairs holds ``pairs_*.safetensors``, each with, for its N pairs, ``first`` and
-``second`` (N, 3, H, W) uint8, ``motion`` (N, 2, H, W) and ``metric`` (N, 1, H, W) float16, and
-``reliable`` (N, 1, H, W) bool; metadata hold ``format``, ``version`` and ``sources``, a JSON list
-of the clip of each. ``python -m studies.renderer_pairs`` writes them.
+``python -m studies.renderer_pairs`` writes real ones as ``pairs_*.safetensors``: tensors as in
+``Pair``, but ``hidden``, with a leading axis, float16; metadata ``format``, ``version`` and
+``sources``, a JSON list of the clip of each.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +27,7 @@ PAIR_TENSORS = ("first", "second", "motion", "metric", "reliable")
 _AGAIN = "write pairs with python -m studies.renderer_pairs"
 # Motion of scenes is multiplied by up to this, but no pixel is moved farther than so many px.
 _AMPLIFY, _FARTHEST = 6.0, 24.0
-_GRAIN = 0.03
-_METRIC_TIMES = 8
+_GRAIN, _METRIC_TIMES = 0.03, 8
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,9 @@ class Pair:
 
 
 def scene_pairs(
-    scenes: Scenes,
-    times: Sequence[int],
-    *,
-    amplify: Float[Tensor, " batch"],
+    scenes: Scenes, times: Sequence[int], *, amplify: Float[Tensor, " batch"],
     grain: Float[Tensor, "batch 1 height width"],
-) -> list[Pair]:
+) -> list[Pair]:  # fmt: skip
     """Return the pairs (0, t) of scenes with amplified motion, rendered with true occlusions.
 
     The factor is lowered where it would move a pixel by more than 24 px. Grain is painted onto
@@ -64,15 +58,14 @@ def scene_pairs(
     amplify = torch.minimum(amplify, _FARTHEST / length.amax((1, 2, 3)).clamp(min=1e-3))
     factor = amplify[:, None, None, None]
     motion, metric = motion * factor[..., None], length.mean(1) * factor[:, 0] * (256 / width)
-    layers = scenes.layers.clone()
+    layers, background = scenes.layers.clone(), (scenes.background + grain).clamp(0, 1)
     layers[:, :, :3] = (layers[:, :, :3] + grain[:, None]).clamp(0, 1)
-    background = (scenes.background + grain).clamp(0, 1)
     scenes = replace(scenes, layers=layers, background=background, coords=scenes.coords * factor)
     first, sure = _bytes(scenes.image), torch.ones_like(metric[:1], dtype=torch.bool)
     pairs = []
     for place, time in enumerate(times):
-        second, hidden = _bytes(scenes.frame(time)), scenes.disoccluded(time)
-        rows = zip(first, second, motion[:, place], metric[:, None], hidden[:, None], strict=True)
+        second, hidden = _bytes(scenes.frame(time)), scenes.disoccluded(time)[:, None]
+        rows = zip(first, second, motion[:, place], metric[:, None], hidden, strict=True)
         pairs += [Pair(*row[:4], sure, row[4]) for row in rows]
     return pairs
 
@@ -95,13 +88,13 @@ class ScenePairs(SceneBlocks):
     @torch.no_grad()
     def make(self, number: int, seed: int) -> list[Pair]:
         """Return all pairs of a block."""
-        device = self.pieces.device
-        generator = seeded(seed, number, device)
+        generator = seeded(seed, number, self.pieces.device)
+        chance = {"generator": generator, "device": generator.device}
         scenes = make_scenes(self.scenes, self.pieces, generator=generator, **self.size)
-        frames = scenes.coords.shape[-1]
-        times = torch.randperm(frames - 1, generator=seeded(seed, number))[: self.times] + 1
-        draw = torch.rand(2, self.scenes, generator=generator, device=device)
-        noise = torch.randn(self.scenes, 1, *scenes.grid, generator=generator, device=device)
+        others = scenes.coords.shape[-1] - 1
+        times = torch.randperm(others, generator=seeded(seed, number))[: self.times] + 1
+        draw = torch.rand(2, self.scenes, **chance)
+        noise = torch.randn(self.scenes, 1, *scenes.grid, **chance)
         grain = _GRAIN * (2 * draw[0] - 1).clamp(min=0)[:, None, None, None] * noise
         amplify = torch.exp(draw[1] * math.log(_AMPLIFY))
         pairs = scene_pairs(scenes, times.tolist(), amplify=amplify, grain=grain)
@@ -111,34 +104,23 @@ class ScenePairs(SceneBlocks):
 class PairFolder:
     """Real pairs of ``pairs_*.safetensors``, held on a device, in a seeded order.
 
-    Raises:
-        GidliteError: If the folder holds no readable pairs.
+    A folder without readable pairs is a ``GidliteError``.
     """
 
     def __init__(self, folder: str | Path, *, device: torch.device | str = "cpu") -> None:
-        self.sources: list[str] = []
         self._pairs: list[Pair] = []
         for path in sorted(Path(folder).glob("pairs_*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
-                    metadata = file.metadata() or {}
-                    if not PAIR_FORMAT.items() <= metadata.items():
-                        raise GidliteError(f"{path} is no shard of pairs of version 2; {_AGAIN}")
+                    ours = PAIR_FORMAT.items() <= (file.metadata() or {}).items()
+                    require(ours, f"{path} is no shard of pairs of version 2; {_AGAIN}")
                     held = {name: file.get_tensor(name).to(device) for name in PAIR_TENSORS}
             except (OSError, SafetensorError) as error:
                 raise GidliteError(f"{path} cannot be read ({error}); {_AGAIN}") from None
-            self.sources += json.loads(metadata["sources"])
             rows = zip(*held.values(), strict=True)
             self._pairs += [Pair(*row, torch.zeros_like(row[-1])) for row in rows]
         require(len(self._pairs) > 0, f"{folder} holds no pairs_*.safetensors; {_AGAIN}")
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, number: int) -> Pair:
-        """Return a pair in the order of the folder."""
-        return self._pairs[number]
-
     def example(self, number: int, seed: int) -> Pair:
         """Return one pair; every pair once before any comes again."""
-        return self._pairs[shuffled(number, len(self), seed)]
+        return self._pairs[shuffled(number, len(self._pairs), seed)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,15 +53,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"--every is {self.every}; it must be at least 1")
-        require(
-            32 <= min(self.height, self.width) and max(self.height, self.width) <= 1024,
-            f"--size is {self.width}x{self.height}; both sides must lie between 32 and 1024",
-        )
-        held = f"{self.num_frames} frames hold 1 to {self.num_frames // 2}"
-        require(
-            2 <= 2 * self.num_frequencies <= self.num_frames,
-            f"--num-frequencies is {self.num_frequencies}; {held}",
-        )
+        size = f"--size is {self.width}x{self.height}; both sides must lie between 32 and 1024"
+        require(32 <= min(self.height, self.width) <= max(self.height, self.width) <= 1024, size)
+        bins, most = self.num_frequencies, self.num_frames // 2
+        held = f"{self.num_frames} frames hold 1 to {most}"
+        require(1 <= bins <= most, f"--num-frequencies is {bins}; {held}")
 
     @property
     def starts_per_segment(self) -> int:
@@ -79,18 +75,12 @@ def _leave_out(condition: bool, reason: str) -> None:
         raise LeftOut(reason)
 
 
-class Frame(NamedTuple):
-    """A frame with what all stretches that it belongs to look at."""
+class Frame:
+    """A picture with what all stretches that it belongs to look at; the thumbnail is in [0, 1]."""
 
-    color: UInt8[Tensor, "3 height width"]
-    grey: np.ndarray
-    thumbnail: Float[Tensor, "20 32"]  # in [0, 1]
-
-
-def look_at(color: UInt8[Tensor, "3 height width"]) -> Frame:
-    """Return a frame of a picture."""
-    thumbnail = functional.adaptive_avg_pool2d(color.float().mean(0)[None], (20, 32))[0] / 255
-    return Frame(color, grey(color), thumbnail)
+    def __init__(self, color: UInt8[Tensor, "3 height width"]) -> None:
+        self.color, self.grey, mean = color, grey(color), color.float().mean(0)
+        self.thumbnail = functional.adaptive_avg_pool2d(mean[None], (20, 32))[0] / 255
 
 
 def make_sample(frames: Sequence[Frame], settings: Settings, info: dict[str, Any]) -> Sample:
@@ -100,11 +90,18 @@ def make_sample(frames: Sequence[Frame], settings: Settings, info: dict[str, Any
     if len(frames) < 0.98 * settings.num_frames:
         checks["frames"] = len(frames)
         raise LeftOut(f"shorter than {settings.num_frames} frames")
-    seen = textured(greys[0])
+    seen, engine = textured(greys[0]), optical_flow_engine()
     _check_brightness(torch.stack([frame.thumbnail for frame in frames]), limits, checks)
-    _look_ahead(greys, seen, limits, checks)
+    checks["texture"] = round(float(seen.float().mean()), 3)
+    _leave_out(checks["texture"] < limits.texture, "no texture")
+    quarters = [round((len(frames) - 1) * share) for share in (0.25, 0.5, 0.75, 1.0)]
+    flows = torch.stack([engine(greys[0], greys[t], None) for t in quarters])
+    _look_ahead(flows[..., seen], settings.width, limits, checks)
     motion = follow(greys)
-    reliable = seen & _agreeing(greys, motion)
+    # Flow can be trusted where it agrees, at five moments, with the flow back.
+    moments = {*quarters, int(motion.abs().mean((1, 2, 3)).argmax())}
+    back = [consistent(motion[t], engine(greys[t], greys[0], None)) for t in moments]
+    reliable = torch.stack([seen, *back]).all(0)
     checks["reliable"] = round(float(reliable.sum() / seen.sum()), 3)
     far = (motion.abs().amax((0, 1)) > limits.reach * settings.width).float().mean()
     _leave_out(checks["reliable"] < limits.reliable or float(far) > 0.01, "unreliable flow")
@@ -133,31 +130,15 @@ def _check_brightness(thumbnails: Tensor, limits: Limits, checks: dict[str, floa
     _leave_out(checks["frozen"] > limits.frozen, "frozen")
 
 
-def _look_ahead(greys: list[np.ndarray], seen: Tensor, limits: Limits, checks: dict) -> None:
+def _look_ahead(flows: Tensor, width: int, limits: Limits, checks: dict[str, float]) -> None:
     """Tell a moving camera or a dead picture by four flows, a fraction of the price of all."""
-    checks["texture"] = round(float(seen.float().mean()), 3)
-    _leave_out(checks["texture"] < limits.texture, "no texture")
-    engine = optical_flow_engine()
-    flows = torch.stack([engine(greys[0], greys[t], None) for t in _quarters(greys)])[..., seen]
     way = flows.norm(dim=1)
     _leave_out(float(torch.quantile(way[:, ::3], 0.99)) < limits.motion, "nothing moves")
     median = float(flows.median(dim=2).values.norm(dim=1).max())
     checks["median_shift_px"] = round(median, 2)
     checks["unmoved"] = round(float((way < 1).all(0).float().mean()), 3)
-    shifted = median > limits.drift * seen.shape[-1]
-    _leave_out(shifted and checks["unmoved"] < limits.unmoved, "moving camera")
-
-
-def _quarters(frames: Sequence) -> list[int]:
-    return [round((len(frames) - 1) * share) for share in (0.25, 0.5, 0.75, 1.0)]
-
-
-def _agreeing(greys: list[np.ndarray], motion: Tensor) -> Tensor:
-    """Return the pixels whose flow at five moments agrees with the flow back."""
-    engine = optical_flow_engine()
-    moments = {*_quarters(greys), int(motion.abs().mean((1, 2, 3)).argmax())}
-    back = [consistent(motion[t], engine(greys[t], greys[0], None)) for t in moments]
-    return torch.stack(back).all(0)
+    all_move = checks["unmoved"] < limits.unmoved
+    _leave_out(all_move and median > limits.drift * width, "moving camera")
 
 
 def _still_camera(motion: Tensor, seen: Tensor, limits: Limits, checks: dict[str, Any]) -> Tensor:
@@ -180,27 +161,25 @@ def _still_camera(motion: Tensor, seen: Tensor, limits: Limits, checks: dict[str
 def camera_path(
     motion: Float[Tensor, "time 2 height width"], seen: Bool[Tensor, "height width"]
 ) -> tuple[Float[Tensor, "time 2 3"], float]:
-    """Return the similarities of frame 0's pixels that most of them follow, and how many do.
+    """Return the similarities that most pixels follow from frame 0 on, and the share that does.
 
     These follow within 0.3 px. With too few textured pixels, the identity and 0.
     """
     import cv2
 
-    identity = np.eye(2, 3)
-    rows, columns = np.nonzero(seen.numpy())
-    if len(rows) < _MIN_POINTS:
-        return torch.from_numpy(identity).float().expand(len(motion), 2, 3), 0.0
-    chosen = np.random.default_rng(0).choice(len(rows), min(_POINTS, len(rows)), replace=False)
-    rows, columns = rows[chosen], columns[chosen]
+    pixels = seen.nonzero().numpy()
+    if len(pixels) < _MIN_POINTS:
+        return torch.eye(2, 3).expand(len(motion), 2, 3), 0.0
+    chosen = np.random.default_rng(0).choice(len(pixels), min(_POINTS, len(pixels)), replace=False)
+    rows, columns = pixels[chosen].T
     here = np.stack([columns, rows], axis=1).astype(np.float32)
     there = here + motion[:, :, rows, columns].permute(0, 2, 1).numpy()
     cv2.setRNGSeed(0)
-    path, shares = [identity], []
+    fit = {"method": cv2.RANSAC, "ransacReprojThreshold": 0.3, "maxIters": 200}
+    path, shares = [np.eye(2, 3)], []
     for points in there[1:]:
-        matrix, inlier = cv2.estimateAffinePartial2D(
-            here, points, method=cv2.RANSAC, ransacReprojThreshold=0.3, maxIters=200
-        )
-        path.append(identity if matrix is None else matrix)
+        matrix, inlier = cv2.estimateAffinePartial2D(here, points, **fit)
+        path.append(path[0] if matrix is None else matrix)
         shares.append(0.0 if matrix is None else float(inlier.mean()))
     return torch.from_numpy(np.stack(path)).float(), float(np.mean(shares))
 
@@ -212,14 +191,12 @@ def camera_way(path: Float[Tensor, "time 2 3"], *, height: int, width: int) -> T
 
 
 def _pixels(height: int, width: int) -> Float[Tensor, "2 height width"]:
-    x, y = torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")
-    return torch.stack([x, y]).float()
+    axes = torch.arange(width).float(), torch.arange(height).float()
+    return torch.stack(torch.meshgrid(*axes, indexing="xy"))
 
 
 def left_behind(
-    motion: Float[Tensor, "2 height width"],
-    camera: Float[Tensor, "2 3"],
-    seen: Bool[Tensor, "height width"],
+    motion: Float[Tensor, "2 h w"], camera: Float[Tensor, "2 3"], seen: Bool[Tensor, "h w"]
 ) -> float:
     """Return the share of textured pixels that stay where they are although the camera moves.
 
@@ -228,8 +205,7 @@ def left_behind(
     here = _pixels(*seen.shape)
     there = torch.einsum("ij,jhw->ihw", camera[:, :2], here) + camera[:, 2, None, None]
     expected = (there - here).norm(dim=0)
-    tested = seen & (expected > 0.2)
-    stayed = motion.norm(dim=0) < 0.35 * expected
+    tested, stayed = seen & (expected > 0.2), motion.norm(dim=0) < 0.35 * expected
     return float(stayed[tested].float().mean()) if tested.any() else 0.0
 
 

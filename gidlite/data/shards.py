@@ -1,11 +1,8 @@
 """Training shards: many photos with their spectral volumes in safetensors files, and an index.
 
-A folder of shards holds
-
-    settings.json    what every sample has in common
-    shards/*.safetensors, at most 256 MB each
-    index.json       shard files, which of their samples to use, and why others were left out
-    statistics.json  per frequency bin: percentiles of magnitude, from histograms
+A folder holds ``settings.json``, what every sample has in common; ``shards/*.safetensors``, at most
+256 MB each; ``index.json``: shard files, which of their samples to use, why others were left out;
+``statistics.json``: percentiles of magnitude per frequency bin, from histograms.
 
 A shard holds, for its N samples, ``image`` (N, 3, H, W) uint8, ``packed`` (N, K, 4, h, w) float16
 in px of the (h, w) grid, ``reliable`` (N, h, w) uint8 (1 where the motion can be trusted) and
@@ -39,24 +36,21 @@ from gidlite.motion.spectral import pack_complex, unpack_complex
 from gidlite.viz import contact_sheet, liveliest_row, motion_tile
 
 SHARD_BYTES = 256_000_000
-_FORMAT, _VERSION = "gidlite-shard", "1"
 # Magnitudes are counted on a logarithmic scale, about 3.7 % wide, from 1e-5 to 1e3 px.
-_DECADES, _PER_DECADE = (-5, 3), 64
+_LOWEST, _PER_DECADE = -5, 64
+_BINS = (3 - _LOWEST) * _PER_DECADE
 _BATCH = 8  # scenes made together
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo with the motion of its pixels.
-
-    ``info`` holds ``source``, and of videos ``start`` in seconds, what ``checks`` measured, and
-    ``loop``: whether the motion repeats after its T frames.
-    """
+    """One photo with the motion of its pixels."""
 
     image: UInt8[Tensor, "3 height width"]
     spectral: Complex[Tensor, "freq 2 rows columns"]  # px of its own grid
     reliable: Bool[Tensor, "rows columns"]  # where the motion can be trusted
+    # ``source``, and of videos ``start`` (s), what ``checks`` measured, ``loop``: repeats after T.
     info: dict[str, Any]
 
 
@@ -65,29 +59,21 @@ def sample_bytes(num_frequencies: int, size: tuple[int, int]) -> int:
     return (3 + 8 * num_frequencies + 1) * size[0] * size[1]
 
 
-def magnitude_histogram(
-    spectral: Complex[Tensor, "freq 2 rows columns"],
-    reliable: Bool[Tensor, "rows columns"] | None = None,
-) -> Int[Tensor, "freq bins"]:
-    """Count the magnitudes of every bin at trusted pixels, on a logarithmic scale."""
-    bins = (_DECADES[1] - _DECADES[0]) * _PER_DECADE
-    trusted = spectral if reliable is None else spectral[..., reliable]
-    values = trusted.abs().flatten(1).clamp(min=1e-30).log10()
-    place = ((values - _DECADES[0]) * _PER_DECADE).long().clamp(0, bins - 1)
-    return torch.stack([row.bincount(minlength=bins) for row in place])
+def _histogram(sample: Sample) -> Int[Tensor, "freq bins"]:
+    """Count the magnitudes of every frequency at trusted pixels, on a logarithmic scale."""
+    values = sample.spectral[..., sample.reliable].abs().flatten(1).clamp(min=1e-30).log10()
+    place = ((values - _LOWEST) * _PER_DECADE).long().clamp(0, _BINS - 1)
+    return torch.stack([row.bincount(minlength=_BINS) for row in place])
 
 
-def magnitude_percentile(
-    histogram: Int[Tensor, "freq bins"], percentile: float
-) -> Float[Tensor, " freq"]:
+def _percentile(histogram: Int[Tensor, "freq bins"], percentile: float) -> Float[Tensor, " freq"]:
     """Return a percentile of magnitude per frequency, interpolated within bins."""
-    counts = histogram.double()
-    below = counts.cumsum(1)
+    below = histogram.double().cumsum(1)
     rank = percentile / 100 * below[:, -1:]
-    place = torch.searchsorted(below, rank).clamp(max=counts.shape[1] - 1)
-    inside = counts.gather(1, place).clamp(min=1)
+    place = torch.searchsorted(below, rank)
+    inside = histogram.gather(1, place).clamp(min=1)
     share = (rank - (below.gather(1, place) - inside)) / inside
-    return 10 ** ((place + share.clamp(0, 1)) / _PER_DECADE + _DECADES[0])[:, 0].float()
+    return 10 ** ((place + share.clamp(0, 1)) / _PER_DECADE + _LOWEST)[:, 0].float()
 
 
 def _durably(path: Path, content: bytes) -> None:
@@ -116,33 +102,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_shard(path: Path, samples: list[Sample]) -> None:
     """Write samples of one size to a shard, atomically; errors as ``written``."""
-    counts = [magnitude_histogram(sample.spectral, sample.reliable) for sample in samples]
     tensors = {
         "image": torch.stack([sample.image for sample in samples]),
         # One at a time, because complex64 takes twice the memory of what is kept.
         "packed": torch.stack([pack_complex(sample.spectral).half() for sample in samples]),
         "reliable": torch.stack([sample.reliable for sample in samples]).byte(),
-        "magnitudes": torch.stack(counts).sum(0),
+        "magnitudes": torch.stack([_histogram(sample) for sample in samples]).sum(0),
     }
     infos = json.dumps([sample.info for sample in samples])
-    metadata = {"format": _FORMAT, "version": _VERSION, "samples": infos}
-    _durably(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+    _durably(path, save(tensors, {"format": "gidlite-shard", "version": "1", "samples": infos}))
 
 
 class ShardFolder:
     """The samples of a folder of shards, read one at a time.
 
-    Raises:
-        GidliteError: If the folder has no finished index, or a shard cannot be read.
+    A folder without a finished index and a shard that cannot be read are a ``GidliteError``.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.index = read_json(self.folder / "index.json")
+        shards = read_json(self.folder / "index.json")["shards"]
         self.settings = read_json(self.folder / "settings.json")
-        self._places = [
-            (shard["file"], number) for shard in self.index["shards"] for number in shard["samples"]
-        ]
+        self._places = [(shard["file"], row) for shard in shards for row in shard["samples"]]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -150,48 +131,43 @@ class ShardFolder:
     def __getitem__(self, number: int) -> Sample:
         """Read one sample; only its bytes are read from the disk."""
         name, row = self._places[number]
-        file = self.file(name)
+        file = _opened(self.folder / "shards" / name)
         image, packed, reliable = (file.get_slice(k)[row] for k in ("image", "packed", "reliable"))
         info = json.loads(file.metadata()["samples"])[row]
         return Sample(image, unpack_complex(packed.float()), reliable.bool(), info)
 
-    def file(self, name: str) -> Any:
-        """Return a shard, opened anew: they may be more than can stay open."""
-        path = self.folder / "shards" / name
-        try:
-            return safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise GidliteError(
-                f"{path} cannot be read ({error}); delete its record and extract again"
-            ) from None
+
+def _opened(path: Path) -> Any:
+    """Return a shard, opened anew: they may be more than can stay open."""
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        advice = "delete its record and extract again"
+        raise GidliteError(f"{path} cannot be read ({error}); {advice}") from None
 
 
-def finish_folder(folder: Path, shards: list[dict], *, report: dict[str, Any]) -> ShardFolder:
-    """Write index and statistics of a folder whose settings and shards are there; return it.
-
-    ``shards`` are as in the index, which keeps ``report``, too.
-    """
+def finish_folder(folder: Path, shards: list[dict], *, report: dict[str, Any]) -> int:
+    """Write the index, of ``shards`` and a report, and statistics; return the number of samples."""
     total = sum(len(shard["samples"]) for shard in shards)
     write_json(folder / "index.json", {"samples": total, "shards": shards} | report)
-    finished = ShardFolder(folder)
-    if total:
-        names = [shard["file"] for shard in shards if shard["samples"]]
-        counts = torch.stack([finished.file(name).get_tensor("magnitudes") for name in names])
-        shares = {p: magnitude_percentile(counts.sum(0), p) for p in (50, 90, 95, 99)}
-        statistics = {f"percentile_{p}_px": share.tolist() for p, share in shares.items()}
+    used = [folder / "shards" / shard["file"] for shard in shards if shard["samples"]]
+    if used:
+        counts = sum(_opened(path).get_tensor("magnitudes") for path in used)
+        ranks = (50, 90, 95, 99)
+        statistics = {f"percentile_{p}_px": _percentile(counts, p).tolist() for p in ranks}
         write_json(folder / "statistics.json", statistics)
-    return finished
+    return total
 
 
 def _batches(
     sprites: str | Path | None, count: int, seed: int, size: tuple[int, int], progress
 ) -> Iterator[Scenes]:
     """Yield ``count`` scenes in batches, each batch of the next source of pieces."""
-    sources, (height, width) = collect_pieces(sprites), size
+    sources = collect_pieces(sprites)
     for number, first in enumerate(range(0, count, _BATCH)):
         some, pieces = min(_BATCH, count - first), sources[number % len(sources)]
         generator = seeded(seed, number)
-        yield make_scenes(some, pieces, height=height, width=width, generator=generator)
+        yield make_scenes(some, pieces, height=size[0], width=size[1], generator=generator)
         if progress is not None:
             progress(first + some, count)
 
@@ -200,30 +176,22 @@ def write_scene_sheet(
     path: str | Path, *, count: int = 48, seed: int = 0, sprites: str | Path | None = None,
     progress: Progress | None = None,
 ) -> None:  # fmt: skip
-    """Write a contact sheet of scenes: photo, motion and X-t slice of each.
+    """Write a contact sheet of scenes: photo, motion, X-t slice of the row that moves most.
 
-    Raises:
-        GidliteError: If the pieces cannot be read or the file not written.
+    Pieces that cannot be read and a file that cannot be written are a ``GidliteError``.
     """
     known = Path(path).suffix.lower() in IMAGE_SUFFIXES
     require(known, f"cannot write {path}: use one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
     tiles = []
     for scenes in _batches(sprites, count, seed, (100, 160), progress):
-        tiles += _scene_tiles(scenes)
+        volumes, (height, width) = scenes.spectral(16), scenes.grid
+        rows = [liveliest_row(volume, height=height) for volume in volumes]
+        times = range(0, scenes.coords.shape[-1], 2)
+        lines = [scenes.frame(t)[range(len(rows)), :, rows] for t in times]
+        slices = functional.interpolate(torch.stack(lines, dim=2), scenes.grid, mode="area")
+        for photo, volume, xt in zip(scenes.photo, volumes, slices, strict=True):
+            tiles += [photo, motion_tile(volume, height=height, width=width), xt]
     write_image(path, contact_sheet(tiles, columns=12, gap=2))
-
-
-def _scene_tiles(scenes: Scenes) -> list[Float[Tensor, "3 height width"]]:
-    """Return photo, motion, and X-t slice of the row that moves most, time downwards, of each."""
-    volumes, (height, width) = scenes.spectral(16), scenes.grid
-    rows = [liveliest_row(volume, height=height) for volume in volumes]
-    times = range(0, scenes.coords.shape[-1], 2)
-    lines = [scenes.frame(t)[range(len(rows)), :, rows] for t in times]
-    slices = functional.interpolate(torch.stack(lines, dim=2), scenes.grid, mode="area")
-    tiles = []
-    for photo, volume, xt in zip(scenes.photo, volumes, slices, strict=True):
-        tiles += [photo, motion_tile(volume, height=height, width=width), xt]
-    return tiles
 
 
 def write_scene_shards(
@@ -232,34 +200,30 @@ def write_scene_shards(
 ) -> int:  # fmt: skip
     """Write scenes of (height, width) like ``gidlite extract``; return the number of shards.
 
-    Raises:
-        GidliteError: If the folder is not new or cannot be written, or pieces cannot be read.
+    A folder that is not new or cannot be written, and pieces that cannot be read, are a
+    ``GidliteError``.
     """
     folder = Path(folder)
     check_output(folder, folder=True)
     fresh = not (folder / "settings.json").exists()
     require(fresh, f"{folder} already holds samples; choose another folder")
-    settings = {
-        "num_frequencies": num_frequencies, "height": size[0], "width": size[1],
-        "num_frames": 150, "fps": 30.0, "seed": seed, "source": "synthetic",
-    }  # fmt: skip
-    write_json(folder / "settings.json", settings)
-    batches = _batches(sprites, count, seed, size, progress)
-    samples = _scene_samples(batches, num_frequencies, {"source": "synthetic", "seed": seed})
-    per_shard = SHARD_BYTES // sample_bytes(num_frequencies, size) - 1
+    origin, sure = {"source": "synthetic", "seed": seed}, torch.ones(size, dtype=torch.bool)
+    form = {"num_frequencies": num_frequencies, "height": size[0], "width": size[1]}
+    write_json(folder / "settings.json", form | {"num_frames": 150, "fps": 30.0} | origin)
+    scenes = (
+        scene
+        for batch in _batches(sprites, count, seed, size, progress)
+        for scene in zip(batch.photo, batch.spectral(num_frequencies), strict=True)
+    )
+    samples = (
+        Sample((photo * 255).round().byte(), volume, sure, origin | {"number": number})
+        for number, (photo, volume) in enumerate(scenes)
+    )
+    per_shard = max(1, SHARD_BYTES // sample_bytes(num_frequencies, size) - 1)
     shards: list[dict] = []
-    while some := list(islice(samples, max(1, per_shard))):
+    while some := list(islice(samples, per_shard)):
         name = f"scenes_{len(shards):05d}.safetensors"
         write_shard(folder / "shards" / name, some)
         shards.append({"file": name, "samples": list(range(len(some)))})
     finish_folder(folder, shards, report={})
     return len(shards)
-
-
-def _scene_samples(batches: Iterator[Scenes], num_frequencies: int, info: dict) -> Iterator[Sample]:
-    number = 0
-    for scenes in batches:
-        for photo, volume in zip(scenes.photo, scenes.spectral(num_frequencies), strict=True):
-            sure = torch.ones(volume.shape[-2:], dtype=torch.bool)
-            yield Sample((photo * 255).round().byte(), volume, sure, info | {"number": number})
-            number += 1

@@ -5,17 +5,14 @@
 | items of a dataset | from 0 on | training |
 | items of a dataset | ``STATISTICS`` | scales, spatial spectra: fitted, never trained on |
 | items of a dataset | ``SHEETS`` | the pictures that training draws of itself |
-| items of a dataset | ``HELD_OUT_SEED`` and on | autoencoders compared (``studies``) |
-| scenes, seeds of | ``HELD_OUT_SEED`` and on | ``gidlite evaluate scenes`` |
-| scenes, seeds of | ``ABLATION_SEED`` and on | the rows of the ablation |
-| scenes, seeds of | ``RENDER_SEED`` and on | ``gidlite evaluate render`` |
+| items, seeds of scenes | ``HELD_OUT_SEED`` and on | ``studies.autoencoder``, ``evaluate scenes`` |
+| seeds of scenes | ``ABLATION_SEED`` and on | the rows of the ablation |
+| seeds of scenes | ``RENDER_SEED`` and on | ``studies.warping`` |
 | real clips | ``HELD_OUT_CLIPS`` | the tables of README and model card |
 | real clips | other takes of their scenes; ``syn_*`` (CGI) | unused |
 | real clips, published results | all others | training |
 | photos | ``gd_*``, of the published results | training, with their results |
 | photos | all others | pictures to look at |
-
-With a slice a range gives as many as are needed: ``STATISTICS[:256]``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gidlite.data.splits import ABLATION_SEED
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError
@@ -20,8 +21,6 @@ from gidlite.motion.flow import motion_texture
 
 _WIDTH = 256
 _NUM_FRAMES, _FPS = 150, 30.0
-# Far from the seeds that training scenes count up from.
-_HELD_OUT = (1 << 40) + 500_000
 QUALITY = 0.8
 
 
@@ -83,9 +82,9 @@ def store_scene_cases(
     """
     what = {"scenes": count, "frames": frames, "sprites": sprites is not None}
     if _claim(folder, what):
-        sources = collect_pieces(sprites, seed=_HELD_OUT)
+        sources = collect_pieces(sprites, seed=ABLATION_SEED)
         for number in range(count):
-            generator = torch.Generator().manual_seed(_HELD_OUT + number)
+            generator = torch.Generator().manual_seed(ABLATION_SEED + number)
             scenes = make_scenes(1, sources[number % len(sources)], generator=generator)
             shown = [scenes.frame(time)[0] for time in range(frames)]
             motion = scenes.motion()[0]

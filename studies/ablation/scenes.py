@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gidlite.data import Example, MotionDataset, seeded
+from gidlite.data.splits import STATISTICS
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, check_output, written
@@ -22,8 +23,6 @@ _MOST_BINS = 24
 _GRID_STRIDE = 2
 _SEED = 17
 _BATCH = 8
-# Training asks for what it must not learn from by numbers beyond this.
-_HELD_OUT = 10**9
 
 
 def scene_settings(preset: Preset, sprites: str | Path | None) -> dict:
@@ -109,8 +108,8 @@ class StoredScenes:
 
     def example(self, number: int, seed: int = 0) -> Example:
         """Return scene ``number``, in turn; the seed changes nothing."""
-        if number >= _HELD_OUT:
-            place = self.count + (number - _HELD_OUT) % self.held_out
+        if number >= STATISTICS.start:
+            place = self.count + (number - STATISTICS.start) % self.held_out
         else:
             place = number % self.count
         spectral = unpack_complex(self._packed[place].float())

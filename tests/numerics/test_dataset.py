@@ -14,7 +14,6 @@ from gidlite.data import (
     MotionDataset,
     ShardSource,
     SyntheticSource,
-    amplify,
     crop,
     flip,
     recolor,
@@ -71,7 +70,11 @@ def test_amounts(filmed):
     example, _, _ = filmed
     assert torch.equal(flip(flip(example)).spectral, example.spectral)
     assert torch.equal(flip(example).spectral[:, 0], -example.spectral[:, 0].flip(-1))
-    assert torch.equal(amplify(example, 2.0).spectral, 2 * example.spectral)
+    vary = Augmentation(flip=0, smallest_crop=1, amplitude=2.0, color=0)
+    larger = vary(example, torch.Generator().manual_seed(0)).spectral
+    factor = larger.abs().max() / example.spectral.abs().max()
+    assert 0.5 < factor < 2 and abs(factor - 1) > 0.05
+    assert torch.allclose(larger, factor * example.spectral, atol=1e-5)
     whole = crop(example, top=0, left=0, share=1.0)
     assert torch.allclose(whole.spectral, example.spectral, atol=1e-5)
     uniform = Example(example.image, torch.ones_like(example.spectral), example.reliable)
