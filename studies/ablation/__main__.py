@@ -109,7 +109,7 @@ def measure(
     """
     from diffusers.utils import logging
 
-    from gidlite.media.reader import find_videos
+    from gidlite.media.video import find_videos
     from studies.ablation.measure import MeasureSettings, measure_rows
     from studies.ablation.rows import read_rows
     from studies.ablation.table import markdown_table, rich_table
