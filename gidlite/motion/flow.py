@@ -27,11 +27,9 @@ _LEAST_TEXTURE = 1e-4
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion observed in a clip, and where it can be trusted.
+    """Motion observed in a clip, in px from frame 0, and where it can be trusted.
 
-    Attributes:
-        motion: In px from frame 0; ``F_0 = 0``.
-        reliable: Where frame 0 is textured, and forward and backward flow agree.
+    Reliable is where frame 0 is textured, and forward and backward flow agree.
     """
 
     motion: Float[Tensor, "time 2 height width"]
@@ -63,16 +61,11 @@ def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], T
 def optical_flow(
     source: Float[Tensor, "3 height width"], target: Float[Tensor, "3 height width"]
 ) -> Float[Tensor, "2 height width"]:
-    """Return the displacement of every source pixel in the target, in px.
-
-    Frames are in [0, 1], of one size, and at least 32 px a side.
-    """
+    """Return every source pixel's displacement in px; frames in [0, 1], at least 32 px a side."""
     check_shape("source", source, "3 height width")
     check_shape("target", target, f"3 {source.shape[1]} {source.shape[2]}")
-    require(
-        min(source.shape[1:]) >= _SMALLEST_SIDE,
-        f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video",
-    )
+    large = min(source.shape[1:]) >= _SMALLEST_SIDE
+    require(large, f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video")
     return optical_flow_engine()(grey(source), grey(target), None)
 
 
@@ -83,9 +76,7 @@ def motion_texture(
 ) -> Motion:
     """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1]).
 
-    Each flow starts from the previous frame's, so that slow drift over many frames is followed
-    instead of searched for anew. It takes at least 2 frames of at least 32 px a side; ``progress``
-    is called with (frames done, frames in all).
+    It takes at least 2 frames of at least 32 px a side; progress gets (frames done, in all).
     """
     check_shape("frames", frames, "time 3 height width")
     require(
@@ -103,7 +94,10 @@ def motion_texture(
 def follow(
     greys: list[np.ndarray], *, progress: Callable[[int, int], None] | None = None
 ) -> Float[Tensor, "time 2 height width"]:
-    """Return the flow from the first of some grey frames to each, warm started in turn."""
+    """Return the flow from the first grey frame to each.
+
+    Each starts from the previous one: slow drift is followed instead of searched for anew.
+    """
     engine = optical_flow_engine()
     flows = torch.zeros(len(greys), 2, *greys[0].shape)
     for done, target in enumerate(greys[1:], start=1):
@@ -120,11 +114,9 @@ def sample_at(
     mode: str = "bilinear",
     padding: str = "border",
 ) -> Float[Tensor, "*batch channels height width"]:
-    """Return ``image(p + offset(p))`` at every pixel p.
+    """Return ``image(p + offset(p))`` at every pixel p; mode and padding as in ``grid_sample``.
 
-    This is warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden. The
-    mode is "bilinear", "bicubic" or "nearest"; outside, padding "border" repeats the border and
-    "zeros" puts 0.
+    This is warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden.
     """
     height, width = image.shape[-2:]
     maps, offset = (x.reshape(-1, *x.shape[-3:]) for x in (image, offset))

@@ -25,11 +25,10 @@ Packed = Float[Tensor, "*batch freq 4 height width"]
 
 def _angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
     """Return 2πkt/T as ``(len(times), num_frequencies)``, in float64 for exact phases."""
-    largest = num_frames // 2 + 1
+    held = f"{num_frames} frames hold between 1 and {num_frames // 2 + 1} frequencies"
     require(
-        1 <= num_frequencies <= largest,
-        f"num_frequencies is {num_frequencies}, but {num_frames} frames hold between 1 and "
-        f"{largest} frequencies; ask for fewer or give a longer clip",
+        1 <= num_frequencies <= num_frames // 2 + 1,
+        f"num_frequencies is {num_frequencies}, but {held}; ask for fewer or give a longer clip",
     )
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
     return (2 * math.pi / num_frames) * times.double()[:, None] * bins
@@ -41,16 +40,12 @@ def motion_to_spectral(
     """Return the lowest temporal Fourier coefficients of a motion texture, in px.
 
     ``S_k = (1/T) Σ_t F_t exp(-2πi k t / T)``: bin 0 is the mean displacement, and twice the
-    modulus of any bin strictly between 0 and Nyquist is a peak displacement. Bin ``k``
-    oscillates at ``k * fps / T`` Hz.
-
-    Raises:
-        GidliteError: Unless ``1 <= num_frequencies <= T // 2 + 1``.
+    modulus of any bin strictly between 0 and Nyquist is a peak displacement. Bin ``k`` oscillates
+    at ``k * fps / T`` Hz. T frames hold at most ``T // 2 + 1`` bins; more raise ``GidliteError``.
     """
     check_shape("motion", motion, "... time 2 height width")
     num_frames = motion.shape[-4]
-    times = torch.arange(num_frames, device=motion.device)
-    angles = _angles(times, num_frequencies, num_frames)
+    angles = _angles(torch.arange(num_frames, device=motion.device), num_frequencies, num_frames)
     basis = torch.cat([angles.cos(), -angles.sin()], dim=1).T / num_frames
     flat = motion.flatten(start_dim=-3)
     coefficients = (basis.to(flat.dtype) @ flat).unflatten(-1, motion.shape[-3:])
@@ -80,9 +75,6 @@ def spectral_to_motion(
 
     ``F_t = Re(S_0 + 2 Σ_{0<k<T/2} S_k exp(2πi k t / T))``, which repeats after T frames. Times are
     in frames, may be fractional, and are 0, 1, …, T − 1 if not given.
-
-    Raises:
-        GidliteError: If T frames cannot hold that many bins.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
     times = (torch.arange(num_frames) if times is None else times).to(spectral.device)
@@ -92,10 +84,7 @@ def spectral_to_motion(
 
 
 def anchor(spectral: Spectral) -> Spectral:
-    """Shift bin 0 so that the motion starts at the photo: ``F_0 = 0``.
-
-    Truncation to K bins, or sampling them, leaves a small ``F_0``. Valid below the Nyquist bin.
-    """
+    """Shift bin 0 so that ``F_0 = 0``, which K bins alone only approach; valid below Nyquist."""
     check_shape("spectral", spectral, "... freq 2 height width")
     start = spectral[..., 0, :, :, :].real + 2 * spectral[..., 1:, :, :, :].real.sum(dim=-4)
     anchored = spectral.clone()
@@ -123,12 +112,7 @@ def unpack_complex(packed: Packed) -> Spectral:
 def frequency_axis(
     *, num_frames: int = 150, fps: float = 30.0, num_frequencies: int = 16
 ) -> Float[Tensor, " freq"]:
-    """Return the frequency of every bin in Hz: ``k * fps / num_frames``.
-
-    Example:
-        >>> frequency_axis()[-1].item()
-        3.0
-    """
+    """Return the frequency of every bin in Hz: ``k * fps / num_frames``."""
     return torch.arange(num_frequencies) * (fps / num_frames)
 
 
@@ -151,10 +135,8 @@ def resize_motion(
     check_shape("motion", motion, "... 2 height width")
     factor = motion.new_tensor([width / motion.shape[-1], height / motion.shape[-2]])
     shrinks = height < motion.shape[-2] or width < motion.shape[-1]
-    resized = functional.interpolate(
-        motion.reshape(-1, *motion.shape[-3:]), size=(height, width), mode="bilinear",
-        align_corners=False, antialias=shrinks,
-    )  # fmt: skip
+    flat = motion.reshape(-1, *motion.shape[-3:])
+    resized = functional.interpolate(flat, (height, width), mode="bilinear", antialias=shrinks)
     return (resized * factor[:, None, None]).reshape(*motion.shape[:-2], height, width)
 
 
