@@ -31,10 +31,8 @@ def _equations(
     loop_frames: float, orders: tuple[int, ...], num_frequencies: int, num_frames: int
 ) -> Float[Tensor, "orders coefficients"]:
     """Return one row per order: its product with the coefficients is the gap at the seam."""
-    require(
-        math.isfinite(loop_frames) and loop_frames > 0,
-        f"loop length is {loop_frames} frames; it must be a positive number",
-    )
+    good = math.isfinite(loop_frames) and loop_frames > 0
+    require(good, f"loop length is {loop_frames} frames; it must be a positive number")
     ends = torch.tensor([0.0, loop_frames], dtype=torch.float64)
     size = {"num_frequencies": num_frequencies, "num_frames": num_frames}
     rows = []
@@ -54,8 +52,7 @@ def loop_gap(
     N, ``loop_frames``, may be fractional; ``orders`` are the derivatives to compare.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
-    rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames)
-    parts = _parts(spectral)
+    rows, parts = _equations(loop_frames, orders, spectral.shape[-4], num_frames), _parts(spectral)
     return torch.einsum("dk,...kchw->...dchw", rows.to(parts), parts)
 
 
@@ -68,7 +65,10 @@ def close_loop(
     exponent: float = 0.5,
     keep_amplitude: bool = True,
 ) -> Spectral:
-    """Return the nearest volume whose motion comes back to itself after ``loop_frames``.
+    """Return the nearest volume whose motion and ``orders`` of derivatives repeat after N frames.
+
+    N, ``loop_frames``, is positive and may be fractional; nothing changes at a multiple of T. F_0
+    stays what it was, and ``keep_amplitude`` restores the RMS motion with one factor.
 
     The change is least in the norm ``Σ_k |ΔS_k|² / P_k^exponent``, with P_k the power of bin k.
     Exponent 0 is the plain nearest volume, which gives fast bins motion they never had. With 1,
@@ -76,19 +76,10 @@ def close_loop(
     way to make a draw from all motions a draw from the loops among them (Matheron's rule), which
     move less. One half keeps the spectrum best. One small matrix serves all pixels and both
     coordinates, so that shapes and directions of motion stay what they were.
-
-    F_0 stays what it was, and nothing changes if N is a multiple of T.
-
-    Args:
-        spectral: Spectral volume in px.
-        num_frames: T.
-        loop_frames: N, positive, fractional allowed.
-        orders: Derivatives that must agree at the seam.
-        exponent: 0 to 1, see above.
-        keep_amplitude: Multiply by the one factor that restores the RMS motion.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
-    rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames).to(spectral.device)
+    bins = spectral.shape[-4]
+    rows = _equations(loop_frames, orders, bins, num_frames).to(spectral.device)
     if not rows.any():
         return spectral
     power = power_spectrum(spectral).double()
@@ -100,10 +91,9 @@ def close_loop(
         left = power_spectrum(closed).double()[..., 1:].sum(-1)
         factor = (power[..., 1:].sum(-1) / left.clamp(min=torch.finfo(left.dtype).tiny)).sqrt()
         closed = closed * factor.to(parts)[..., None, None, None, None]
-    bins = spectral.shape[-4]
     start = derivative_basis(rows.new_zeros(1), num_frequencies=bins, num_frames=num_frames)[0]
-    gone = torch.einsum("k,...kchw->...chw", start.to(parts), parts - _parts(closed))
-    closed[..., 0, :, :, :] += gone
+    shift = torch.einsum("k,...kchw->...chw", start.to(parts), parts - _parts(closed))
+    closed[..., 0, :, :, :] += shift
     return closed
 
 
@@ -119,9 +109,8 @@ def _projection(
     gram = given @ rows.mT
     size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     size = torch.where(size > 0, size, 1)
-    gram = gram / (size[..., :, None] * size[..., None, :])
-    inverse = torch.linalg.pinv(gram, rtol=_ROUNDING, hermitian=True)
-    inverse = inverse / (size[..., :, None] * size[..., None, :])
+    scale = size[..., :, None] * size[..., None, :]
+    inverse = torch.linalg.pinv(gram / scale, rtol=_ROUNDING, hermitian=True) / scale
     return torch.eye(rows.shape[1]).to(rows) - given.mT @ inverse @ rows
 
 
@@ -139,9 +128,7 @@ def whole_periods(loop_frames: float, *, num_frames: int) -> int:
     return periods if near else 0
 
 
-def loop_loss(
-    spectral: Spectral, *, num_frames: int, loop_frames: float, orders: tuple[int, ...] = (0, 1)
-) -> Float[Tensor, ""]:
+def loop_loss(spectral: Spectral, *, num_frames: int, loop_frames: float) -> Float[Tensor, ""]:
     """Return ``mean |F_N − F_0| + mean |v_N − v_0|``, each over what unrelated times differ by.
 
     That is √2 times the RMS of position, or of velocity, over all pixels and times, so that the
@@ -151,19 +138,16 @@ def loop_loss(
     The divisors are constants to the gradient, or stillness would be rewarded less than it is.
 
     Departure: the paper's second term is ``|∇F_T − ∇F_1|``, with ∇ read as the spatial gradient.
-    Where positions agree everywhere, their spatial gradients agree as well, so that term asks
-    nothing new of a loop. A seam is seen in time: motion that comes back to its place with
-    another velocity jerks. Hence velocities are compared instead.
+    Where positions agree everywhere, so do their spatial gradients. Motion that comes back to its
+    place with another velocity jerks, hence velocities are compared instead.
     """
-    gap = loop_gap(spectral, num_frames=num_frames, loop_frames=loop_frames, orders=orders)
+    gap = loop_gap(spectral, num_frames=num_frames, loop_frames=loop_frames)
     power = power_spectrum(spectral.detach()).double()
     speed = 2 * torch.pi / num_frames * torch.arange(power.shape[-1]).to(power)
-    means = gap.abs().mean((-3, -2, -1)).reshape(-1, len(orders)).mean(0)
-    total = torch.zeros((), dtype=power.dtype, device=power.device)
-    for mean, order in zip(means, orders, strict=True):
-        size = (4 * (power * speed ** (2 * order))[..., 1:].sum(-1)).mean().sqrt()
-        total = total + mean / size.clamp(min=1e-12)
-    return total.to(gap)
+    means = gap.abs().mean((-3, -2, -1)).reshape(-1, 2).mean(0)
+    squares = (4 * (power * speed**n)[..., 1:].sum(-1) for n in (0, 2))
+    sizes = torch.stack([square.mean().sqrt() for square in squares])
+    return (means / sizes.clamp(min=1e-12)).sum().to(gap)
 
 
 def loop_guidance(
@@ -176,22 +160,17 @@ def loop_guidance(
     loop_frames: float,
     through_network: bool = False,
 ) -> Predict:
-    """Return the prediction pushed towards a loop of N frames; weight 0 returns ``predict``.
+    """Return the prediction ("v_prediction" or "epsilon") pushed towards a loop of N frames.
 
     The noise estimate gains ``u σ n ∇_z L``, where L is the loss of the clean latents that z and
     the prediction imply, and n their number, so that u does not depend on the size of the photo.
+    Of weights u, 0.001 nudges, and 0.01 closes most of the gap and costs a third of the motion.
+    ``to_spectral`` takes clean latents to px and is differentiable.
 
-    Args:
-        predict: Prediction as a function of (latents, step).
-        to_spectral: Clean latents → spectral volume in px, differentiable.
-        weight: u; 0.001 nudges, 0.01 closes most of the gap and costs a third of the motion.
-        prediction_type: What ``predict`` returns: "v_prediction" or "epsilon".
-        num_frames: T.
-        loop_frames: N.
-        through_network: Whether the gradient passes the network. If not, the network counts as
-            the best denoiser of white latents, whose estimate moves by the signal level α per
-            unit of z: half the time, the same trade of amplitude for gap (notebook 07). Through
-            the network, u must be about 100 times smaller, or sampling diverges.
+    Unless the gradient passes through the network, that counts as the best denoiser of white
+    latents, whose estimate moves by the signal level α per unit of z: half the time, the same
+    trade of amplitude for gap (notebook 07). Through the network, u must be about 100 times
+    smaller, or sampling diverges.
     """
     from gidlite.prior.diffusion import signal_levels  # loads diffusers, which closing does without
 
