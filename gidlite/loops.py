@@ -2,10 +2,9 @@
 
 A volume of T frames repeats after T by construction. A loop of N frames that is no whole number
 of periods also needs ``F_N = F_0`` in position and in velocity: two linear equations for each
-coordinate of each pixel, with the same coefficients everywhere.
-
-Source: the loss of Li et al. 2024, section 4 (looping). Departure: what the equations demand can
-be had exactly, without sampling anew; which of the two is better is measured in notebook 07.
+coordinate of each pixel, with the same coefficients everywhere. The loss is that of Li et al.
+2024, section 4 (looping). Departure: what the equations demand can be had exactly, without
+sampling anew; which is better is measured in notebook 07.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from gidlite.errors import check_shape, require
 from gidlite.motion.spectral import Spectral, derivative_basis, power_spectrum
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-# Lengths within this share of a whole number of periods are reached by a change of speed.
-_SPEED_TOLERANCE = 0.1
-# Relative error of phases after many periods, and of small matrices.
-_ROUNDING = 1e-9
+_SPEED_TOLERANCE = 0.1  # such a change of speed is not seen, and makes periods whole
+_ROUNDING = 1e-9  # relative error of phases after many periods, and of small matrices
 
 
 def _equations(
@@ -115,14 +112,7 @@ def _projection(
 
 
 def whole_periods(loop_frames: float, *, num_frames: int) -> int:
-    """Return how many periods a loop of about this many frames had better hold, or 0.
-
-    Within 10 % of a whole number of periods a change of speed is not seen, and costs nothing.
-
-    Example:
-        >>> whole_periods(145, num_frames=150), whole_periods(75, num_frames=150)
-        (1, 0)
-    """
+    """Return how many periods a loop of about so many frames had better hold: 0 unless ±10 %."""
     periods = round(loop_frames / num_frames)
     near = periods > 0 and abs(loop_frames / (periods * num_frames) - 1) <= _SPEED_TOLERANCE
     return periods if near else 0

@@ -23,14 +23,12 @@ from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.prior import PHOTO_STRIDE, AmplitudeNet, photo_features, sharpen
 from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import PATCH, Denoiser
-from gidlite.prior.diffusion import classifier_free_guidance, make_scheduler, sample
+from gidlite.prior.diffusion import make_scheduler, sample
 from gidlite.render import render_frames
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
-# The photo is shown to the network at about as many pixels as in training, any aspect ratio.
-_WORKING_PIXELS = 256 * 160
-# The U-Net halves its grid of patches twice.
-_SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE
+_WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
+_SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
 PARTS = {"autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser}
 _HEAD, _KEYS = {"format": "gidlite-pipeline", "version": 3}, ("name", "num_frames", "fps")
 
@@ -186,16 +184,11 @@ class GidPipeline:
     ) -> GidOutput:
         """Sample a spectral volume for a photo; equal seeds give equal volumes.
 
-        Args:
-            image: Of any size: a path, a Pillow image, an array (H, W, 3), or a tensor (3, H, W)
-                in [0, 1].
-            num_inference_steps: Solver steps.
-            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none, and faster.
-            loop: Frames N, 2 at least, after which ``close_loop`` closes the loop. True and False
-                close nothing: every volume repeats after T by construction.
-            generator: On the CPU.
-            progress: Called with (steps done, steps in all).
-            sampling: The rarer options.
+        The image is a path, a Pillow image, an array (H, W, 3), or a tensor (3, H, W) in [0, 1], of
+        any size; the generator is on the CPU. ``guidance_scale`` is w of classifier-free guidance
+        (paper: 1.75); 0 is none, and faster. ``loop`` may be a number of frames, 2 at least, after
+        which ``close_loop`` closes the loop; True and False close nothing, for every volume
+        repeats after T by construction. ``progress`` gets (steps done, steps in all).
         """
         image, sampling = as_image(image), sampling or Sampling()
         _check_weight("guidance", guidance_scale)
@@ -210,10 +203,16 @@ class GidPipeline:
         prediction_type = self.denoiser.config.prediction_type
         predict = self._guided(self.denoiser.embed_photo(features, scale), bins, guidance_scale)
         if loop_frames is not None:
+
+            def coarse_volume(whitened: Tensor) -> Tensor:
+                # Means over 2×2 pixels will do: a loop asks the same of every pixel, and a
+                # gradient through the decoder would cost two thirds of a solver step.
+                latents = whitened * scale / self.autoencoder.config.scaling_factor
+                return denormalize(latents, self.stats)
+
             predict = loop_guidance(
-                predict, lambda whitened: self._coarse_volume(whitened * scale),
-                weight=sampling.loop_weight, prediction_type=prediction_type,
-                num_frames=self.num_frames, loop_frames=loop_frames,
+                predict, coarse_volume, weight=sampling.loop_weight,
+                prediction_type=prediction_type, num_frames=self.num_frames, loop_frames=loop_frames,
             )  # fmt: skip
         noise = torch.randn(scale.shape, generator=generator).to(self.device)
         whitened = sample(
@@ -231,16 +230,8 @@ class GidPipeline:
         volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
         return GidOutput(image, volume, loop_frames)
 
-    def _coarse_volume(self, latents: Tensor) -> Tensor:
-        """Return a volume without its finest detail: latents are means over 2×2 pixels.
-
-        A loop asks the same of every pixel, so guidance can spare two thirds of a solver step,
-        which a gradient through the decoder costs.
-        """
-        return denormalize(latents / self.autoencoder.config.scaling_factor, self.stats)
-
     def _guided(self, condition: Tensor, bins: Tensor, weight: float) -> Predict:
-        """Return the guided prediction of all bins; both branches in one batch."""
+        """Return ``(1 + w) ε(z; c) − w ε(z; ∅)`` of all bins (Ho and Salimans 2022), in a batch."""
         if weight == 0:
             return lambda z, step: self.denoiser(z, step.reshape(1), bins, condition)
         both = torch.cat([condition, torch.zeros_like(condition)])
@@ -248,6 +239,7 @@ class GidPipeline:
         def predict(z: Tensor, step: Tensor) -> Tensor:
             index = bins.expand(2, -1)
             prediction = self.denoiser(torch.cat([z, z]), step.expand(2), index, both)
-            return classifier_free_guidance(*prediction.chunk(2), weight=weight)
+            conditional, free = prediction.chunk(2)
+            return conditional + weight * (conditional - free)
 
         return predict

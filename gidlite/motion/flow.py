@@ -1,8 +1,7 @@
 """Dense motion from real video: classical optical flow from the first frame to every later one.
 
-OpenCV's Dense Inverse Search (Kroeger et al. 2016), coarse to fine down to full resolution with
-variational refinement. Li et al. 2024 found classical coarse-to-fine flow more robust here than
-learned flow.
+OpenCV's Dense Inverse Search (Kroeger et al. 2016), down to full resolution with variational
+refinement. Li et al. 2024 found classical coarse-to-fine flow more robust here than learned flow.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from torch.nn import functional
 
 from gidlite.errors import check_shape, require
 
+Progress = Callable[[int, int], None] | None
 _SMALLEST_SIDE = 32
 # Forward-backward gap accepted, in px: a floor for sub-pixel noise plus a share of the motion.
 _GAP_FLOOR, _GAP_SHARE = 0.5, 0.1
-# Gradient energy (squared, of intensities in [0, 1]) under which a pixel shows no motion.
-_LEAST_TEXTURE = 1e-4
+_LEAST_TEXTURE = 1e-4  # gradient energy, of intensities in [0, 1], that makes motion visible
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,16 @@ def optical_flow(
 
 
 def motion_texture(
-    frames: Shaped[Tensor, "time 3 height width"],
-    *,
-    progress: Callable[[int, int], None] | None = None,
+    frames: Shaped[Tensor, "time 3 height width"], *, progress: Progress = None
 ) -> Motion:
     """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1]).
 
     It takes at least 2 frames of at least 32 px a side; progress gets (frames done, in all).
     """
     check_shape("frames", frames, "time 3 height width")
-    require(
-        len(frames) >= 2 and min(frames.shape[-2:]) >= _SMALLEST_SIDE,
-        f"motion needs at least 2 frames of at least {_SMALLEST_SIDE} px a side, "
-        f"got shape {tuple(frames.shape)}",
-    )
+    enough = len(frames) >= 2 and min(frames.shape[-2:]) >= _SMALLEST_SIDE
+    needed = f"at least 2 frames of at least {_SMALLEST_SIDE} px a side"
+    require(enough, f"motion needs {needed}, got shape {tuple(frames.shape)}")
     greys = [grey(frame) for frame in frames]
     flows = follow(greys, progress=progress)
     farthest = max(range(1, len(flows)), key=lambda t: flows[t].abs().mean().item())
@@ -92,7 +87,7 @@ def motion_texture(
 
 
 def follow(
-    greys: list[np.ndarray], *, progress: Callable[[int, int], None] | None = None
+    greys: list[np.ndarray], *, progress: Progress = None
 ) -> Float[Tensor, "time 2 height width"]:
     """Return the flow from the first grey frame to each.
 
@@ -123,10 +118,8 @@ def sample_at(
     x = torch.arange(width, device=image.device) + offset[:, 0]
     y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    sampled = functional.grid_sample(
-        maps, grid, mode=mode, padding_mode=padding, align_corners=False
-    )
-    return sampled.reshape(image.shape)
+    options = {"mode": mode, "padding_mode": padding, "align_corners": False}
+    return functional.grid_sample(maps, grid, **options).reshape(image.shape)
 
 
 def consistent(

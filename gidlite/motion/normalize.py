@@ -3,9 +3,7 @@
 Real plants move a hundred times more at 0.2 Hz than at 3 Hz, so a network that sees raw
 coefficients learns the first bins and ignores the rest. Dividing bin k by s_k, a high percentile
 of its magnitude over the training set, evens the bins out; the signed square root then spreads
-the many small coefficients within a bin. ``VARIANTS`` names what the ablation compares it with.
-
-Source: Li et al. 2024, section 4 (frequency adaptive normalization).
+the many small coefficients within a bin (Li et al. 2024, section 4).
 """
 
 from __future__ import annotations
@@ -25,8 +23,7 @@ from gidlite.motion.spectral import Packed, Spectral, pack_complex, unpack_compl
 
 # adaptive: the paper's. linear: a scale per bin, no root. global: one scale. none: raw px.
 VARIANTS = ("adaptive", "linear", "global", "none")
-# Below this scale (px) a bin carries no motion; the floor keeps its division finite.
-_SMALLEST_SCALE = 1e-6
+_SMALLEST_SCALE = 1e-6  # px; keeps the division of a bin without motion finite
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,8 @@ def fit_frequency_stats(
     else:
         pairs = zip(volumes, reliable, strict=True)
         magnitudes = [volume[..., trusted].abs().flatten(1) for volume, trusted in pairs]
-    require(
-        sum(found.shape[1] for found in magnitudes) > 0,
-        "no volumes to fit frequency statistics on; give at least one with pixels to trust",
-    )
+    found = sum(each.shape[1] for each in magnitudes) > 0
+    require(found, "no volumes to fit statistics on; give at least one with pixels to trust")
     pooled = torch.cat(magnitudes, dim=1)
     require(all_finite(pooled), "a volume holds NaN or infinite coefficients; remove it first")
     if variant == "global":
@@ -108,13 +103,7 @@ def _scale_for(stats: FrequencyStats, packed: Packed) -> Tensor:
 
 
 def normalize(spectral: Spectral, stats: FrequencyStats) -> Packed:
-    """Return ``sign(S) |S / s_k|^power`` of each part; the power is 1/2 in the paper.
-
-    Example:
-        >>> stats = FrequencyStats(torch.tensor([2.0]))
-        >>> normalize(torch.full((1, 2, 1, 1), 8 - 2j), stats)[0, :2, 0, 0]
-        tensor([ 2., -1.])
-    """
+    """Return ``sign(S) |S / s_k|^power`` of each part; the power is 1/2 in the paper."""
     packed = pack_complex(spectral)
     scaled = packed / _scale_for(stats, packed)
     return scaled if stats.power == 1 else scaled.sign() * scaled.abs() ** stats.power

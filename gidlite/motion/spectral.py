@@ -1,8 +1,7 @@
 """Motion texture ↔ spectral volume: a Fourier series for every pixel's trajectory.
 
-Both directions are one real matrix product along time: with K kept bins out of T frames it does
-2·K·T multiplications per trajectory and touches no bin that is dropped, which measures faster
-than the FFT at the sizes used here (``benchmarks/spectral.py`` prints both).
+Both directions are one real matrix product along time, which touches no bin that is dropped and
+measures faster than the FFT at the sizes used here (``benchmarks/spectral.py`` prints both).
 
 Source: Li et al. 2024, section 3 (motion representation). Departure: the 1/T factor sits in the
 forward transform, so coefficients are in pixels whatever the clip length (notebook 02).
@@ -93,12 +92,7 @@ def anchor(spectral: Spectral) -> Spectral:
 
 
 def pack_complex(spectral: Spectral) -> Packed:
-    """Return real and imaginary parts as channels: dx re, dx im, dy re, dy im.
-
-    Example:
-        >>> pack_complex(torch.full((1, 2, 1, 1), 3 + 4j))[0, :, 0, 0]
-        tensor([3., 4., 3., 4.])
-    """
+    """Return real and imaginary parts as channels: dx re, dx im, dy re, dy im."""
     check_shape("spectral", spectral, "... freq 2 height width")
     return torch.view_as_real(spectral.resolve_conj()).movedim(-1, -3).flatten(-4, -3)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,21 +19,19 @@ Photos = Float[Tensor, "batch 3 height width"]
 Features = Float[Tensor, "batch channels rows columns"]
 Latents = Float[Tensor, "batch freq 4 rows columns"]
 Reliable = Bool[Tensor, "batch rows columns"]
+FreqIndex = Int[Tensor, "batch freq"]
+Condition = Float[Tensor, "batch condition patch_rows patch_columns"]
 
-# Pixels of the photo per feature cell, which is also one latent cell: autoencoder (2) times the
-# coarser motion grid (2).
+# Photo pixels per feature and latent cell: autoencoder (2) times the coarser motion grid (2).
 PHOTO_STRIDE = 4
 # EfficientNet-Lite0 blocks whose outputs are kept, with their channels: strides 4, 8, 16 and 32.
 _TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 FEATURE_CHANNELS = 3 + sum(_TAPS.values())
 # Blocks whose outputs pictures are compared by, the stem being -1: strides 2, 2, 4 and 8.
 _COMPARED = (-1, 0, 2, 4)
-# Latents are divided by at least this; their magnitude on moving things is about 1.
-_FLOOR = 0.02
-# Whitened latents beyond this are mistakes of the scale, and would drown the rest.
-_LARGEST = 6.0
-# Standard deviation of a Gaussian over its mean magnitude (two components, RMS).
-_SPREAD = 1.13
+_FLOOR = 0.02  # latents are divided by at least this; on moving things they are about 1
+_LARGEST = 6.0  # whitened latents beyond are mistakes of the scale, and would drown the rest
+_SPREAD = 1.13  # standard deviation of a Gaussian over its mean magnitude (two components, RMS)
 
 
 @functools.cache
@@ -59,15 +57,12 @@ def _layers(pictures: Photos) -> Iterator[tuple[int, Tensor]]:
 
 @torch.no_grad()
 def photo_features(image: Photos) -> Features:
-    """Return ``FEATURE_CHANNELS`` maps of colour and ImageNet features, one cell per 4×4 pixels.
-
-    Photos are in [0, 1], both sides a multiple of ``PHOTO_STRIDE``.
-    """
+    """Return ``FEATURE_CHANNELS`` maps, a cell per 4×4 pixels, of photos in [0, 1] so divisible."""
     size = [side // PHOTO_STRIDE for side in image.shape[-2:]]
     maps = [functional.adaptive_avg_pool2d((image * 255 - 127) / 128, size)]
     for number, x in _layers(image):
         if number in _TAPS:
-            # Taps differ in scale by an order of magnitude; bring each to unit RMS.
+            # Taps differ in scale by an order of magnitude.
             scale = x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
             maps.append(functional.interpolate(x / scale, size, mode="bilinear"))
     return torch.cat(maps, dim=1)
@@ -76,10 +71,7 @@ def photo_features(image: Photos) -> Features:
 def drop_features(
     features: Features, share: float, *, generator: torch.Generator | None = None
 ) -> Features:
-    """Return features without a random share, in [0, 1), of maps; the others make up for it.
-
-    What is learnt from few scenes then rests on no single feature that happens to tell them apart.
-    """
+    """Return features without a random share of maps, so that learning relies on no single one."""
     kept = torch.rand(*features.shape[:2], 1, 1, generator=generator) >= share
     return features * kept.to(features.device) / (1 - share)
 
@@ -135,7 +127,7 @@ def _block(width: int, dilation: int) -> nn.Sequential:
     return nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), wide, nn.SiLU(), mix)
 
 
-def silence(layer: nn.Module) -> None:
+def mute(layer: nn.Module) -> None:
     """Let a layer start by answering 0."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

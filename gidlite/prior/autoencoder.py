@@ -1,10 +1,9 @@
 """A variational autoencoder for single bins of a normalized spectral volume.
 
-Source: Li et al. 2024, section 4 (the latent space of single-frequency slices; losses and
-weights). Departures, all for the sake of a CPU: slices live on a grid half as fine as the photo;
-a latent is a 2×2 block mean plus what a small network adds to it, so that training starts from
-something useful; and the decoder looks at the photo, because motion ends where things end. How
-the pixels of a block share its value is the same for all bins, so the photo is read once.
+Source: Li et al. 2024, section 4 (slices, losses and weights). Departures, for the sake of a CPU:
+slices live on a grid half as fine as the photo; a latent is a 2×2 block mean plus what a small
+network adds, so that training starts from something useful; and the decoder looks at the photo,
+once for all bins, because motion ends where things end.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import Latents, silence
+from gidlite.prior import Latents, mute
 
 FullPhotos = Float[Tensor, "batch 3 full_height full_width"]
 Slices = Float[Tensor, "batch freq 4 height width"]
 _GRADIENT_WEIGHT, _KL_WEIGHT, _SCALES = 0.2, 1e-6, 3
 _BLOCK = 2  # pixels a latent cell covers, along each axis
 _NEIGHBOURS = 3  # blocks a pixel may draw from, along each axis
-# Log standard deviation of the latent noise at the start.
-_QUIET = -5.0
+_QUIET = -5.0  # log standard deviation of the latent noise at the start
 
 
 class SliceAutoencoder(ModelMixin, ConfigMixin):
@@ -52,14 +50,12 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
             down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
             layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False,
         )  # fmt: skip
-        silence(self.residual.decoder.conv_out)
-        silence(self.residual.quant_conv)
+        mute(self.residual.decoder.conv_out)
+        mute(self.residual.quant_conv)
         nn.init.constant_(self.residual.quant_conv.bias[4:], 2 * _QUIET)
         self.guide = _Guide(guide_width) if guided else None
 
-    def posterior(
-        self, slices: Float[Tensor, "slices 4 height width"]
-    ) -> tuple[Float[Tensor, "slices 4 rows columns"], Float[Tensor, "slices 4 rows columns"]]:
+    def posterior(self, slices: Float[Tensor, "slices 4 height width"]) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latents, before scaling."""
         found = self.residual.encode(slices).latent_dist
         return functional.avg_pool2d(slices, _BLOCK) + found.mean, found.logvar
@@ -100,7 +96,7 @@ class _Guide(nn.Module):
         for dilation in (1, 2, 4):
             layers += [nn.SiLU(), nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)]
         self.net = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, _NEIGHBOURS**2, 3, padding=1))
-        silence(self.net[-1])
+        mute(self.net[-1])
         # What each pixel of a block takes from the blocks around it in bilinear enlargement.
         line = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
         shares = torch.einsum("ym,xn->mnyx", line, line).flatten(0, 1)
@@ -142,12 +138,10 @@ def autoencoder_loss(
     return loss, terms
 
 
-def _gradient_gap(
-    gap: Float[Tensor, "batch maps height width"], trusted: Bool[Tensor, "batch 1 height width"]
-) -> Float[Tensor, ""]:
-    """Return the mean absolute difference of neighbours, summed over scales.
+def _gradient_gap(gap: Tensor, trusted: Tensor) -> Tensor:
+    """Return the mean absolute difference of trusted neighbours, summed over scales.
 
-    Both must be trusted, as must all pixels of a coarser cell. Source: Li and Snavely 2018.
+    Source: Li and Snavely 2018. A cell of a coarser scale is trusted if all its pixels are.
     """
     total = gap.new_zeros(())
     for _ in range(_SCALES):

@@ -1,10 +1,9 @@
 """The denoiser: the exact one of a Gaussian field, and a network for what that does not know.
 
-How strongly neighbouring places move alike is a power spectrum, and for a Gaussian field with a
-known spectrum the best denoiser is known, too (Wiener): every spatial mode is shrunk by its own
-signal-to-noise ratio. Starting from it is our departure from Li et al. 2024; measured in notebook
-04. The U-Net learns the rest: where things end, and how they move together. As in the paper, the
-bins of a volume are denoised together, coordinated by attention over frequencies.
+For a Gaussian field with a known power spectrum the best denoiser is known (Wiener): every spatial
+mode is shrunk by its own signal-to-noise ratio. Starting from it is our departure from Li et al.
+2024 (notebook 04). The U-Net learns where things end, and how they move together. As in the paper,
+the bins of a volume are denoised together, coordinated by attention over frequencies.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import FEATURE_CHANNELS, Features, Latents, Reliable, silence
+from gidlite.prior import FEATURE_CHANNELS, Condition, Features, FreqIndex, Latents, Reliable, mute
 from gidlite.prior.diffusion import noise_steps, signal_levels
 
-FreqIndex = Int[Tensor, "batch freq"]
+Levels, Steps = Float[Tensor, " batch"], Int[Tensor, " batch"]
 # attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
 COORDINATIONS = ("attention", "independent", "volume")
-# The U-Net works on patches of this many latent cells a side.
-PATCH = 2
+PATCH = 2  # latent cells a side that the U-Net takes as one
 # Spatial frequencies, in cycles per cell, between which spectra are interpolated.
 _KNOTS = (0.0, *torch.logspace(math.log10(1 / 128), math.log10(0.7072), 13).tolist())
 _LEAST_POWER = 1e-4
@@ -92,9 +90,7 @@ class GaussianField(nn.Module):
         filled = [np.interp(np.arange(len(_KNOTS)), known, row) for row in rows]
         self.log_power.copy_(torch.tensor(np.array(filled)).view_as(self.log_power))
 
-    def denoise(
-        self, noisy: Latents, freq_index: FreqIndex, signal: Float[Tensor, " batch"]
-    ) -> Latents:
+    def denoise(self, noisy: Latents, freq_index: FreqIndex, signal: Levels) -> Latents:
         """Return the expected clean slices of ``signal`` × clean + ``√(1 − signal²)`` × white."""
         with torch.autocast(noisy.device.type, enabled=False):  # powers span many decades
             power = self.power(*noisy.shape[-2:])[freq_index]
@@ -102,9 +98,7 @@ class GaussianField(nn.Module):
             gain = signal * power / (signal.square() * power + 1 - signal.square()).clamp(min=1e-8)
             return cosine_transform(gain * cosine_transform(noisy.float()), inverse=True)
 
-    def draw_noisy(
-        self, noise: Latents, freq_index: FreqIndex, signal: Float[Tensor, " batch"]
-    ) -> Latents:
+    def draw_noisy(self, noise: Latents, freq_index: FreqIndex, signal: Levels) -> Latents:
         """Return a draw of noisy slices, made from white noise of the same shape."""
         power = self.power(*noise.shape[-2:])[freq_index]
         signal = signal.float()[:, None, None, None, None]
@@ -126,11 +120,9 @@ class FrequencyAttention(nn.Module):
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         nn.init.normal_(self.bin.weight, std=0.02)
-        silence(self.out)
+        mute(self.out)
 
-    def forward(
-        self, x: Float[Tensor, "slices channels rows columns"], freq_index: FreqIndex
-    ) -> Float[Tensor, "slices channels rows columns"]:
+    def forward(self, x: Tensor, freq_index: FreqIndex) -> Tensor:
         """Return the features with what the other bins of the same volume add to them."""
         batch, bins = freq_index.shape
         rows, columns = x.shape[-2:]
@@ -174,23 +166,27 @@ class Denoiser(ModelMixin, ConfigMixin):
             num_class_embeds=None if coordination == "volume" else num_frequencies,
             attention_head_dim=32, norm_num_groups=16,
         )  # fmt: skip
-        silence(self.unet.conv_out)  # the untrained network is the Gaussian denoiser
+        mute(self.unet.conv_out)  # the untrained network is the Gaussian denoiser
         self.field = GaussianField(num_frequencies)
-        self.condition = _Condition(channels[0], num_frequencies)
+        width = channels[0]
+        reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
+        patches = nn.Conv2d(width, width, PATCH, stride=PATCH)
+        smooth = nn.Conv2d(width, width, 3, padding=1)
+        mix = nn.Sequential(nn.SiLU(), patches, nn.SiLU(), smooth)
+        self.condition = nn.ModuleDict({"reduce": reduce, "mix": mix})
         self.frequency = nn.ModuleList()
         if coordination == "attention":
             widths = [*channels, channels[-1], *reversed(channels)]
-            self.frequency.extend(FrequencyAttention(width, num_frequencies) for width in widths)
+            self.frequency.extend(FrequencyAttention(each, num_frequencies) for each in widths)
 
-    def embed_photo(
-        self, features: Features, scale: Latents
-    ) -> Float[Tensor, "batch condition patch_rows patch_columns"]:
+    def embed_photo(self, features: Features, scale: Latents) -> Condition:
         """Return the condition of photo features and what latents were divided by; 0 is no photo.
 
-        Added after the first convolution, which is what concatenating before would do, it is made
-        once for all bins and noise levels.
+        Adding it after the first convolution is as good as concatenating it, and one serves all
+        bins and noise levels.
         """
-        return self.condition(features, scale)
+        joined = torch.cat([features, scale.flatten(1, 2).log()], dim=1)
+        return self.condition["mix"](self.condition["reduce"](joined))
 
     def shape_noise(self, noise: Latents, freq_index: FreqIndex) -> Latents:
         """Return noisy latents as at the first step of sampling, where some signal is left."""
@@ -198,11 +194,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         return self.field.draw_noisy(noise, freq_index, signal_levels(noise.device)[first])
 
     def forward(
-        self,
-        noisy: Latents,
-        step: Int[Tensor, " batch"],
-        freq_index: FreqIndex,
-        condition: Float[Tensor, "batch condition patch_rows patch_columns"],
+        self, noisy: Latents, step: Steps, freq_index: FreqIndex, condition: Condition
     ) -> Latents:
         """Predict v (Salimans and Ho 2022), or the noise, of latents at diffusion steps.
 
@@ -211,13 +203,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         signal = signal_levels(noisy.device)[step]
         estimate = self.field.denoise(noisy, freq_index, signal)
         x = torch.cat([noisy, estimate.to(noisy.dtype)], dim=2)
-        if self.config.coordination == "volume":
-            x = x.flatten(1, 2)
-        else:
-            x = x.flatten(0, 1)
-            step, condition = (
-                t.repeat_interleave(freq_index.shape[1], dim=0) for t in (step, condition)
-            )
+        volume = self.config.coordination == "volume"
+        x, repeats = (x.flatten(1, 2), 1) if volume else (x.flatten(0, 1), freq_index.shape[1])
+        step, condition = (t.repeat_interleave(repeats, dim=0) for t in (step, condition))
         embedding = self.unet.time_embedding(self.unet.time_proj(step).to(self.dtype))
         if self.unet.class_embedding is not None:
             embedding = embedding + self.unet.class_embedding(freq_index.flatten())
@@ -225,15 +213,11 @@ class Denoiser(ModelMixin, ConfigMixin):
         x = self._run_blocks(x, embedding, freq_index)
         x = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(x)))
         x = functional.pixel_shuffle(x, PATCH).reshape(noisy.shape)
-        return x + self._as_prediction(noisy, estimate, signal)
-
-    def _as_prediction(self, noisy: Tensor, clean: Tensor, signal: Tensor) -> Tensor:
-        """Return the prediction (v or noise) that an estimate of the clean latents amounts to."""
         signal = signal.view(-1, 1, 1, 1, 1)
         sigma = (1 - signal.square()).sqrt()
-        noise = (noisy - signal * clean) / sigma
+        noise = (noisy - signal * estimate) / sigma
         is_v = self.config.prediction_type == "v_prediction"
-        return signal * noise - sigma * clean if is_v else noise
+        return x + (signal * noise - sigma * estimate if is_v else noise)
 
     def _run_blocks(self, x: Tensor, embedding: Tensor, freq_index: Tensor) -> Tensor:
         """Run the U-Net's blocks, each followed by frequency attention if there is any."""
@@ -254,17 +238,3 @@ class Denoiser(ModelMixin, ConfigMixin):
             skips, passed = skips[:-count], skips[-count:]
             x = coordinated(block(x, passed, embedding))
         return x
-
-
-class _Condition(nn.Module):
-    """Photo features and expected magnitudes → a map on the U-Net's finest grid."""
-
-    def __init__(self, width: int, num_frequencies: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
-        patches = nn.Conv2d(width, width, PATCH, stride=PATCH)
-        smooth = nn.Conv2d(width, width, 3, padding=1)
-        self.mix = nn.Sequential(nn.SiLU(), patches, nn.SiLU(), smooth)
-
-    def forward(self, features: Tensor, scale: Tensor) -> Tensor:
-        return self.mix(self.reduce(torch.cat([features, scale.flatten(1, 2).log()], dim=1)))

@@ -1,11 +1,9 @@
 """The training objective and the sampler around diffusers' noise schedulers.
 
 Source: Ho et al. 2020 (objective), Song et al. 2021 (DDIM), Lu et al. 2022 (DPM-Solver++),
-Bansal et al. 2023 (self-recurrence).
-Departures from Li et al. 2024: the network predicts v on a cosine schedule, which keeps a signal
-to learn from at every noise level; and noise levels are spread evenly over the logarithm of the
-signal-to-noise ratio, in training and in sampling. Motion of large parts has a hundred times the
-variance of the noise per mode, so it is decided while the picture still looks like pure noise:
+Bansal et al. 2023 (self-recurrence). Departures from Li et al. 2024: the network predicts v on a
+cosine schedule, to learn something at every noise level; and noise levels are even in the log of
+signal to noise. Motion of large things is decided while the picture still looks like pure noise:
 twenty steps spread evenly over time lose 80 % of its power (notebook 04).
 """
 
@@ -21,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import Latents, Reliable
+from gidlite.prior import Condition, FreqIndex, Latents, Reliable
 
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 _SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
@@ -33,7 +31,6 @@ _SOLVERS = {
 }
 # Log of signal over noise at the first and the last noise level that are visited.
 _FIRST_RATIO, _LAST_RATIO = -3.5, 2.8
-Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -> SchedulerMixin:
@@ -66,8 +63,8 @@ def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
 def denoising_loss(
     denoiser: Callable[..., Tensor],
     latents: Latents,
-    freq_index: Int[Tensor, "batch freq"],
-    condition: Float[Tensor, "batch condition patch_rows patch_columns"],
+    freq_index: FreqIndex,
+    condition: Condition,
     *,
     scheduler: SchedulerMixin,
     reliable: Reliable | None = None,
@@ -91,7 +88,7 @@ def denoising_loss(
 
 @torch.no_grad()
 def sample(
-    predict: Predict,
+    predict: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
     *,
     scheduler: SchedulerMixin,
@@ -142,13 +139,3 @@ def _there_and_back(
     ahead = there * clean + (1 - there.square()).sqrt() * removed
     kept = here / there
     return kept * ahead + (1 - kept.square()).sqrt() * noise
-
-
-def classifier_free_guidance(
-    conditional: Float[Tensor, "*shape"], unconditional: Float[Tensor, "*shape"], *, weight: float
-) -> Float[Tensor, "*shape"]:
-    """Return ``(1 + w) ε(z; c) − w ε(z; ∅)``; weight 0 is the conditional estimate alone.
-
-    Source: Ho and Salimans 2022, in the form of Li et al. 2024, section 4 (w = 1.75 there).
-    """
-    return conditional + weight * (conditional - unconditional)
