@@ -20,7 +20,7 @@ from gidlite.errors import check_shape, require
 from gidlite.motion.spectral import Spectral, derivative_basis, power_spectrum
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-_SPEED_TOLERANCE = 0.1  # such a change of speed is not seen, and makes periods whole
+
 _ROUNDING = 1e-9  # relative error of phases after many periods, and of small matrices
 
 
@@ -62,17 +62,17 @@ def close_loop(
     exponent: float = 0.5,
     keep_amplitude: bool = True,
 ) -> Spectral:
-    """Return the nearest volume whose motion and ``orders`` of derivatives repeat after N frames.
+    """Return the nearest volume whose motion comes back to itself after ``loop_frames``, N.
 
-    N, ``loop_frames``, is positive and may be fractional; nothing changes at a multiple of T. F_0
-    stays what it was, and ``keep_amplitude`` restores the RMS motion with one factor.
+    N is positive and may be fractional; at a multiple of T nothing changes. ``orders`` are the
+    derivatives that must agree at the seam. F_0 stays what it was, and ``keep_amplitude`` restores
+    the RMS motion with one factor.
 
     The change is least in the norm ``Σ_k |ΔS_k|² / P_k^exponent``, with P_k the power of bin k.
     Exponent 0 is the plain nearest volume, which gives fast bins motion they never had. With 1,
-    each bin gives in proportion to what it has: for independent Gaussian coefficients the exact
-    way to make a draw from all motions a draw from the loops among them (Matheron's rule), which
-    move less. One half keeps the spectrum best. One small matrix serves all pixels and both
-    coordinates, so that shapes and directions of motion stay what they were.
+    each bin gives in proportion to what it has, which makes a Gaussian draw from all motions one
+    from the loops among them (Matheron's rule), which move less. One half keeps the spectrum best.
+    One matrix serves all pixels and both coordinates: shapes and directions of motion stay.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
     bins = spectral.shape[-4]
@@ -112,24 +112,22 @@ def _projection(
 
 
 def whole_periods(loop_frames: float, *, num_frames: int) -> int:
-    """Return how many periods a loop of about so many frames had better hold: 0 unless ±10 %."""
+    """Return how many whole periods come within 10 %, a change of speed not seen, or 0."""
     periods = round(loop_frames / num_frames)
-    near = periods > 0 and abs(loop_frames / (periods * num_frames) - 1) <= _SPEED_TOLERANCE
+    near = periods > 0 and abs(loop_frames / (periods * num_frames) - 1) <= 0.1
     return periods if near else 0
 
 
 def loop_loss(spectral: Spectral, *, num_frames: int, loop_frames: float) -> Float[Tensor, ""]:
     """Return ``mean |F_N − F_0| + mean |v_N − v_0|``, each over what unrelated times differ by.
 
-    That is √2 times the RMS of position, or of velocity, over all pixels and times, so that the
-    loss is about 0.5 to 0.8 an order for any motion that knows nothing of the loop, calm or
-    lively, and 0 for a loop. Were the paper's u = 200 the factor of a mean in pixels, it would be
-    200 × that RMS / n as the weight of ``loop_guidance``, n the number of latents: about 0.001.
-    The divisors are constants to the gradient, or stillness would be rewarded less than it is.
+    That is √2 times the RMS of position, or of velocity, over all pixels and times, so that each
+    term is 0 for a loop and about 0.5 to 0.8 for motion that knows nothing of it, calm or lively.
+    The paper's u = 200, if for a mean in pixels, is about 0.001 as ``loop_guidance`` weighs. To
+    the gradient the divisors are constants, or stillness would be rewarded less than it is.
 
     Departure: the paper's second term is ``|∇F_T − ∇F_1|``, with ∇ read as the spatial gradient.
-    Where positions agree everywhere, so do their spatial gradients. Motion that comes back to its
-    place with another velocity jerks, hence velocities are compared instead.
+    That agrees wherever positions do; but motion that returns with another velocity jerks.
     """
     gap = loop_gap(spectral, num_frames=num_frames, loop_frames=loop_frames)
     power = power_spectrum(spectral.detach()).double()
@@ -158,9 +156,8 @@ def loop_guidance(
     ``to_spectral`` takes clean latents to px and is differentiable.
 
     Unless the gradient passes through the network, that counts as the best denoiser of white
-    latents, whose estimate moves by the signal level α per unit of z: half the time, the same
-    trade of amplitude for gap (notebook 07). Through the network, u must be about 100 times
-    smaller, or sampling diverges.
+    latents, whose estimate moves by the signal level α per unit of z: half the time for the same
+    (notebook 07). Through the network, u must be about 100 times smaller, or sampling diverges.
     """
     from gidlite.prior.diffusion import signal_levels  # loads diffusers, which closing does without
 

@@ -37,13 +37,10 @@ _HEAD, _KEYS = {"format": "gidlite-pipeline", "version": 3}, ("name", "num_frame
 class Sampling:
     """How a volume is sampled, as far as that is rarely changed."""
 
-    # How much more what moves stands out than the amplitude network says: see ``prior.sharpen``.
-    contrast: float = 0.5
-    # u of guidance towards the loop; closing does the rest. 0 is cheaper, and like free samples.
-    loop_weight: float = 0.0
-    # How often every solver step is taken, see ``diffusion.sample``; the paper guides with 2.
-    recurrence: int = 1
-    close: bool = True  # False leaves the seam as guidance left it.
+    contrast: float = 0.5  # how much more than predicted what moves stands out: ``prior.sharpen``
+    loop_weight: float = 0.0  # u of guidance towards the loop; closing it does what is left
+    recurrence: int = 1  # how often every step is taken, see ``diffusion.sample``; paper: 2
+    close: bool = True  # False leaves the seam as guidance left it
     solver: str = "dpm"  # or "ddim"
 
     def __post_init__(self) -> None:
@@ -69,7 +66,7 @@ class GidOutput:
 
     @property
     def spectral(self) -> Complex[Tensor, "freq 2 height width"]:
-        """The spectral volume as a tensor."""
+
         return self.volume.spectral
 
     def motion(self, *, num_frames: int | None = None) -> Float[Tensor, "time 2 height width"]:
@@ -138,7 +135,7 @@ class GidPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the parts live."""
+
         return self.denoiser.device
 
     def to(self, device: torch.device | str) -> GidPipeline:
@@ -200,31 +197,30 @@ class GidPipeline:
         features = photo_features(photo)
         scale = sharpen(self.amplitude.scale(features), sampling.contrast)
         bins = torch.arange(len(self.stats.scale), device=self.device)[None]
-        prediction_type = self.denoiser.config.prediction_type
+        prediction = self.denoiser.config.prediction_type
+        timing = {"num_frames": self.num_frames, "loop_frames": loop_frames}
         predict = self._guided(self.denoiser.embed_photo(features, scale), bins, guidance_scale)
         if loop_frames is not None:
 
             def coarse_volume(whitened: Tensor) -> Tensor:
-                # Means over 2×2 pixels will do: a loop asks the same of every pixel, and a
-                # gradient through the decoder would cost two thirds of a solver step.
+                # Means over 2×2 pixels spare guidance a costly gradient through the decoder.
                 latents = whitened * scale / self.autoencoder.config.scaling_factor
                 return denormalize(latents, self.stats)
 
             predict = loop_guidance(
-                predict, coarse_volume, weight=sampling.loop_weight,
-                prediction_type=prediction_type, num_frames=self.num_frames, loop_frames=loop_frames,
+                predict, coarse_volume, weight=sampling.loop_weight, prediction_type=prediction,
+                **timing,
             )  # fmt: skip
         noise = torch.randn(scale.shape, generator=generator).to(self.device)
         whitened = sample(
-            predict, self.denoiser.shape_noise(noise, bins),
-            scheduler=make_scheduler(sampling.solver, prediction_type),
-            num_steps=num_inference_steps, recurrence=sampling.recurrence,
+            predict, self.denoiser.shape_noise(noise, bins), num_steps=num_inference_steps,
+            scheduler=make_scheduler(sampling.solver, prediction), recurrence=sampling.recurrence,
             generator=generator, progress=progress,
         )  # fmt: skip
         packed = self.autoencoder.decode(whitened * scale, photo)[0].cpu()
         spectral = anchor(denormalize(packed, self.stats))
         if loop_frames is not None and sampling.close:
-            spectral = close_loop(spectral, num_frames=self.num_frames, loop_frames=loop_frames)
+            spectral = close_loop(spectral, **timing)
         spectral = resize_spectral(spectral, height=height, width=width)
         seed = generator.initial_seed() if generator is not None else -1
         volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
@@ -237,9 +233,8 @@ class GidPipeline:
         both = torch.cat([condition, torch.zeros_like(condition)])
 
         def predict(z: Tensor, step: Tensor) -> Tensor:
-            index = bins.expand(2, -1)
-            prediction = self.denoiser(torch.cat([z, z]), step.expand(2), index, both)
-            conditional, free = prediction.chunk(2)
+            twice, steps, index = torch.cat([z, z]), step.expand(2), bins.expand(2, -1)
+            conditional, free = self.denoiser(twice, steps, index, both).chunk(2)
             return conditional + weight * (conditional - free)
 
         return predict

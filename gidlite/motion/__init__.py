@@ -29,7 +29,7 @@ class SpectralVolume:
 
     @property
     def period_seconds(self) -> float:
-        """Duration of one period."""
+
         return self.num_frames / self.fps
 
 

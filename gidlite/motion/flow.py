@@ -26,10 +26,7 @@ _LEAST_TEXTURE = 1e-4  # gradient energy, of intensities in [0, 1], that makes m
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion observed in a clip, in px from frame 0, and where it can be trusted.
-
-    Reliable is where frame 0 is textured, and forward and backward flow agree.
-    """
+    """Motion in px from frame 0, reliable where that is textured and flow there and back agrees."""
 
     motion: Float[Tensor, "time 2 height width"]
     reliable: Bool[Tensor, "height width"]
@@ -89,10 +86,7 @@ def motion_texture(
 def follow(
     greys: list[np.ndarray], *, progress: Progress = None
 ) -> Float[Tensor, "time 2 height width"]:
-    """Return the flow from the first grey frame to each.
-
-    Each starts from the previous one: slow drift is followed instead of searched for anew.
-    """
+    """Return the flow from the first grey frame to each, started from the one before."""
     engine = optical_flow_engine()
     flows = torch.zeros(len(greys), 2, *greys[0].shape)
     for done, target in enumerate(greys[1:], start=1):

@@ -24,11 +24,9 @@ Packed = Float[Tensor, "*batch freq 4 height width"]
 
 def _angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
     """Return 2πkt/T as ``(len(times), num_frequencies)``, in float64 for exact phases."""
-    held = f"{num_frames} frames hold between 1 and {num_frames // 2 + 1} frequencies"
-    require(
-        1 <= num_frequencies <= num_frames // 2 + 1,
-        f"num_frequencies is {num_frequencies}, but {held}; ask for fewer or give a longer clip",
-    )
+    most = num_frames // 2 + 1
+    held = f"{num_frames} frames hold between 1 and {most} frequencies; give more frames"
+    require(1 <= num_frequencies <= most, f"num_frequencies is {num_frequencies}, but {held}")
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
     return (2 * math.pi / num_frames) * times.double()[:, None] * bins
 
@@ -46,10 +44,8 @@ def motion_to_spectral(
     num_frames = motion.shape[-4]
     angles = _angles(torch.arange(num_frames, device=motion.device), num_frequencies, num_frames)
     basis = torch.cat([angles.cos(), -angles.sin()], dim=1).T / num_frames
-    flat = motion.flatten(start_dim=-3)
-    coefficients = (basis.to(flat.dtype) @ flat).unflatten(-1, motion.shape[-3:])
-    real, imaginary = coefficients.split(num_frequencies, dim=-4)
-    return torch.complex(real, imaginary)
+    coefficients = (basis.to(motion.dtype) @ motion.flatten(-3)).unflatten(-1, motion.shape[-3:])
+    return torch.complex(*coefficients.split(num_frequencies, dim=-4))
 
 
 def derivative_basis(
@@ -57,11 +53,11 @@ def derivative_basis(
 ) -> Float[Tensor, "time coefficients"]:
     """Return the matrix from real, then imaginary parts of all bins to a derivative of motion.
 
-    Times are in frames, fractional allowed. Order 0 is position (px), 1 velocity (px per frame),
-    2 acceleration. A Nyquist bin, if kept, counts once, like bin 0; all others count twice.
+    Times are in frames, fractional allowed; order 0 is position (px), 1 velocity (px per frame).
     """
     angles = _angles(times, num_frequencies, num_frames) + order * math.pi / 2
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
+    # A Nyquist bin, if kept, counts once, like bin 0.
     counts = torch.where((bins > 0) & (2 * bins != num_frames), 2.0, 1.0)
     weight = counts * (2 * math.pi / num_frames * bins) ** order
     return torch.cat([angles.cos() * weight, -angles.sin() * weight], dim=1)

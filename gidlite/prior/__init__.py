@@ -79,10 +79,7 @@ def drop_features(
 def perceptual_distance(
     pictures: Photos, others: Photos, weight: Float[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, ""]:
-    """Return the weighted mean of how different pictures in [0, 1] look to the ImageNet network.
-
-    As in LPIPS (Zhang et al. 2018) without learned weights: squared differences of unit features.
-    """
+    """Return LPIPS (Zhang et al. 2018) of pictures in [0, 1], weighted by place, not by feature."""
     total = pictures.new_zeros(())
     for number, x in _layers(torch.cat([pictures, others])):
         if number in _COMPARED:
@@ -141,13 +138,13 @@ def whiten(latents: Latents, scale: Latents) -> Latents:
 def sharpen(scale: Latents, contrast: float) -> Latents:
     """Return scales by which what moves stands out more; 0 leaves them as they are.
 
-    A network that is unsure predicts something in between for what moves and for what does not.
-    This is classifier-free guidance for the scale: ``log s + contrast (m − m̄)``, with m the mean
-    of log s over bins and directions and m̄ its mean over the photo.
+    An unsure network predicts something in between for what moves and what does not. This is
+    classifier-free guidance for the scale: ``log s + contrast (m − m̄)``, with m the mean of log s
+    over bins and directions and m̄ its mean over the photo.
 
     Known weakness: the calmer the surroundings, the more one and the same thing moves. A flower
-    cut out and set before a dark wall moves 20.9 times as much as in its own photo (4.6 times at
-    contrast 0). And the denoiser samples with the sharpened scale, but learned with the plain one.
+    set before a dark wall moves 20.9 times as much as in its own photo (4.6 times at contrast 0).
+    And the denoiser samples with the sharpened scale, but learned with the plain one.
     """
     level = scale.log().mean((-4, -3), keepdim=True)
     return scale * torch.exp(contrast * (level - level.mean((-2, -1), keepdim=True)))

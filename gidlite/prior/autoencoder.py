@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
+from gidlite.motion.spectral import Packed
 from gidlite.prior import Latents, mute
 
 FullPhotos = Float[Tensor, "batch 3 full_height full_width"]
@@ -31,8 +32,8 @@ _QUIET = -5.0  # log standard deviation of the latent noise at the start
 class SliceAutoencoder(ModelMixin, ConfigMixin):
     """Single-bin slices ↔ latents with four channels at half the size.
 
-    Channels are the widths of the two stages; a guided decoder reads the photo with a network of
-    ``guide_width``. Latents are multiplied by the scaling factor, for unit variance.
+    Channels are its two widths; if guided, the decoder reads the photo. Latents are multiplied by
+    the scaling factor, for unit variance.
     """
 
     @register_to_config
@@ -60,9 +61,7 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
         found = self.residual.encode(slices).latent_dist
         return functional.avg_pool2d(slices, _BLOCK) + found.mean, found.logvar
 
-    def encode(
-        self, packed: Float[Tensor, "*batch freq 4 height width"]
-    ) -> Float[Tensor, "*batch freq 4 rows columns"]:
+    def encode(self, packed: Packed) -> Float[Tensor, "*batch freq 4 rows columns"]:
         """Return the mean latent of every slice, scaled to about unit variance."""
         slices = packed.reshape(-1, *packed.shape[-3:])
         latents = self.posterior(slices)[0] * self.config.scaling_factor
@@ -118,8 +117,7 @@ def autoencoder_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return L1 + 0.2 · multi-scale gradient + 1e-6 · KL, and the three terms by name.
 
-    Slices are normalized, of any bins; the photo is in [0, 1] and twice as fine. Only reliable
-    pixels are learned from, all if not given; others count as 0 on the way in.
+    Only reliable pixels of the slices are learned from (all if not given); others count as 0.
     """
     if reliable is None:
         reliable = torch.ones_like(slices[:, 0, 0], dtype=torch.bool)
@@ -139,16 +137,14 @@ def autoencoder_loss(
 
 
 def _gradient_gap(gap: Tensor, trusted: Tensor) -> Tensor:
-    """Return the mean absolute difference of trusted neighbours, summed over scales.
-
-    Source: Li and Snavely 2018. A cell of a coarser scale is trusted if all its pixels are.
-    """
+    """Return Li and Snavely's (2018) sum over scales of mean |difference| of trusted neighbours."""
     total = gap.new_zeros(())
     for _ in range(_SCALES):
         for axis in (-1, -2):
             both = trusted.unfold(axis, 2, 1).all(-1)
             total = total + _trusted_mean(gap.diff(dim=axis).abs(), both)
         gap = functional.avg_pool2d(gap, 2)
+        # A cell of the coarser scale is trusted if all its pixels are.
         trusted = functional.avg_pool2d(trusted.float(), 2) == 1
     return total
 

@@ -123,7 +123,7 @@ class FrequencyAttention(nn.Module):
         mute(self.out)
 
     def forward(self, x: Tensor, freq_index: FreqIndex) -> Tensor:
-        """Return the features with what the other bins of the same volume add to them."""
+
         batch, bins = freq_index.shape
         rows, columns = x.shape[-2:]
         tokens = self.norm(x).unflatten(0, (batch, bins)).permute(0, 3, 4, 1, 2)  # b h w k c
@@ -136,10 +136,9 @@ class FrequencyAttention(nn.Module):
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """U-Net over latent slices, coordinated by one of ``COORDINATIONS``.
+    """U-Net over latent slices: widths at three resolutions, residual layers per block.
 
-    Channels are its widths at three resolutions, ``layers`` counts residual layers per block; for
-    what it predicts see ``diffusion.make_scheduler``.
+    See ``COORDINATIONS``, and ``diffusion.PREDICTION_TYPES`` for what it predicts.
     """
 
     @register_to_config
@@ -182,8 +181,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def embed_photo(self, features: Features, scale: Latents) -> Condition:
         """Return the condition of photo features and what latents were divided by; 0 is no photo.
 
-        Adding it after the first convolution is as good as concatenating it, and one serves all
-        bins and noise levels.
+        One serves all bins and noise levels, for it is added only after the first convolution.
         """
         joined = torch.cat([features, scale.flatten(1, 2).log()], dim=1)
         return self.condition["mix"](self.condition["reduce"](joined))
@@ -196,10 +194,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def forward(
         self, noisy: Latents, step: Steps, freq_index: FreqIndex, condition: Condition
     ) -> Latents:
-        """Predict v (Salimans and Ho 2022), or the noise, of latents at diffusion steps.
-
-        Any bins will do, but coordination "volume" needs all K. See ``embed_photo`` for conditions.
-        """
+        """Predict v, or noise, of latents of any bins; coordination "volume" needs all K."""
         signal = signal_levels(noisy.device)[step]
         estimate = self.field.denoise(noisy, freq_index, signal)
         x = torch.cat([noisy, estimate.to(noisy.dtype)], dim=2)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from gidlite.errors import require
 from gidlite.prior import Condition, FreqIndex, Latents, Reliable
 
-PREDICTION_TYPES = ("v_prediction", "epsilon")
+PREDICTION_TYPES = ("v_prediction", "epsilon")  # Salimans and Ho's v (2022), or the noise
 _SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 _SOLVERS = {
     # DPM-Solver++ of first order is DDIM.
@@ -34,10 +34,7 @@ _FIRST_RATIO, _LAST_RATIO = -3.5, 2.8
 
 
 def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -> SchedulerMixin:
-    """Return the noise schedule, for a network that predicts one of ``PREDICTION_TYPES``.
-
-    Its solver is "dpm" (fast), "ddim" (as in the paper) or "ddpm".
-    """
+    """Return a noise schedule and solver: "dpm" (fast), "ddim" (as in the paper) or "ddpm"."""
     known = {("solver", solver): _SOLVERS, ("prediction type", prediction_type): PREDICTION_TYPES}
     for (what, name), names in known.items():
         require(name in names, f"{what} {name!r} is unknown; use one of {', '.join(names)}")
@@ -129,10 +126,8 @@ def sample(
 def _there_and_back(
     latents: Tensor, prediction: Tensor, here: Tensor, there: Tensor, noise: Tensor, *, is_v: bool
 ) -> Tensor:
-    """Return latents a step of DDIM ahead, from signal level here to there, and renoised.
-
-    The solver is not asked: one of higher order shall remember no step that was taken back.
-    """
+    """Return latents a step of DDIM ahead, from signal level here to there, and renoised."""
+    # The solver is not asked: one of higher order shall remember no step that was taken back.
     sigma = (1 - here.square()).sqrt()
     clean = here * latents - sigma * prediction if is_v else (latents - sigma * prediction) / here
     removed = sigma * latents + here * prediction if is_v else prediction
