@@ -20,7 +20,6 @@ from gidlite.errors import check_shape, require
 from gidlite.motion.spectral import Spectral, derivative_basis, power_spectrum
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-
 _ROUNDING = 1e-9  # relative error of phases after many periods, and of small matrices
 
 

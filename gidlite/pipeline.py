@@ -66,7 +66,6 @@ class GidOutput:
 
     @property
     def spectral(self) -> Complex[Tensor, "freq 2 height width"]:
-
         return self.volume.spectral
 
     def motion(self, *, num_frames: int | None = None) -> Float[Tensor, "time 2 height width"]:
@@ -135,7 +134,6 @@ class GidPipeline:
 
     @property
     def device(self) -> torch.device:
-
         return self.denoiser.device
 
     def to(self, device: torch.device | str) -> GidPipeline:
@@ -197,7 +195,7 @@ class GidPipeline:
         features = photo_features(photo)
         scale = sharpen(self.amplitude.scale(features), sampling.contrast)
         bins = torch.arange(len(self.stats.scale), device=self.device)[None]
-        prediction = self.denoiser.config.prediction_type
+        kind = self.denoiser.config.prediction_type
         timing = {"num_frames": self.num_frames, "loop_frames": loop_frames}
         predict = self._guided(self.denoiser.embed_photo(features, scale), bins, guidance_scale)
         if loop_frames is not None:
@@ -208,13 +206,12 @@ class GidPipeline:
                 return denormalize(latents, self.stats)
 
             predict = loop_guidance(
-                predict, coarse_volume, weight=sampling.loop_weight, prediction_type=prediction,
-                **timing,
-            )  # fmt: skip
+                predict, coarse_volume, weight=sampling.loop_weight, prediction_type=kind, **timing
+            )
         noise = torch.randn(scale.shape, generator=generator).to(self.device)
         whitened = sample(
             predict, self.denoiser.shape_noise(noise, bins), num_steps=num_inference_steps,
-            scheduler=make_scheduler(sampling.solver, prediction), recurrence=sampling.recurrence,
+            scheduler=make_scheduler(sampling.solver, kind), recurrence=sampling.recurrence,
             generator=generator, progress=progress,
         )  # fmt: skip
         packed = self.autoencoder.decode(whitened * scale, photo)[0].cpu()

@@ -29,7 +29,6 @@ class SpectralVolume:
 
     @property
     def period_seconds(self) -> float:
-
         return self.num_frames / self.fps
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gidlite.errors import check_shape, require
 
-Progress = Callable[[int, int], None] | None
+Progress = Callable[[int, int], None] | None  # called with (frames done, frames in all)
 _SMALLEST_SIDE = 32
 # Forward-backward gap accepted, in px: a floor for sub-pixel noise plus a share of the motion.
 _GAP_FLOOR, _GAP_SHARE = 0.5, 0.1
@@ -35,9 +35,8 @@ class Motion:
 def grey(frame: Shaped[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width"]:
     """Return the luma of an RGB frame (uint8, or float in [0, 1]) as bytes."""
     frame = frame.float() / 255 if frame.dtype == torch.uint8 else frame
-    weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)
-    luma = (frame * weights[:, None, None]).sum(0)
-    return (luma * 255).round().clamp(0, 255).byte().cpu().numpy()
+    weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)[:, None, None]
+    return ((frame * weights).sum(0) * 255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], Tensor]:
@@ -68,10 +67,7 @@ def optical_flow(
 def motion_texture(
     frames: Shaped[Tensor, "time 3 height width"], *, progress: Progress = None
 ) -> Motion:
-    """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1]).
-
-    It takes at least 2 frames of at least 32 px a side; progress gets (frames done, in all).
-    """
+    """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1])."""
     check_shape("frames", frames, "time 3 height width")
     enough = len(frames) >= 2 and min(frames.shape[-2:]) >= _SMALLEST_SIDE
     needed = f"at least 2 frames of at least {_SMALLEST_SIDE} px a side"

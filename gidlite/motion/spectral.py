@@ -25,7 +25,7 @@ Packed = Float[Tensor, "*batch freq 4 height width"]
 def _angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
     """Return 2πkt/T as ``(len(times), num_frequencies)``, in float64 for exact phases."""
     most = num_frames // 2 + 1
-    held = f"{num_frames} frames hold between 1 and {most} frequencies; give more frames"
+    held = f"{num_frames} frames hold between 1 and {most} frequencies; ask for no more"
     require(1 <= num_frequencies <= most, f"num_frequencies is {num_frequencies}, but {held}")
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
     return (2 * math.pi / num_frames) * times.double()[:, None] * bins

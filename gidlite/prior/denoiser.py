@@ -123,15 +123,12 @@ class FrequencyAttention(nn.Module):
         mute(self.out)
 
     def forward(self, x: Tensor, freq_index: FreqIndex) -> Tensor:
-
-        batch, bins = freq_index.shape
-        rows, columns = x.shape[-2:]
-        tokens = self.norm(x).unflatten(0, (batch, bins)).permute(0, 3, 4, 1, 2)  # b h w k c
+        tokens = self.norm(x).unflatten(0, freq_index.shape).permute(0, 3, 4, 1, 2)  # b h w k c
         tokens = (tokens + self.bin(freq_index)[:, None, None]).flatten(0, 2)
         triples = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1))
         mixed = functional.scaled_dot_product_attention(*triples.permute(2, 0, 3, 1, 4))
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
-        mixed = mixed.unflatten(0, (batch, rows, columns)).permute(0, 3, 4, 1, 2)
+        mixed = mixed.unflatten(0, (-1, *x.shape[-2:])).permute(0, 3, 4, 1, 2)
         return x + mixed.flatten(0, 1)
 
 

@@ -29,8 +29,7 @@ _SOLVERS = {
     "dpm": (DPMSolverMultistepScheduler, {"solver_order": 2}),
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
 }
-# Log of signal over noise at the first and the last noise level that are visited.
-_FIRST_RATIO, _LAST_RATIO = -3.5, 2.8
+_FIRST_RATIO, _LAST_RATIO = -3.5, 2.8  # log of signal over noise where sampling starts and ends
 
 
 def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -> SchedulerMixin:
