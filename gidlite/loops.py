@@ -2,10 +2,9 @@
 
 A volume of T frames repeats after T by construction. A loop of N frames that is no whole number
 of periods also needs ``F_N = F_0`` in position and in velocity: two linear equations for each
-coordinate of each pixel, with the same coefficients everywhere.
-
-Source: the loss of Li et al. 2024, section 4 (looping). Departure: what the equations demand can
-be had exactly, without sampling anew; which of the two is better is measured in notebook 07.
+coordinate of each pixel, with the same coefficients everywhere. The loss is that of Li et al.
+2024, section 4 (looping). Departure: what the equations demand can be had exactly, without
+sampling anew; which is better is measured in notebook 07.
 """
 
 from __future__ import annotations
@@ -21,20 +20,15 @@ from gidlite.errors import check_shape, require
 from gidlite.motion.spectral import Spectral, derivative_basis, power_spectrum
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-# Lengths within this share of a whole number of periods are reached by a change of speed.
-_SPEED_TOLERANCE = 0.1
-# Relative error of phases after many periods, and of small matrices.
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # relative error of phases after many periods, and of small matrices
 
 
 def _equations(
     loop_frames: float, orders: tuple[int, ...], num_frequencies: int, num_frames: int
 ) -> Float[Tensor, "orders coefficients"]:
     """Return one row per order: its product with the coefficients is the gap at the seam."""
-    require(
-        math.isfinite(loop_frames) and loop_frames > 0,
-        f"loop length is {loop_frames} frames; it must be a positive number",
-    )
+    good = math.isfinite(loop_frames) and loop_frames > 0
+    require(good, f"loop length is {loop_frames} frames; it must be a positive number")
     ends = torch.tensor([0.0, loop_frames], dtype=torch.float64)
     size = {"num_frequencies": num_frequencies, "num_frames": num_frames}
     rows = []
@@ -54,8 +48,7 @@ def loop_gap(
     N, ``loop_frames``, may be fractional; ``orders`` are the derivatives to compare.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
-    rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames)
-    parts = _parts(spectral)
+    rows, parts = _equations(loop_frames, orders, spectral.shape[-4], num_frames), _parts(spectral)
     return torch.einsum("dk,...kchw->...dchw", rows.to(parts), parts)
 
 
@@ -68,27 +61,21 @@ def close_loop(
     exponent: float = 0.5,
     keep_amplitude: bool = True,
 ) -> Spectral:
-    """Return the nearest volume whose motion comes back to itself after ``loop_frames``.
+    """Return the nearest volume whose motion comes back to itself after ``loop_frames``, N.
+
+    N is positive and may be fractional; at a multiple of T nothing changes. ``orders`` are the
+    derivatives that must agree at the seam. F_0 stays what it was, and ``keep_amplitude`` restores
+    the RMS motion with one factor.
 
     The change is least in the norm ``Σ_k |ΔS_k|² / P_k^exponent``, with P_k the power of bin k.
     Exponent 0 is the plain nearest volume, which gives fast bins motion they never had. With 1,
-    each bin gives in proportion to what it has: for independent Gaussian coefficients the exact
-    way to make a draw from all motions a draw from the loops among them (Matheron's rule), which
-    move less. One half keeps the spectrum best. One small matrix serves all pixels and both
-    coordinates, so that shapes and directions of motion stay what they were.
-
-    F_0 stays what it was, and nothing changes if N is a multiple of T.
-
-    Args:
-        spectral: Spectral volume in px.
-        num_frames: T.
-        loop_frames: N, positive, fractional allowed.
-        orders: Derivatives that must agree at the seam.
-        exponent: 0 to 1, see above.
-        keep_amplitude: Multiply by the one factor that restores the RMS motion.
+    each bin gives in proportion to what it has, which makes a Gaussian draw from all motions one
+    from the loops among them (Matheron's rule), which move less. One half keeps the spectrum best.
+    One matrix serves all pixels and both coordinates: shapes and directions of motion stay.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
-    rows = _equations(loop_frames, orders, spectral.shape[-4], num_frames).to(spectral.device)
+    bins = spectral.shape[-4]
+    rows = _equations(loop_frames, orders, bins, num_frames).to(spectral.device)
     if not rows.any():
         return spectral
     power = power_spectrum(spectral).double()
@@ -100,10 +87,9 @@ def close_loop(
         left = power_spectrum(closed).double()[..., 1:].sum(-1)
         factor = (power[..., 1:].sum(-1) / left.clamp(min=torch.finfo(left.dtype).tiny)).sqrt()
         closed = closed * factor.to(parts)[..., None, None, None, None]
-    bins = spectral.shape[-4]
     start = derivative_basis(rows.new_zeros(1), num_frequencies=bins, num_frames=num_frames)[0]
-    gone = torch.einsum("k,...kchw->...chw", start.to(parts), parts - _parts(closed))
-    closed[..., 0, :, :, :] += gone
+    shift = torch.einsum("k,...kchw->...chw", start.to(parts), parts - _parts(closed))
+    closed[..., 0, :, :, :] += shift
     return closed
 
 
@@ -119,51 +105,36 @@ def _projection(
     gram = given @ rows.mT
     size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     size = torch.where(size > 0, size, 1)
-    gram = gram / (size[..., :, None] * size[..., None, :])
-    inverse = torch.linalg.pinv(gram, rtol=_ROUNDING, hermitian=True)
-    inverse = inverse / (size[..., :, None] * size[..., None, :])
+    scale = size[..., :, None] * size[..., None, :]
+    inverse = torch.linalg.pinv(gram / scale, rtol=_ROUNDING, hermitian=True) / scale
     return torch.eye(rows.shape[1]).to(rows) - given.mT @ inverse @ rows
 
 
 def whole_periods(loop_frames: float, *, num_frames: int) -> int:
-    """Return how many periods a loop of about this many frames had better hold, or 0.
-
-    Within 10 % of a whole number of periods a change of speed is not seen, and costs nothing.
-
-    Example:
-        >>> whole_periods(145, num_frames=150), whole_periods(75, num_frames=150)
-        (1, 0)
-    """
+    """Return how many whole periods come within 10 %, a change of speed not seen, or 0."""
     periods = round(loop_frames / num_frames)
-    near = periods > 0 and abs(loop_frames / (periods * num_frames) - 1) <= _SPEED_TOLERANCE
+    near = periods > 0 and abs(loop_frames / (periods * num_frames) - 1) <= 0.1
     return periods if near else 0
 
 
-def loop_loss(
-    spectral: Spectral, *, num_frames: int, loop_frames: float, orders: tuple[int, ...] = (0, 1)
-) -> Float[Tensor, ""]:
+def loop_loss(spectral: Spectral, *, num_frames: int, loop_frames: float) -> Float[Tensor, ""]:
     """Return ``mean |F_N − F_0| + mean |v_N − v_0|``, each over what unrelated times differ by.
 
-    That is √2 times the RMS of position, or of velocity, over all pixels and times, so that the
-    loss is about 0.5 to 0.8 an order for any motion that knows nothing of the loop, calm or
-    lively, and 0 for a loop. Were the paper's u = 200 the factor of a mean in pixels, it would be
-    200 × that RMS / n as the weight of ``loop_guidance``, n the number of latents: about 0.001.
-    The divisors are constants to the gradient, or stillness would be rewarded less than it is.
+    That is √2 times the RMS of position, or of velocity, over all pixels and times, so that each
+    term is 0 for a loop and about 0.5 to 0.8 for motion that knows nothing of it, calm or lively.
+    The paper's u = 200, if for a mean in pixels, is about 0.001 as ``loop_guidance`` weighs. To
+    the gradient the divisors are constants, or stillness would be rewarded less than it is.
 
     Departure: the paper's second term is ``|∇F_T − ∇F_1|``, with ∇ read as the spatial gradient.
-    Where positions agree everywhere, their spatial gradients agree as well, so that term asks
-    nothing new of a loop. A seam is seen in time: motion that comes back to its place with
-    another velocity jerks. Hence velocities are compared instead.
+    That agrees wherever positions do; but motion that returns with another velocity jerks.
     """
-    gap = loop_gap(spectral, num_frames=num_frames, loop_frames=loop_frames, orders=orders)
+    gap = loop_gap(spectral, num_frames=num_frames, loop_frames=loop_frames)
     power = power_spectrum(spectral.detach()).double()
     speed = 2 * torch.pi / num_frames * torch.arange(power.shape[-1]).to(power)
-    means = gap.abs().mean((-3, -2, -1)).reshape(-1, len(orders)).mean(0)
-    total = torch.zeros((), dtype=power.dtype, device=power.device)
-    for mean, order in zip(means, orders, strict=True):
-        size = (4 * (power * speed ** (2 * order))[..., 1:].sum(-1)).mean().sqrt()
-        total = total + mean / size.clamp(min=1e-12)
-    return total.to(gap)
+    means = gap.abs().mean((-3, -2, -1)).reshape(-1, 2).mean(0)
+    squares = (4 * (power * speed**n)[..., 1:].sum(-1) for n in (0, 2))
+    sizes = torch.stack([square.mean().sqrt() for square in squares])
+    return (means / sizes.clamp(min=1e-12)).sum().to(gap)
 
 
 def loop_guidance(
@@ -176,22 +147,16 @@ def loop_guidance(
     loop_frames: float,
     through_network: bool = False,
 ) -> Predict:
-    """Return the prediction pushed towards a loop of N frames; weight 0 returns ``predict``.
+    """Return the prediction ("v_prediction" or "epsilon") pushed towards a loop of N frames.
 
     The noise estimate gains ``u σ n ∇_z L``, where L is the loss of the clean latents that z and
     the prediction imply, and n their number, so that u does not depend on the size of the photo.
+    Of weights u, 0.001 nudges, and 0.01 closes most of the gap and costs a third of the motion.
+    ``to_spectral`` takes clean latents to px and is differentiable.
 
-    Args:
-        predict: Prediction as a function of (latents, step).
-        to_spectral: Clean latents → spectral volume in px, differentiable.
-        weight: u; 0.001 nudges, 0.01 closes most of the gap and costs a third of the motion.
-        prediction_type: What ``predict`` returns: "v_prediction" or "epsilon".
-        num_frames: T.
-        loop_frames: N.
-        through_network: Whether the gradient passes the network. If not, the network counts as
-            the best denoiser of white latents, whose estimate moves by the signal level α per
-            unit of z: half the time, the same trade of amplitude for gap (notebook 07). Through
-            the network, u must be about 100 times smaller, or sampling diverges.
+    Unless the gradient passes through the network, that counts as the best denoiser of white
+    latents, whose estimate moves by the signal level α per unit of z: half the time for the same
+    (notebook 07). Through the network, u must be about 100 times smaller, or sampling diverges.
     """
     from gidlite.prior.diffusion import signal_levels  # loads diffusers, which closing does without
 

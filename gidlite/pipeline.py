@@ -23,44 +23,31 @@ from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.prior import PHOTO_STRIDE, AmplitudeNet, photo_features, sharpen
 from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import PATCH, Denoiser
-from gidlite.prior.diffusion import classifier_free_guidance, make_scheduler, sample
+from gidlite.prior.diffusion import make_scheduler, sample
 from gidlite.render import render_frames
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
-# The photo is shown to the network at about as many pixels as in training, any aspect ratio.
-_WORKING_PIXELS = 256 * 160
-# The U-Net halves its grid of patches twice.
-_SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE
+_WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
+_SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
 PARTS = {"autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser}
-_FORMAT, _VERSION, _KEYS = "gidlite-pipeline", 3, ("name", "num_frames", "fps")
+_HEAD, _KEYS = {"format": "gidlite-pipeline", "version": 3}, ("name", "num_frames", "fps")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a volume is sampled, as far as that is rarely changed.
+    """How a volume is sampled, as far as that is rarely changed."""
 
-    Attributes:
-        contrast: How much more what moves shall stand out from what does not than the amplitude
-            network says, see ``prior.sharpen``; 0 is none.
-        loop_weight: u of self-guidance towards the loop while sampling; what it does not reach,
-            closing the loop does. 0 does without: cheaper and closer to free samples.
-        recurrence: How often every solver step is taken, renoised in between (see
-            ``diffusion.sample``); the paper guides with 2. Costs so many times the evaluations.
-        close: False leaves the seam as guidance left it.
-        solver: "dpm" or "ddim".
-    """
-
-    contrast: float = 0.5
-    loop_weight: float = 0.0
-    recurrence: int = 1
-    close: bool = True
-    solver: str = "dpm"
+    contrast: float = 0.5  # how much more than predicted what moves stands out: ``prior.sharpen``
+    loop_weight: float = 0.0  # u of guidance towards the loop; closing it does what is left
+    recurrence: int = 1  # how often every step is taken, see ``diffusion.sample``; paper: 2
+    close: bool = True  # False leaves the seam as guidance left it
+    solver: str = "dpm"  # or "ddim"
 
     def __post_init__(self) -> None:
         _check_weight("contrast", self.contrast)
         _check_weight("loop weight", self.loop_weight)
-        number = self.recurrence
-        require(1 <= number <= 100, f"recurrence is {number}; it must lie in 1–100")
+        good = 1 <= self.recurrence <= 100
+        require(good, f"recurrence is {self.recurrence}; it must lie in 1–100")
         require(self.solver in ("dpm", "ddim"), f"solver is {self.solver!r}; use dpm or ddim")
 
 
@@ -71,21 +58,14 @@ def _check_weight(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class GidOutput:
-    """What the pipeline returns.
-
-    Attributes:
-        image: The photo as given, in [0, 1].
-        volume: The sampled spectral volume, anchored so that F_0 = 0, in px of the working size.
-        loop_frames: Frames after which the motion returns to its beginning, if not T.
-    """
+    """What the pipeline returns: the photo, and a volume with F_0 = 0 in px of the working size."""
 
     image: Float[Tensor, "3 height width"]
     volume: SpectralVolume = field(repr=False)
-    loop_frames: int | None = None
+    loop_frames: int | None = None  # after which the motion returns to its beginning, if not T
 
     @property
     def spectral(self) -> Complex[Tensor, "freq 2 height width"]:
-        """The spectral volume as a tensor."""
         return self.volume.spectral
 
     def motion(self, *, num_frames: int | None = None) -> Float[Tensor, "time 2 height width"]:
@@ -111,21 +91,17 @@ def working_size(height: int, width: int) -> tuple[int, int]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Return what ``pipeline.json`` of a folder says, checked: name, num_frames and fps."""
+    file, advice = path / "pipeline.json", "leave --model out to use the shipped weights"
     try:
-        config = json.loads((path / "pipeline.json").read_text())
+        config = json.loads(file.read_text())
     except (OSError, ValueError):
-        raise GidliteError(
-            f"{path} is not a gidlite pipeline (no readable pipeline.json); "
-            "leave --model out to use the shipped weights"
-        ) from None
-    known = isinstance(config, dict) and config.get("format") == _FORMAT
-    require(
-        known and config.get("version") == _VERSION,
-        f"{path} has an unknown format or version; train it again",
-    )
+        what = "a gidlite pipeline (no readable pipeline.json)"
+        raise GidliteError(f"{path} is not {what}; {advice}") from None
+    known = isinstance(config, dict) and config.items() >= _HEAD.items()
+    require(known, f"{path} has an unknown format or version; train it again")
     missing = [key for key in _KEYS if key not in config]
-    require(not missing, f"{path / 'pipeline.json'} lacks {', '.join(missing)}; save it again")
-    check_timing(path / "pipeline.json", config["num_frames"], config["fps"])
+    require(not missing, f"{file} lacks {', '.join(missing)}; save it again")
+    check_timing(file, config["num_frames"], config["fps"])
     return {key: config[key] for key in _KEYS}
 
 
@@ -133,8 +109,8 @@ class GidPipeline:
     """Photo → spectral volume, by latent diffusion.
 
     The amplitude network says how much each place moves, the denoiser what the photo cannot tell,
-    and the autoencoder how that looks in detail. ``stats`` are those that the parts were trained
-    with, in px of the motion grid; ``name`` is what ``SpectralVolume.model`` will say.
+    and the autoencoder how that looks in detail. The statistics, in px of the motion grid, are
+    those of the training; ``SpectralVolume.model`` will say the name.
     """
 
     def __init__(
@@ -158,7 +134,6 @@ class GidPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the parts live."""
         return self.denoiser.device
 
     def to(self, device: torch.device | str) -> GidPipeline:
@@ -169,11 +144,7 @@ class GidPipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> GidPipeline:
-        """Load the shipped weights, or those in a folder written by ``save_pretrained``.
-
-        Raises:
-            GidliteError: If the folder is not a pipeline of a known version, or lacks something.
-        """
+        """Load the shipped weights, or a folder's as ``save_pretrained`` wrote it, whole."""
         path = Path(path) if path is not None else DEFAULT_WEIGHTS
         config = _read_config(path)
         try:
@@ -190,8 +161,7 @@ class GidPipeline:
             with written(path / name, folder=True) as hidden:
                 copy.deepcopy(part).half().save_pretrained(hidden)
         save_stats(path / "frequency_stats.safetensors", self.stats)
-        config = {"format": _FORMAT, "version": _VERSION}
-        config |= {key: getattr(self, key) for key in _KEYS}
+        config = _HEAD | {key: getattr(self, key) for key in _KEYS}
         with written(path / "pipeline.json") as hidden:
             hidden.write_text(json.dumps(config, indent=1) + "\n")
 
@@ -209,71 +179,59 @@ class GidPipeline:
     ) -> GidOutput:
         """Sample a spectral volume for a photo; equal seeds give equal volumes.
 
-        Args:
-            image: Photo of any size and aspect ratio, as ``media.as_image`` takes it: a path, a
-                Pillow image, an array (H, W, 3), or a tensor (3, H, W) in [0, 1].
-            num_inference_steps: Solver steps.
-            guidance_scale: w of classifier-free guidance (paper: 1.75); 0 is none, and faster.
-            loop: A number of frames N, 2 at least: the sample is changed as little as closes the
-                loop after N (``close_loop``). True: after T frames, where every volume repeats by
-                construction. False: nothing is closed.
-            generator: On the CPU.
-            progress: Called with (steps done, steps in all).
-            sampling: The rarer options.
+        The image is a path, a Pillow image, an array (H, W, 3), or a tensor (3, H, W) in [0, 1], of
+        any size; the generator is on the CPU. ``guidance_scale`` is w of classifier-free guidance
+        (paper: 1.75); 0 is none, and faster. ``loop`` may be a number of frames, 2 at least, after
+        which ``close_loop`` closes the loop; True and False close nothing, for every volume
+        repeats after T by construction. ``progress`` gets (steps done, steps in all).
         """
-        image = as_image(image)
+        image, sampling = as_image(image), sampling or Sampling()
         _check_weight("guidance", guidance_scale)
         loop_frames = None if isinstance(loop, bool) else loop
         closable = loop_frames is None or loop_frames >= 2
         require(closable, f"loop is {loop_frames} frames long; ask for 2 at least")
-        sampling = sampling or Sampling()
         height, width = working_size(*image.shape[-2:])
         photo = resize(image, height=height, width=width)[None].to(self.device)
         features = photo_features(photo)
         scale = sharpen(self.amplitude.scale(features), sampling.contrast)
         bins = torch.arange(len(self.stats.scale), device=self.device)[None]
-        prediction_type = self.denoiser.config.prediction_type
-        condition = self.denoiser.embed_photo(features, scale)
-        predict = self._guided(condition, bins, guidance_scale)
+        kind = self.denoiser.config.prediction_type
+        timing = {"num_frames": self.num_frames, "loop_frames": loop_frames}
+        predict = self._guided(self.denoiser.embed_photo(features, scale), bins, guidance_scale)
         if loop_frames is not None:
+
+            def coarse_volume(whitened: Tensor) -> Tensor:
+                # Means over 2×2 pixels spare guidance a costly gradient through the decoder.
+                latents = whitened * scale / self.autoencoder.config.scaling_factor
+                return denormalize(latents, self.stats)
+
             predict = loop_guidance(
-                predict, lambda whitened: self._coarse_volume(whitened * scale),
-                weight=sampling.loop_weight, prediction_type=prediction_type,
-                num_frames=self.num_frames, loop_frames=loop_frames,
-            )  # fmt: skip
+                predict, coarse_volume, weight=sampling.loop_weight, prediction_type=kind, **timing
+            )
         noise = torch.randn(scale.shape, generator=generator).to(self.device)
         whitened = sample(
-            predict, self.denoiser.shape_noise(noise, bins),
-            scheduler=make_scheduler(sampling.solver, prediction_type),
-            num_steps=num_inference_steps, recurrence=sampling.recurrence,
+            predict, self.denoiser.shape_noise(noise, bins), num_steps=num_inference_steps,
+            scheduler=make_scheduler(sampling.solver, kind), recurrence=sampling.recurrence,
             generator=generator, progress=progress,
         )  # fmt: skip
-        packed = self.autoencoder.decode(whitened * scale, photo)[0]
-        spectral = anchor(denormalize(packed.cpu(), self.stats))
+        packed = self.autoencoder.decode(whitened * scale, photo)[0].cpu()
+        spectral = anchor(denormalize(packed, self.stats))
         if loop_frames is not None and sampling.close:
-            spectral = close_loop(spectral, num_frames=self.num_frames, loop_frames=loop_frames)
+            spectral = close_loop(spectral, **timing)
         spectral = resize_spectral(spectral, height=height, width=width)
         seed = generator.initial_seed() if generator is not None else -1
         volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
         return GidOutput(image, volume, loop_frames)
 
-    def _coarse_volume(self, latents: Tensor) -> Tensor:
-        """Return a volume without its finest detail: latents are means over 2×2 pixels.
-
-        A loop asks the same of every pixel, so guidance needs no decoder: its gradient costs next
-        to nothing this way, and two thirds of a solver step through the decoder.
-        """
-        return denormalize(latents / self.autoencoder.config.scaling_factor, self.stats)
-
     def _guided(self, condition: Tensor, bins: Tensor, weight: float) -> Predict:
-        """Return the guided prediction of all bins; both branches in one batch."""
+        """Return ``(1 + w) ε(z; c) − w ε(z; ∅)`` of all bins (Ho and Salimans 2022), in a batch."""
         if weight == 0:
             return lambda z, step: self.denoiser(z, step.reshape(1), bins, condition)
         both = torch.cat([condition, torch.zeros_like(condition)])
 
         def predict(z: Tensor, step: Tensor) -> Tensor:
-            twice = torch.cat([z, z])
-            prediction = self.denoiser(twice, step.expand(2), bins.expand(2, -1), both)
-            return classifier_free_guidance(*prediction.chunk(2), weight=weight)
+            twice, steps, index = torch.cat([z, z]), step.expand(2), bins.expand(2, -1)
+            conditional, free = self.denoiser(twice, steps, index, both).chunk(2)
+            return conditional + weight * (conditional - free)
 
         return predict

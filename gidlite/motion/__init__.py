@@ -15,67 +15,43 @@ from gidlite.errors import GidliteError, all_finite, check_shape, require, requi
 from gidlite.motion.spectral import pack_complex, unpack_complex
 
 _FORMAT, _VERSION = "gidlite-spectral-volume", "1"
-_MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
 class SpectralVolume:
-    """A spectral volume and what its numbers refer to.
+    """A spectral volume and what its numbers refer to."""
 
-    Attributes:
-        spectral: In px of an (H, W) picture, complex64.
-        num_frames: T, one period in frames.
-        fps: Frames per second.
-        seed: Seed it was sampled with, or -1.
-        model: What made it.
-    """
-
-    spectral: Complex[Tensor, "freq 2 height width"]
-    num_frames: int = 150
+    spectral: Complex[Tensor, "freq 2 height width"]  # px of an (H, W) picture
+    num_frames: int = 150  # T, one period
     fps: float = 30.0
-    seed: int = -1
-    model: str = "unknown"
+    seed: int = -1  # none known
+    model: str = "unknown"  # what made it
 
     @property
     def period_seconds(self) -> float:
-        """Duration of one period."""
         return self.num_frames / self.fps
 
 
 def check_timing(path: Path, num_frames: object, fps: object) -> None:
     """Refuse a file whose period no video can have: 1 to a million frames, a positive rate."""
-    number = isinstance(num_frames, int) and 1 <= num_frames <= _MOST_FRAMES
-    rate = isinstance(fps, int | float) and math.isfinite(fps) and fps > 0
-    require(
-        number and rate,
-        f"{path} says {num_frames} frames at {fps} a second, which no video has; make it again",
-    )
+    good = isinstance(num_frames, int) and 1 <= num_frames <= 1_000_000
+    good = good and isinstance(fps, int | float) and math.isfinite(fps) and fps > 0
+    said = f"{num_frames} frames at {fps} a second"
+    require(good, f"{path} says {said}, which no video has; make it again")
 
 
 def save_volume(path: str | Path, volume: SpectralVolume) -> None:
-    """Write a volume as packed float32, whole or not at all (format: see the README).
-
-    Raises:
-        GidliteError: If the folder cannot be written to.
-    """
+    """Write a volume as packed float32 (format: see the README), whole or with a refusal."""
     height, width = volume.spectral.shape[-2:]
-    metadata = {
-        "format": _FORMAT, "version": _VERSION, "num_frames": volume.num_frames,
-        "fps": volume.fps, "width": width, "height": height,
-        "seed": volume.seed, "model": volume.model,
-    }  # fmt: skip
+    metadata = {"format": _FORMAT, "version": _VERSION, "height": height, "width": width}
+    metadata |= {name: getattr(volume, name) for name in ("num_frames", "fps", "seed", "model")}
     packed = pack_complex(volume.spectral).contiguous()
     with written(path) as hidden:
         save_file({"packed": packed}, hidden, {k: str(v) for k, v in metadata.items()})
 
 
 def load_volume(path: str | Path) -> SpectralVolume:
-    """Read a volume file.
-
-    Raises:
-        GidliteError: If the file is missing, is not a volume of a known version, holds numbers
-            that are not finite, or contradicts its metadata.
-    """
+    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata."""
     path = require_file(path, what="a spectral volume (.safetensors)")
     advice = "make one with gidlite predict"
     try:
@@ -86,11 +62,8 @@ def load_volume(path: str | Path) -> SpectralVolume:
         raise GidliteError(f"{path} is not a safetensors file; {advice}") from None
     known = metadata.get("format") == _FORMAT and packed is not None
     require(known, f"{path} is not a spectral volume; {advice}")
-    require(
-        metadata.get("version") == _VERSION,
-        f"{path} has format version {metadata.get('version')}, but this gidlite reads version "
-        f"{_VERSION}; {advice}",
-    )
+    version, ours = metadata.get("version"), f"but this gidlite reads version {_VERSION}"
+    require(version == _VERSION, f"{path} has format version {version}, {ours}; {advice}")
     try:
         num_frames, fps = int(metadata["num_frames"]), float(metadata["fps"])
         size = (int(metadata["height"]), int(metadata["width"]))

@@ -1,8 +1,7 @@
 """Dense motion from real video: classical optical flow from the first frame to every later one.
 
-OpenCV's Dense Inverse Search (Kroeger et al. 2016), coarse to fine down to full resolution with
-variational refinement. Li et al. 2024 found classical coarse-to-fine flow more robust here than
-learned flow.
+OpenCV's Dense Inverse Search (Kroeger et al. 2016), down to full resolution with variational
+refinement. Li et al. 2024 found classical coarse-to-fine flow more robust here than learned flow.
 """
 
 from __future__ import annotations
@@ -18,21 +17,16 @@ from torch.nn import functional
 
 from gidlite.errors import check_shape, require
 
+Progress = Callable[[int, int], None] | None  # called with (frames done, frames in all)
 _SMALLEST_SIDE = 32
 # Forward-backward gap accepted, in px: a floor for sub-pixel noise plus a share of the motion.
 _GAP_FLOOR, _GAP_SHARE = 0.5, 0.1
-# Gradient energy (squared, of intensities in [0, 1]) under which a pixel shows no motion.
-_LEAST_TEXTURE = 1e-4
+_LEAST_TEXTURE = 1e-4  # gradient energy, of intensities in [0, 1], that makes motion visible
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion observed in a clip, and where it can be trusted.
-
-    Attributes:
-        motion: In px from frame 0; ``F_0 = 0``.
-        reliable: Where frame 0 is textured, and forward and backward flow agree.
-    """
+    """Motion in px from frame 0, reliable where that is textured and flow there and back agrees."""
 
     motion: Float[Tensor, "time 2 height width"]
     reliable: Bool[Tensor, "height width"]
@@ -41,9 +35,8 @@ class Motion:
 def grey(frame: Shaped[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width"]:
     """Return the luma of an RGB frame (uint8, or float in [0, 1]) as bytes."""
     frame = frame.float() / 255 if frame.dtype == torch.uint8 else frame
-    weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)
-    luma = (frame * weights[:, None, None]).sum(0)
-    return (luma * 255).round().clamp(0, 255).byte().cpu().numpy()
+    weights = torch.tensor([0.299, 0.587, 0.114], device=frame.device)[:, None, None]
+    return ((frame * weights).sum(0) * 255).round().clamp(0, 255).byte().cpu().numpy()
 
 
 def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], Tensor]:
@@ -63,36 +56,22 @@ def optical_flow_engine() -> Callable[[np.ndarray, np.ndarray, Tensor | None], T
 def optical_flow(
     source: Float[Tensor, "3 height width"], target: Float[Tensor, "3 height width"]
 ) -> Float[Tensor, "2 height width"]:
-    """Return the displacement of every source pixel in the target, in px.
-
-    Frames are in [0, 1], of one size, and at least 32 px a side.
-    """
+    """Return every source pixel's displacement in px; frames in [0, 1], at least 32 px a side."""
     check_shape("source", source, "3 height width")
     check_shape("target", target, f"3 {source.shape[1]} {source.shape[2]}")
-    require(
-        min(source.shape[1:]) >= _SMALLEST_SIDE,
-        f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video",
-    )
+    large = min(source.shape[1:]) >= _SMALLEST_SIDE
+    require(large, f"frames are smaller than {_SMALLEST_SIDE} px; give a larger video")
     return optical_flow_engine()(grey(source), grey(target), None)
 
 
 def motion_texture(
-    frames: Shaped[Tensor, "time 3 height width"],
-    *,
-    progress: Callable[[int, int], None] | None = None,
+    frames: Shaped[Tensor, "time 3 height width"], *, progress: Progress = None
 ) -> Motion:
-    """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1]).
-
-    Each flow starts from the previous frame's, so that slow drift over many frames is followed
-    instead of searched for anew. It takes at least 2 frames of at least 32 px a side; ``progress``
-    is called with (frames done, frames in all).
-    """
+    """Return the motion of every pixel of frame 0 through a clip (uint8, or float in [0, 1])."""
     check_shape("frames", frames, "time 3 height width")
-    require(
-        len(frames) >= 2 and min(frames.shape[-2:]) >= _SMALLEST_SIDE,
-        f"motion needs at least 2 frames of at least {_SMALLEST_SIDE} px a side, "
-        f"got shape {tuple(frames.shape)}",
-    )
+    enough = len(frames) >= 2 and min(frames.shape[-2:]) >= _SMALLEST_SIDE
+    needed = f"at least 2 frames of at least {_SMALLEST_SIDE} px a side"
+    require(enough, f"motion needs {needed}, got shape {tuple(frames.shape)}")
     greys = [grey(frame) for frame in frames]
     flows = follow(greys, progress=progress)
     farthest = max(range(1, len(flows)), key=lambda t: flows[t].abs().mean().item())
@@ -101,9 +80,9 @@ def motion_texture(
 
 
 def follow(
-    greys: list[np.ndarray], *, progress: Callable[[int, int], None] | None = None
+    greys: list[np.ndarray], *, progress: Progress = None
 ) -> Float[Tensor, "time 2 height width"]:
-    """Return the flow from the first of some grey frames to each, warm started in turn."""
+    """Return the flow from the first grey frame to each, started from the one before."""
     engine = optical_flow_engine()
     flows = torch.zeros(len(greys), 2, *greys[0].shape)
     for done, target in enumerate(greys[1:], start=1):
@@ -120,21 +99,17 @@ def sample_at(
     mode: str = "bilinear",
     padding: str = "border",
 ) -> Float[Tensor, "*batch channels height width"]:
-    """Return ``image(p + offset(p))`` at every pixel p.
+    """Return ``image(p + offset(p))`` at every pixel p; mode and padding as in ``grid_sample``.
 
-    This is warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden. The
-    mode is "bilinear", "bicubic" or "nearest"; outside, padding "border" repeats the border and
-    "zeros" puts 0.
+    This is warping backwards: ``sample_at(later, F_t)`` is frame 0 where nothing is hidden.
     """
     height, width = image.shape[-2:]
     maps, offset = (x.reshape(-1, *x.shape[-3:]) for x in (image, offset))
     x = torch.arange(width, device=image.device) + offset[:, 0]
     y = torch.arange(height, device=image.device)[:, None] + offset[:, 1]
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    sampled = functional.grid_sample(
-        maps, grid, mode=mode, padding_mode=padding, align_corners=False
-    )
-    return sampled.reshape(image.shape)
+    options = {"mode": mode, "padding_mode": padding, "align_corners": False}
+    return functional.grid_sample(maps, grid, **options).reshape(image.shape)
 
 
 def consistent(

@@ -3,9 +3,7 @@
 Real plants move a hundred times more at 0.2 Hz than at 3 Hz, so a network that sees raw
 coefficients learns the first bins and ignores the rest. Dividing bin k by s_k, a high percentile
 of its magnitude over the training set, evens the bins out; the signed square root then spreads
-the many small coefficients within a bin. ``VARIANTS`` names what the ablation compares it with.
-
-Source: Li et al. 2024, section 4 (frequency adaptive normalization).
+the many small coefficients within a bin (Li et al. 2024, section 4).
 """
 
 from __future__ import annotations
@@ -25,23 +23,16 @@ from gidlite.motion.spectral import Packed, Spectral, pack_complex, unpack_compl
 
 # adaptive: the paper's. linear: a scale per bin, no root. global: one scale. none: raw px.
 VARIANTS = ("adaptive", "linear", "global", "none")
-# Below this scale (px) a bin carries no motion; the floor keeps its division finite.
-_SMALLEST_SCALE = 1e-6
+_SMALLEST_SCALE = 1e-6  # px; keeps the division of a bin without motion finite
 
 
 @dataclass(frozen=True)
 class FrequencyStats:
-    """One scale per frequency bin, fitted on training volumes, and what to do with it.
+    """One scale per frequency bin, fitted on training volumes, and what to do with it."""
 
-    Attributes:
-        scale: In px at the resolution of the training volumes, positive.
-        percentile: The percentile of coefficient magnitude the scale was read at.
-        power: Exponent of a scaled magnitude: 0.5 is the paper's root, 1 leaves it linear.
-    """
-
-    scale: Float[Tensor, " freq"]
-    percentile: float = 95.0
-    power: float = 0.5
+    scale: Float[Tensor, " freq"]  # positive, px at the resolution of the training volumes
+    percentile: float = 95.0  # of coefficient magnitude, where the scale was read
+    power: float = 0.5  # of a scaled magnitude: the paper's root; 1 leaves it linear
 
     def __post_init__(self) -> None:
         good = self.scale.ndim == 1 and all_finite(self.scale) and bool((self.scale > 0).all())
@@ -56,46 +47,33 @@ def fit_frequency_stats(
     variant: str = "adaptive",
     reliable: Iterable[Bool[Tensor, "_ _"]] | None = None,
 ) -> FrequencyStats:
-    """Return the given percentile of coefficient magnitude for every bin.
+    """Return scales for volumes in px, of any sizes: a percentile of the magnitudes in each bin.
 
-    Args:
-        volumes: Spectral volumes ``(K, 2, H, W)`` in px, of any sizes.
-        percentile: Between 0 and 100; the paper uses 95.
-        variant: One of ``VARIANTS``.
-        reliable: For each volume the pixels to count, ``(H, W)`` bool; all if not given.
+    ``reliable`` says for each volume which pixels count; all do if not given. The percentile lies
+    within 0–100 (paper: 95), the variant is one of ``VARIANTS``.
 
     Raises:
-        GidliteError: If there is nothing to count or it is not finite, the percentile is not
-            within 0–100 or the variant is unknown.
+        GidliteError: If an option is out of range, or nothing counts, or it is not finite.
     """
     require(0 <= percentile <= 100, f"percentile is {percentile}; it must lie between 0 and 100")
+    names = ", ".join(VARIANTS)
+    require(variant in VARIANTS, f"normalization {variant!r} is unknown; use one of {names}")
     if reliable is None:
         magnitudes = [volume.abs().flatten(1) for volume in volumes]
     else:
         pairs = zip(volumes, reliable, strict=True)
         magnitudes = [volume[..., trusted].abs().flatten(1) for volume, trusted in pairs]
-    require(
-        sum(found.shape[1] for found in magnitudes) > 0,
-        "no volumes to fit frequency statistics on; give at least one with pixels to trust",
-    )
+    found = sum(each.shape[1] for each in magnitudes) > 0
+    require(found, "no volumes to fit statistics on; give at least one with pixels to trust")
     pooled = torch.cat(magnitudes, dim=1)
     require(all_finite(pooled), "a volume holds NaN or infinite coefficients; remove it first")
     if variant == "global":
         pooled = pooled.reshape(1, -1).expand(len(pooled), -1)
     # kthvalue instead of torch.quantile, which refuses inputs this large.
     rank = max(1, round(percentile / 100 * pooled.shape[1]))
-    return stats_of_variant(pooled.kthvalue(rank, dim=1).values, percentile, variant)
-
-
-def stats_of_variant(
-    scale: Float[Tensor, " freq"], percentile: float, variant: str
-) -> FrequencyStats:
-    """Return the statistics of one of ``VARIANTS``, given the percentiles it is based on."""
-    require(
-        variant in VARIANTS,
-        f"normalization {variant!r} is unknown; use one of {', '.join(VARIANTS)}",
-    )
-    scale = torch.ones_like(scale) if variant == "none" else scale.clamp(min=_SMALLEST_SCALE)
+    scale = pooled.kthvalue(rank, dim=1).values.clamp(min=_SMALLEST_SCALE)
+    if variant == "none":
+        scale = torch.ones_like(scale)
     return FrequencyStats(scale, float(percentile), 0.5 if variant == "adaptive" else 1.0)
 
 
@@ -112,28 +90,20 @@ def load_stats(path: str | Path) -> FrequencyStats:
     try:
         with safe_open(path, framework="pt") as file:
             known, scale = file.metadata() or {}, file.get_tensor("scale")
-        return FrequencyStats(
-            scale, float(known.get("percentile", 95)), float(known.get("power", 0.5))
-        )
+        numbers = (float(known.get("percentile", 95)), float(known.get("power", 0.5)))
+        return FrequencyStats(scale, *numbers)
     except (SafetensorError, ValueError) as error:
         raise GidliteError(f"{path} holds no frequency statistics ({error})") from None
 
 
 def _scale_for(stats: FrequencyStats, packed: Packed) -> Tensor:
-    bins = len(stats.scale)
-    hint = f"the statistics are of {bins} frequencies"
-    check_shape("packed", packed, f"... {bins} 4 height width", hint=hint)
+    hint = f"the statistics are of {len(stats.scale)} frequencies"
+    check_shape("packed", packed, f"... {len(stats.scale)} 4 height width", hint=hint)
     return stats.scale.to(packed)[:, None, None, None]
 
 
 def normalize(spectral: Spectral, stats: FrequencyStats) -> Packed:
-    """Return ``sign(S) |S / s_k|^power`` of each part; the power is 1/2 in the paper.
-
-    Example:
-        >>> stats = FrequencyStats(torch.tensor([2.0]))
-        >>> normalize(torch.full((1, 2, 1, 1), 8 - 2j), stats)[0, :2, 0, 0]
-        tensor([ 2., -1.])
-    """
+    """Return ``sign(S) |S / s_k|^power`` of each part; the power is 1/2 in the paper."""
     packed = pack_complex(spectral)
     scaled = packed / _scale_for(stats, packed)
     return scaled if stats.power == 1 else scaled.sign() * scaled.abs() ** stats.power

@@ -1,8 +1,7 @@
 """Motion texture ↔ spectral volume: a Fourier series for every pixel's trajectory.
 
-Both directions are one real matrix product along time: with K kept bins out of T frames it does
-2·K·T multiplications per trajectory and touches no bin that is dropped, which measures faster
-than the FFT at the sizes used here (``benchmarks/spectral.py`` prints both).
+Both directions are one real matrix product along time, which touches no bin that is dropped and
+measures faster than the FFT at the sizes used here (``benchmarks/spectral.py`` prints both).
 
 Source: Li et al. 2024, section 3 (motion representation). Departure: the 1/T factor sits in the
 forward transform, so coefficients are in pixels whatever the clip length (notebook 02).
@@ -25,12 +24,9 @@ Packed = Float[Tensor, "*batch freq 4 height width"]
 
 def _angles(times: Tensor, num_frequencies: int, num_frames: int) -> Tensor:
     """Return 2πkt/T as ``(len(times), num_frequencies)``, in float64 for exact phases."""
-    largest = num_frames // 2 + 1
-    require(
-        1 <= num_frequencies <= largest,
-        f"num_frequencies is {num_frequencies}, but {num_frames} frames hold between 1 and "
-        f"{largest} frequencies; ask for fewer or give a longer clip",
-    )
+    most = num_frames // 2 + 1
+    held = f"{num_frames} frames hold between 1 and {most} frequencies; ask for no more"
+    require(1 <= num_frequencies <= most, f"num_frequencies is {num_frequencies}, but {held}")
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
     return (2 * math.pi / num_frames) * times.double()[:, None] * bins
 
@@ -41,21 +37,15 @@ def motion_to_spectral(
     """Return the lowest temporal Fourier coefficients of a motion texture, in px.
 
     ``S_k = (1/T) Σ_t F_t exp(-2πi k t / T)``: bin 0 is the mean displacement, and twice the
-    modulus of any bin strictly between 0 and Nyquist is a peak displacement. Bin ``k``
-    oscillates at ``k * fps / T`` Hz.
-
-    Raises:
-        GidliteError: Unless ``1 <= num_frequencies <= T // 2 + 1``.
+    modulus of any bin strictly between 0 and Nyquist is a peak displacement. Bin ``k`` oscillates
+    at ``k * fps / T`` Hz. T frames hold at most ``T // 2 + 1`` bins; more raise ``GidliteError``.
     """
     check_shape("motion", motion, "... time 2 height width")
     num_frames = motion.shape[-4]
-    times = torch.arange(num_frames, device=motion.device)
-    angles = _angles(times, num_frequencies, num_frames)
+    angles = _angles(torch.arange(num_frames, device=motion.device), num_frequencies, num_frames)
     basis = torch.cat([angles.cos(), -angles.sin()], dim=1).T / num_frames
-    flat = motion.flatten(start_dim=-3)
-    coefficients = (basis.to(flat.dtype) @ flat).unflatten(-1, motion.shape[-3:])
-    real, imaginary = coefficients.split(num_frequencies, dim=-4)
-    return torch.complex(real, imaginary)
+    coefficients = (basis.to(motion.dtype) @ motion.flatten(-3)).unflatten(-1, motion.shape[-3:])
+    return torch.complex(*coefficients.split(num_frequencies, dim=-4))
 
 
 def derivative_basis(
@@ -63,11 +53,11 @@ def derivative_basis(
 ) -> Float[Tensor, "time coefficients"]:
     """Return the matrix from real, then imaginary parts of all bins to a derivative of motion.
 
-    Times are in frames, fractional allowed. Order 0 is position (px), 1 velocity (px per frame),
-    2 acceleration. A Nyquist bin, if kept, counts once, like bin 0; all others count twice.
+    Times are in frames, fractional allowed; order 0 is position (px), 1 velocity (px per frame).
     """
     angles = _angles(times, num_frequencies, num_frames) + order * math.pi / 2
     bins = torch.arange(num_frequencies, dtype=torch.float64, device=times.device)
+    # A Nyquist bin, if kept, counts once, like bin 0.
     counts = torch.where((bins > 0) & (2 * bins != num_frames), 2.0, 1.0)
     weight = counts * (2 * math.pi / num_frames * bins) ** order
     return torch.cat([angles.cos() * weight, -angles.sin() * weight], dim=1)
@@ -80,9 +70,6 @@ def spectral_to_motion(
 
     ``F_t = Re(S_0 + 2 Σ_{0<k<T/2} S_k exp(2πi k t / T))``, which repeats after T frames. Times are
     in frames, may be fractional, and are 0, 1, …, T − 1 if not given.
-
-    Raises:
-        GidliteError: If T frames cannot hold that many bins.
     """
     check_shape("spectral", spectral, "... freq 2 height width")
     times = (torch.arange(num_frames) if times is None else times).to(spectral.device)
@@ -92,10 +79,7 @@ def spectral_to_motion(
 
 
 def anchor(spectral: Spectral) -> Spectral:
-    """Shift bin 0 so that the motion starts at the photo: ``F_0 = 0``.
-
-    Truncation to K bins, or sampling them, leaves a small ``F_0``. Valid below the Nyquist bin.
-    """
+    """Shift bin 0 so that ``F_0 = 0``, which K bins alone only approach; valid below Nyquist."""
     check_shape("spectral", spectral, "... freq 2 height width")
     start = spectral[..., 0, :, :, :].real + 2 * spectral[..., 1:, :, :, :].real.sum(dim=-4)
     anchored = spectral.clone()
@@ -104,12 +88,7 @@ def anchor(spectral: Spectral) -> Spectral:
 
 
 def pack_complex(spectral: Spectral) -> Packed:
-    """Return real and imaginary parts as channels: dx re, dx im, dy re, dy im.
-
-    Example:
-        >>> pack_complex(torch.full((1, 2, 1, 1), 3 + 4j))[0, :, 0, 0]
-        tensor([3., 4., 3., 4.])
-    """
+    """Return real and imaginary parts as channels: dx re, dx im, dy re, dy im."""
     check_shape("spectral", spectral, "... freq 2 height width")
     return torch.view_as_real(spectral.resolve_conj()).movedim(-1, -3).flatten(-4, -3)
 
@@ -123,12 +102,7 @@ def unpack_complex(packed: Packed) -> Spectral:
 def frequency_axis(
     *, num_frames: int = 150, fps: float = 30.0, num_frequencies: int = 16
 ) -> Float[Tensor, " freq"]:
-    """Return the frequency of every bin in Hz: ``k * fps / num_frames``.
-
-    Example:
-        >>> frequency_axis()[-1].item()
-        3.0
-    """
+    """Return the frequency of every bin in Hz: ``k * fps / num_frames``."""
     return torch.arange(num_frequencies) * (fps / num_frames)
 
 
@@ -151,10 +125,8 @@ def resize_motion(
     check_shape("motion", motion, "... 2 height width")
     factor = motion.new_tensor([width / motion.shape[-1], height / motion.shape[-2]])
     shrinks = height < motion.shape[-2] or width < motion.shape[-1]
-    resized = functional.interpolate(
-        motion.reshape(-1, *motion.shape[-3:]), size=(height, width), mode="bilinear",
-        align_corners=False, antialias=shrinks,
-    )  # fmt: skip
+    flat = motion.reshape(-1, *motion.shape[-3:])
+    resized = functional.interpolate(flat, (height, width), mode="bilinear", antialias=shrinks)
     return (resized * factor[:, None, None]).reshape(*motion.shape[:-2], height, width)
 
 

@@ -11,28 +11,27 @@ from collections.abc import Iterator
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 Photos = Float[Tensor, "batch 3 height width"]
 Features = Float[Tensor, "batch channels rows columns"]
 Latents = Float[Tensor, "batch freq 4 rows columns"]
+Reliable = Bool[Tensor, "batch rows columns"]
+FreqIndex = Int[Tensor, "batch freq"]
+Condition = Float[Tensor, "batch condition patch_rows patch_columns"]
 
-# Pixels of the photo per feature cell, which is also one latent cell: autoencoder (2) times the
-# coarser motion grid (2).
+# Photo pixels per feature and latent cell: autoencoder (2) times the coarser motion grid (2).
 PHOTO_STRIDE = 4
 # EfficientNet-Lite0 blocks whose outputs are kept, with their channels: strides 4, 8, 16 and 32.
 _TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 FEATURE_CHANNELS = 3 + sum(_TAPS.values())
 # Blocks whose outputs pictures are compared by, the stem being -1: strides 2, 2, 4 and 8.
 _COMPARED = (-1, 0, 2, 4)
-# Latents are divided by at least this; their magnitude on moving things is about 1.
-_FLOOR = 0.02
-# Whitened latents beyond this are mistakes of the scale, and would drown the rest.
-_LARGEST = 6.0
-# Standard deviation of a Gaussian over its mean magnitude (two components, RMS).
-_SPREAD = 1.13
+_FLOOR = 0.02  # latents are divided by at least this; on moving things they are about 1
+_LARGEST = 6.0  # whitened latents beyond are mistakes of the scale, and would drown the rest
+_SPREAD = 1.13  # standard deviation of a Gaussian over its mean magnitude (two components, RMS)
 
 
 @functools.cache
@@ -58,29 +57,21 @@ def _layers(pictures: Photos) -> Iterator[tuple[int, Tensor]]:
 
 @torch.no_grad()
 def photo_features(image: Photos) -> Features:
-    """Return ``FEATURE_CHANNELS`` maps of colour and ImageNet features, one cell per 4×4 pixels.
-
-    Photos are in [0, 1], both sides a multiple of ``PHOTO_STRIDE``.
-    """
-    size = (image.shape[-2] // PHOTO_STRIDE, image.shape[-1] // PHOTO_STRIDE)
+    """Return ``FEATURE_CHANNELS`` maps, a cell per 4×4 pixels, of photos in [0, 1] so divisible."""
+    size = [side // PHOTO_STRIDE for side in image.shape[-2:]]
     maps = [functional.adaptive_avg_pool2d((image * 255 - 127) / 128, size)]
     for number, x in _layers(image):
         if number in _TAPS:
-            # Taps differ in scale by an order of magnitude; bring each to unit RMS.
+            # Taps differ in scale by an order of magnitude.
             scale = x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
-            fitted = functional.interpolate(x / scale, size, mode="bilinear", align_corners=False)
-            maps.append(fitted)
+            maps.append(functional.interpolate(x / scale, size, mode="bilinear"))
     return torch.cat(maps, dim=1)
 
 
 def drop_features(
     features: Features, share: float, *, generator: torch.Generator | None = None
 ) -> Features:
-    """Return features without a random share of every photo's maps; the others make up for it.
-
-    What is learnt from few scenes then rests on no single feature that happens to tell them apart.
-    The share lies in [0, 1), the generator on the CPU.
-    """
+    """Return features without a random share of maps, so that learning relies on no single one."""
     kept = torch.rand(*features.shape[:2], 1, 1, generator=generator) >= share
     return features * kept.to(features.device) / (1 - share)
 
@@ -88,11 +79,7 @@ def drop_features(
 def perceptual_distance(
     pictures: Photos, others: Photos, weight: Float[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, ""]:
-    """Return how different pictures in [0, 1] look to the ImageNet network; differentiable.
-
-    The squared difference of features brought to unit length, as in LPIPS (Zhang et al. 2018) but
-    without learned weights, at strides 2 to 8; mean over layers and weighted mean over places.
-    """
+    """Return LPIPS (Zhang et al. 2018) of pictures in [0, 1], weighted by place, not by feature."""
     total = pictures.new_zeros(())
     for number, x in _layers(torch.cat([pictures, others])):
         if number in _COMPARED:
@@ -106,12 +93,7 @@ def perceptual_distance(
 
 
 class AmplitudeNet(ModelMixin, ConfigMixin):
-    """Photo features → expected latent magnitude per bin and direction.
-
-    Args:
-        num_frequencies: K.
-        width: Channels inside.
-    """
+    """Photo features → expected latent magnitude per bin and direction."""
 
     @register_to_config
     def __init__(self, num_frequencies: int = 16, width: int = 96) -> None:
@@ -138,9 +120,14 @@ class AmplitudeNet(ModelMixin, ConfigMixin):
 
 def _block(width: int, dilation: int) -> nn.Sequential:
     wide = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
-    return nn.Sequential(
-        nn.GroupNorm(8, width), nn.SiLU(), wide, nn.SiLU(), nn.Conv2d(width, width, 1)
-    )
+    mix = nn.Conv2d(width, width, 1)
+    return nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), wide, nn.SiLU(), mix)
+
+
+def mute(layer: nn.Module) -> None:
+    """Let a layer start by answering 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 def whiten(latents: Latents, scale: Latents) -> Latents:
@@ -151,15 +138,13 @@ def whiten(latents: Latents, scale: Latents) -> Latents:
 def sharpen(scale: Latents, contrast: float) -> Latents:
     """Return scales by which what moves stands out more; 0 leaves them as they are.
 
-    A network that is unsure predicts something in between for what moves and for what does not.
-    This is classifier-free guidance for the scale: ``log s + contrast (m − m̄)``, with m the mean
-    of log s over bins and directions and m̄ its mean over the photo. All bins of a place get one
-    factor, so its spectrum keeps its shape.
+    An unsure network predicts something in between for what moves and what does not. This is
+    classifier-free guidance for the scale: ``log s + contrast (m − m̄)``, with m the mean of log s
+    over bins and directions and m̄ its mean over the photo.
 
-    Known weakness: it is a gain in disguise, because it refers to the photo's mean. The calmer
-    the surroundings, the more one and the same thing moves: a flower cut out and set before a dark
-    wall moves 20.9 times as much as in its own photo (4.6 times at contrast 0). And the denoiser
-    is shown the sharpened scale when it samples, but learned with the plain one.
+    Known weakness: the calmer the surroundings, the more one and the same thing moves. A flower
+    set before a dark wall moves 20.9 times as much as in its own photo (4.6 times at contrast 0).
+    And the denoiser samples with the sharpened scale, but learned with the plain one.
     """
     level = scale.log().mean((-4, -3), keepdim=True)
     return scale * torch.exp(contrast * (level - level.mean((-2, -1), keepdim=True)))
@@ -175,10 +160,7 @@ def latent_magnitude(latents: Latents) -> Float[Tensor, "batch freq 2 rows colum
 
 
 def amplitude_loss(
-    net: AmplitudeNet,
-    features: Features,
-    latents: Latents,
-    reliable: Bool[Tensor, "batch rows columns"],
+    net: AmplitudeNet, features: Features, latents: Latents, reliable: Reliable
 ) -> Float[Tensor, ""]:
     """Return the mean squared error of predicted magnitudes where the motion can be trusted."""
     gap = (net(features) - latent_magnitude(latents)).square().mean((1, 2))

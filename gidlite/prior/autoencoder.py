@@ -1,10 +1,9 @@
 """A variational autoencoder for single bins of a normalized spectral volume.
 
-Source: Li et al. 2024, section 4 (the latent space of single-frequency slices; losses and
-weights). Departures, all for the sake of a CPU: slices live on a grid half as fine as the photo;
-a latent is a 2×2 block mean plus what a small network adds to it, so that training starts from
-something useful; and the decoder looks at the photo, because motion ends where things end. How
-the pixels of a block share its value is the same for all bins, so the photo is read once.
+Source: Li et al. 2024, section 4 (slices, losses and weights). Departures, for the sake of a CPU:
+slices live on a grid half as fine as the photo; a latent is a 2×2 block mean plus what a small
+network adds, so that training starts from something useful; and the decoder looks at the photo,
+once for all bins, because motion ends where things end.
 """
 
 from __future__ import annotations
@@ -19,27 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import Latents
+from gidlite.motion.spectral import Packed
+from gidlite.prior import Latents, mute
 
 FullPhotos = Float[Tensor, "batch 3 full_height full_width"]
 Slices = Float[Tensor, "batch freq 4 height width"]
-_GRADIENT_WEIGHT = 0.2
-_KL_WEIGHT = 1e-6
-_SCALES = 3
-_BLOCK = 2
+_GRADIENT_WEIGHT, _KL_WEIGHT, _SCALES = 0.2, 1e-6, 3
+_BLOCK = 2  # pixels a latent cell covers, along each axis
 _NEIGHBOURS = 3  # blocks a pixel may draw from, along each axis
-# Log standard deviation of the latent noise at the start.
-_QUIET = -5.0
+_QUIET = -5.0  # log standard deviation of the latent noise at the start
 
 
 class SliceAutoencoder(ModelMixin, ConfigMixin):
     """Single-bin slices ↔ latents with four channels at half the size.
 
-    Args:
-        channels: Widths of the residual autoencoder's two stages.
-        guided: Whether the decoder sees the photo.
-        guide_width: Channels of the network that reads it.
-        scaling_factor: Latents are multiplied by this, for unit variance.
+    Channels are its two widths; if guided, the decoder reads the photo. Latents are multiplied by
+    the scaling factor, for unit variance.
     """
 
     @register_to_config
@@ -57,32 +51,24 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
             down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
             layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False,
         )  # fmt: skip
-        for layer in (self.residual.decoder.conv_out, self.residual.quant_conv):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        mute(self.residual.decoder.conv_out)
+        mute(self.residual.quant_conv)
         nn.init.constant_(self.residual.quant_conv.bias[4:], 2 * _QUIET)
         self.guide = _Guide(guide_width) if guided else None
 
-    def posterior(
-        self, slices: Float[Tensor, "slices 4 height width"]
-    ) -> tuple[Float[Tensor, "slices 4 rows columns"], Float[Tensor, "slices 4 rows columns"]]:
+    def posterior(self, slices: Float[Tensor, "slices 4 height width"]) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the latents, before scaling."""
         found = self.residual.encode(slices).latent_dist
         return functional.avg_pool2d(slices, _BLOCK) + found.mean, found.logvar
 
-    def encode(
-        self, packed: Float[Tensor, "*batch freq 4 height width"]
-    ) -> Float[Tensor, "*batch freq 4 rows columns"]:
+    def encode(self, packed: Packed) -> Float[Tensor, "*batch freq 4 rows columns"]:
         """Return the mean latent of every slice, scaled to about unit variance."""
         slices = packed.reshape(-1, *packed.shape[-3:])
         latents = self.posterior(slices)[0] * self.config.scaling_factor
         return latents.reshape(*packed.shape[:-3], *latents.shape[1:])
 
     def decode(self, latents: Latents, photo: FullPhotos) -> Slices:
-        """Return the normalized slices of scaled latents; inverse of ``encode`` up to its error.
-
-        The photo is in [0, 1] and twice as fine as the slices.
-        """
+        """Return the slices of scaled latents, with a photo in [0, 1] twice as fine as they are."""
         latents = latents / self.config.scaling_factor
         residual = self.residual.decode(latents.flatten(0, 1)).sample
         return self._spread(latents, photo) + residual.unflatten(0, latents.shape[:2])
@@ -93,12 +79,10 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
         if self.guide is None:
             large = functional.interpolate(flat, scale_factor=float(_BLOCK), mode="bilinear")
             return large.unflatten(0, latents.shape[:2])
-        shares = self.guide(photo)
-        padded = functional.pad(flat, (1,) * 4, mode="replicate")
-        blocks = functional.unfold(padded, _NEIGHBOURS).unflatten(-1, latents.shape[-2:])
-        blocks = blocks.unflatten(1, (4, -1)).unflatten(0, latents.shape[:2])
+        blocks = functional.unfold(functional.pad(flat, (1,) * 4, mode="replicate"), _NEIGHBOURS)
+        blocks = blocks.view(*latents.shape[:3], -1, *latents.shape[-2:])
         # (b, k, c, n, rows, columns) with (b, n, y, x, rows, columns): pixel (y, x) of a block.
-        mixed = torch.einsum("bkcnrs,bnyxrs->bkcyxrs", blocks, shares)
+        mixed = torch.einsum("bkcnrs,bnyxrs->bkcyxrs", blocks, self.guide(photo))
         return functional.pixel_shuffle(mixed.flatten(2, 4), _BLOCK)
 
 
@@ -109,24 +93,18 @@ class _Guide(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(12, width, 3, padding=1)]
         for dilation in (1, 2, 4):
-            wide = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
-            layers += [nn.SiLU(), wide]
+            layers += [nn.SiLU(), nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)]
         self.net = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, _NEIGHBOURS**2, 3, padding=1))
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
-        self.register_buffer("bilinear", _bilinear_shares(), persistent=False)
+        mute(self.net[-1])
+        # What each pixel of a block takes from the blocks around it in bilinear enlargement.
+        line = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
+        shares = torch.einsum("ym,xn->mnyx", line, line).flatten(0, 1)
+        self.register_buffer("bilinear", shares[..., None, None], persistent=False)
 
     def forward(self, photo: Tensor) -> Tensor:
         shares = self.net(functional.pixel_unshuffle(photo, 2) - 0.5)
         shares = functional.pixel_unshuffle(shares, _BLOCK)
         return shares.unflatten(1, (_NEIGHBOURS**2, _BLOCK, _BLOCK)) + self.bilinear
-
-
-def _bilinear_shares() -> Float[Tensor, "neighbours y x 1 1"]:
-    """Return what each pixel of a block takes from the blocks around it in bilinear enlargement."""
-    line = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
-    shares = torch.einsum("ym,xn->mnyx", line, line)
-    return shares.flatten(0, 1)[..., None, None]
 
 
 def autoencoder_loss(
@@ -139,13 +117,7 @@ def autoencoder_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return L1 + 0.2 · multi-scale gradient + 1e-6 · KL, and the three terms by name.
 
-    Args:
-        autoencoder: The network to train.
-        slices: Normalized slices, about unit scale; any bins of every photo.
-        photo: In [0, 1], twice as fine as the slices.
-        reliable: Pixels of the slices to learn from; all if not given. The others count as 0 on
-            the way in, so that nothing they hold is learned.
-        generator: Source of the latent noise.
+    Only reliable pixels of the slices are learned from (all if not given); others count as 0.
     """
     if reliable is None:
         reliable = torch.ones_like(slices[:, 0, 0], dtype=torch.bool)
@@ -164,20 +136,15 @@ def autoencoder_loss(
     return loss, terms
 
 
-def _gradient_gap(
-    gap: Float[Tensor, "batch maps height width"], trusted: Bool[Tensor, "batch 1 height width"]
-) -> Float[Tensor, ""]:
-    """Return the sum over scales of the mean absolute differences of neighbours.
-
-    Neighbours count if both are trusted, and a cell of a coarser scale if all its pixels are. The
-    sum over scales is that of Li and Snavely 2018 (MegaDepth), where the term comes from.
-    """
+def _gradient_gap(gap: Tensor, trusted: Tensor) -> Tensor:
+    """Return Li and Snavely's (2018) sum over scales of mean |difference| of trusted neighbours."""
     total = gap.new_zeros(())
     for _ in range(_SCALES):
         for axis in (-1, -2):
             both = trusted.unfold(axis, 2, 1).all(-1)
             total = total + _trusted_mean(gap.diff(dim=axis).abs(), both)
         gap = functional.avg_pool2d(gap, 2)
+        # A cell of the coarser scale is trusted if all its pixels are.
         trusted = functional.avg_pool2d(trusted.float(), 2) == 1
     return total
 

@@ -1,10 +1,9 @@
 """The denoiser: the exact one of a Gaussian field, and a network for what that does not know.
 
-How strongly neighbouring places move alike is a power spectrum, and for a Gaussian field with a
-known spectrum the best denoiser is known, too (Wiener): every spatial mode is shrunk by its own
-signal-to-noise ratio. Starting from it is our departure from Li et al. 2024; measured in notebook
-04. The U-Net learns the rest: where things end, and how they move together. As in the paper, the
-bins of a volume are denoised together, coordinated by attention over frequencies.
+For a Gaussian field with a known power spectrum the best denoiser is known (Wiener): every spatial
+mode is shrunk by its own signal-to-noise ratio. Starting from it is our departure from Li et al.
+2024 (notebook 04). The U-Net learns where things end, and how they move together. As in the paper,
+the bins of a volume are denoised together, coordinated by attention over frequencies.
 """
 
 from __future__ import annotations
@@ -17,20 +16,19 @@ import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import FEATURE_CHANNELS, Features, Latents
+from gidlite.prior import FEATURE_CHANNELS, Condition, Features, FreqIndex, Latents, Reliable, mute
 from gidlite.prior.diffusion import noise_steps, signal_levels
 
-FreqIndex = Int[Tensor, "batch freq"]
+Levels, Steps = Float[Tensor, " batch"], Int[Tensor, " batch"]
 # attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
 COORDINATIONS = ("attention", "independent", "volume")
-# The U-Net works on patches of this many latent cells a side.
-PATCH = 2
-# Spatial frequencies, in cycles per cell, between which the spectrum is interpolated.
+PATCH = 2  # latent cells a side that the U-Net takes as one
+# Spatial frequencies, in cycles per cell, between which spectra are interpolated.
 _KNOTS = (0.0, *torch.logspace(math.log10(1 / 128), math.log10(0.7072), 13).tolist())
 _LEAST_POWER = 1e-4
 
@@ -38,9 +36,8 @@ _LEAST_POWER = 1e-4
 @functools.cache
 def _cosines(size: int, device: torch.device) -> Tensor:
     """Return the orthonormal DCT-II matrix, one mode a row."""
-    mode = torch.arange(size, dtype=torch.float64)[:, None]
-    place = torch.arange(size, dtype=torch.float64) + 0.5
-    rows = torch.cos(math.pi / size * mode * place) * math.sqrt(2 / size)
+    number = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi / size * number[:, None] * (number + 0.5)) * math.sqrt(2 / size)
     rows[0] /= math.sqrt(2)
     return rows.float().to(device)
 
@@ -72,21 +69,17 @@ class GaussianField(nn.Module):
         across = torch.arange(columns, device=device) / (2 * columns)
         place = torch.log((down.square() + across.square()).sqrt() + _KNOTS[1] / 2)
         knots = torch.log(torch.tensor(_KNOTS, device=device) + _KNOTS[1] / 2)
-        upper = torch.bucketize(place, knots).clamp(1, len(knots) - 1)
+        upper = torch.bucketize(place, knots).clamp(1, len(knots) - 1)[None]
         share = ((place - knots[upper - 1]) / (knots[upper] - knots[upper - 1])).clamp(0, 1)
-        hats = torch.zeros(len(knots), rows, columns, device=device)
-        hats.scatter_(0, upper[None], share[None])
-        return hats.scatter_(0, upper[None] - 1, 1 - share[None])
+        hats = torch.zeros(len(knots), rows, columns, device=device).scatter_(0, upper, share)
+        return hats.scatter_(0, upper - 1, 1 - share)
 
     @torch.no_grad()
-    def fit(self, latents: Latents, reliable: Bool[Tensor, "batch rows columns"]) -> None:
-        """Measure the spectrum on examples, weighted by how much of each can be trusted.
-
-        What cannot be trusted counts as 0, and the power it would have had is made up for.
-        """
-        share = reliable.float().mean((1, 2))
+    def fit(self, latents: Latents, reliable: Reliable) -> None:
+        """Measure the spectrum on examples; the power of what cannot be trusted is made up for."""
+        count = reliable.float().mean((1, 2)).sum().clamp(min=1)
         known = torch.where(reliable[:, None, None], latents.float(), 0)
-        power = cosine_transform(known).square().sum(0) / share.sum().clamp(min=1)
+        power = cosine_transform(known).square().sum(0) / count
         hats = self._hats(*latents.shape[-2:])
         weight = hats.sum((1, 2))
         pooled = torch.einsum("kcij,nij->kcn", power, hats) / weight.clamp(min=1e-6)
@@ -97,9 +90,7 @@ class GaussianField(nn.Module):
         filled = [np.interp(np.arange(len(_KNOTS)), known, row) for row in rows]
         self.log_power.copy_(torch.tensor(np.array(filled)).view_as(self.log_power))
 
-    def denoise(
-        self, noisy: Latents, freq_index: FreqIndex, signal: Float[Tensor, " batch"]
-    ) -> Latents:
+    def denoise(self, noisy: Latents, freq_index: FreqIndex, signal: Levels) -> Latents:
         """Return the expected clean slices of ``signal`` × clean + ``√(1 − signal²)`` × white."""
         with torch.autocast(noisy.device.type, enabled=False):  # powers span many decades
             power = self.power(*noisy.shape[-2:])[freq_index]
@@ -107,9 +98,7 @@ class GaussianField(nn.Module):
             gain = signal * power / (signal.square() * power + 1 - signal.square()).clamp(min=1e-8)
             return cosine_transform(gain * cosine_transform(noisy.float()), inverse=True)
 
-    def draw_noisy(
-        self, noise: Latents, freq_index: FreqIndex, signal: Float[Tensor, " batch"]
-    ) -> Latents:
+    def draw_noisy(self, noise: Latents, freq_index: FreqIndex, signal: Levels) -> Latents:
         """Return a draw of noisy slices, made from white noise of the same shape."""
         power = self.power(*noise.shape[-2:])[freq_index]
         signal = signal.float()[:, None, None, None, None]
@@ -131,36 +120,22 @@ class FrequencyAttention(nn.Module):
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         nn.init.normal_(self.bin.weight, std=0.02)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        mute(self.out)
 
-    def forward(
-        self, x: Float[Tensor, "slices channels rows columns"], freq_index: FreqIndex
-    ) -> Float[Tensor, "slices channels rows columns"]:
-        """Return the features with what the other bins of the same volume add to them."""
-        batch, bins = freq_index.shape
-        rows, columns = x.shape[-2:]
-        tokens = self.norm(x).unflatten(0, (batch, bins)).permute(0, 3, 4, 1, 2)  # b h w k c
+    def forward(self, x: Tensor, freq_index: FreqIndex) -> Tensor:
+        tokens = self.norm(x).unflatten(0, freq_index.shape).permute(0, 3, 4, 1, 2)  # b h w k c
         tokens = (tokens + self.bin(freq_index)[:, None, None]).flatten(0, 2)
-        query, key, value = (
-            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for t in self.query_key_value(tokens).chunk(3, dim=-1)
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        triples = self.query_key_value(tokens).unflatten(-1, (3, self.heads, -1))
+        mixed = functional.scaled_dot_product_attention(*triples.permute(2, 0, 3, 1, 4))
         mixed = self.out(mixed.transpose(1, 2).flatten(2))
-        mixed = mixed.unflatten(0, (batch, rows, columns)).permute(0, 3, 4, 1, 2)
+        mixed = mixed.unflatten(0, (-1, *x.shape[-2:])).permute(0, 3, 4, 1, 2)
         return x + mixed.flatten(0, 1)
 
 
 class Denoiser(ModelMixin, ConfigMixin):
-    """U-Net over latent slices, coordinated by frequency attention.
+    """U-Net over latent slices: widths at three resolutions, residual layers per block.
 
-    Args:
-        num_frequencies: K, how many bins exist.
-        channels: Width of the U-Net at each of its three resolutions.
-        layers: Residual layers per block.
-        coordination: One of ``COORDINATIONS``.
-        prediction_type: What it is trained to predict, see ``diffusion.make_scheduler``.
+    See ``COORDINATIONS``, and ``diffusion.PREDICTION_TYPES`` for what it predicts.
     """
 
     @register_to_config
@@ -173,10 +148,9 @@ class Denoiser(ModelMixin, ConfigMixin):
         prediction_type: str = "v_prediction",
     ) -> None:
         super().__init__()
-        require(
-            coordination in COORDINATIONS,
-            f"coordination {coordination!r} is unknown; use one of {', '.join(COORDINATIONS)}",
-        )
+        known = ", ".join(COORDINATIONS)
+        message = f"coordination {coordination!r} is unknown; use one of {known}"
+        require(coordination in COORDINATIONS, message)
         # A volume at once has the bins as channels, and no bin index.
         bins = num_frequencies if coordination == "volume" else 1
         self.unet = UNet2DModel(
@@ -188,72 +162,54 @@ class Denoiser(ModelMixin, ConfigMixin):
             num_class_embeds=None if coordination == "volume" else num_frequencies,
             attention_head_dim=32, norm_num_groups=16,
         )  # fmt: skip
-        # The untrained network is the Gaussian denoiser.
-        nn.init.zeros_(self.unet.conv_out.weight)
-        nn.init.zeros_(self.unet.conv_out.bias)
+        mute(self.unet.conv_out)  # the untrained network is the Gaussian denoiser
         self.field = GaussianField(num_frequencies)
-        self.condition = _Condition(channels[0], num_frequencies)
+        width = channels[0]
+        reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
+        patches = nn.Conv2d(width, width, PATCH, stride=PATCH)
+        smooth = nn.Conv2d(width, width, 3, padding=1)
+        mix = nn.Sequential(nn.SiLU(), patches, nn.SiLU(), smooth)
+        self.condition = nn.ModuleDict({"reduce": reduce, "mix": mix})
         self.frequency = nn.ModuleList()
         if coordination == "attention":
             widths = [*channels, channels[-1], *reversed(channels)]
-            self.frequency.extend(FrequencyAttention(width, num_frequencies) for width in widths)
+            self.frequency.extend(FrequencyAttention(each, num_frequencies) for each in widths)
 
-    def embed_photo(
-        self, features: Features, scale: Latents
-    ) -> Float[Tensor, "batch condition patch_rows patch_columns"]:
-        """Return the condition map of photo features and what the latents were divided by.
+    def embed_photo(self, features: Features, scale: Latents) -> Condition:
+        """Return the condition of photo features and what latents were divided by; 0 is no photo.
 
-        All zeros mean "no photo". The map is added after the first convolution, which is what
-        concatenating it before would do, and done once for all bins and noise levels.
+        One serves all bins and noise levels, for it is added only after the first convolution.
         """
-        return self.condition(features, scale)
+        joined = torch.cat([features, scale.flatten(1, 2).log()], dim=1)
+        return self.condition["mix"](self.condition["reduce"](joined))
 
     def shape_noise(self, noise: Latents, freq_index: FreqIndex) -> Latents:
-        """Return what noisy latents look like at the first step of sampling, from white noise.
-
-        Not quite all signal is gone there.
-        """
+        """Return noisy latents as at the first step of sampling, where some signal is left."""
         first = noise_steps(torch.zeros(len(noise), device=noise.device))
         return self.field.draw_noisy(noise, freq_index, signal_levels(noise.device)[first])
 
     def forward(
-        self,
-        noisy: Latents,
-        step: Int[Tensor, " batch"],
-        freq_index: FreqIndex,
-        condition: Float[Tensor, "batch condition patch_rows patch_columns"],
+        self, noisy: Latents, step: Steps, freq_index: FreqIndex, condition: Condition
     ) -> Latents:
-        """Predict v (Salimans and Ho 2022), or the noise, of latents at diffusion steps.
-
-        They may be of any bins, but must be of all K for coordination "volume". The condition
-        comes from ``embed_photo``.
-        """
-        bins = freq_index.shape[1]
+        """Predict v, or noise, of latents of any bins; coordination "volume" needs all K."""
         signal = signal_levels(noisy.device)[step]
         estimate = self.field.denoise(noisy, freq_index, signal)
         x = torch.cat([noisy, estimate.to(noisy.dtype)], dim=2)
-        if self.config.coordination == "volume":
-            x, per_photo, labels = x.flatten(1, 2), 1, None
-        else:
-            x, per_photo, labels = x.flatten(0, 1), bins, freq_index.flatten()
-        x = functional.pixel_unshuffle(x, PATCH)
-        x = self.unet.conv_in(x) + condition.repeat_interleave(per_photo, dim=0)
-        x = self._run_blocks(x, self._embed(step.repeat_interleave(per_photo), labels), freq_index)
+        volume = self.config.coordination == "volume"
+        x, repeats = (x.flatten(1, 2), 1) if volume else (x.flatten(0, 1), freq_index.shape[1])
+        step, condition = (t.repeat_interleave(repeats, dim=0) for t in (step, condition))
+        embedding = self.unet.time_embedding(self.unet.time_proj(step).to(self.dtype))
+        if self.unet.class_embedding is not None:
+            embedding = embedding + self.unet.class_embedding(freq_index.flatten())
+        x = self.unet.conv_in(functional.pixel_unshuffle(x, PATCH)) + condition
+        x = self._run_blocks(x, embedding, freq_index)
         x = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(x)))
         x = functional.pixel_shuffle(x, PATCH).reshape(noisy.shape)
-        return x + self._as_prediction(noisy, estimate, signal)
-
-    def _as_prediction(self, noisy: Tensor, clean: Tensor, signal: Tensor) -> Tensor:
-        """Return the prediction (v or noise) that an estimate of the clean latents amounts to."""
-        signal = signal[:, None, None, None, None]
+        signal = signal.view(-1, 1, 1, 1, 1)
         sigma = (1 - signal.square()).sqrt()
-        noise = (noisy - signal * clean) / sigma
+        noise = (noisy - signal * estimate) / sigma
         is_v = self.config.prediction_type == "v_prediction"
-        return signal * noise - sigma * clean if is_v else noise
-
-    def _embed(self, step: Tensor, labels: Tensor | None) -> Tensor:
-        embedding = self.unet.time_embedding(self.unet.time_proj(step).to(self.dtype))
-        return embedding if labels is None else embedding + self.unet.class_embedding(labels)
+        return x + (signal * noise - sigma * estimate if is_v else noise)
 
     def _run_blocks(self, x: Tensor, embedding: Tensor, freq_index: Tensor) -> Tensor:
         """Run the U-Net's blocks, each followed by frequency attention if there is any."""
@@ -274,18 +230,3 @@ class Denoiser(ModelMixin, ConfigMixin):
             skips, passed = skips[:-count], skips[-count:]
             x = coordinated(block(x, passed, embedding))
         return x
-
-
-class _Condition(nn.Module):
-    """Photo features and expected magnitudes → a map on the U-Net's finest grid."""
-
-    def __init__(self, width: int, num_frequencies: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(FEATURE_CHANNELS + 4 * num_frequencies, width, 1)
-        patches = nn.Conv2d(width, width, PATCH, stride=PATCH)
-        self.mix = nn.Sequential(
-            nn.SiLU(), patches, nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
-        )
-
-    def forward(self, features: Tensor, scale: Tensor) -> Tensor:
-        return self.mix(self.reduce(torch.cat([features, scale.flatten(1, 2).log()], dim=1)))

@@ -1,11 +1,9 @@
 """The training objective and the sampler around diffusers' noise schedulers.
 
 Source: Ho et al. 2020 (objective), Song et al. 2021 (DDIM), Lu et al. 2022 (DPM-Solver++),
-Bansal et al. 2023 (self-recurrence).
-Departures from Li et al. 2024: the network predicts v on a cosine schedule, which keeps a signal
-to learn from at every noise level; and noise levels are spread evenly over the logarithm of the
-signal-to-noise ratio, in training and in sampling. Motion of large parts has a hundred times the
-variance of the noise per mode, so it is decided while the picture still looks like pure noise:
+Bansal et al. 2023 (self-recurrence). Departures from Li et al. 2024: the network predicts v on a
+cosine schedule, to learn something at every noise level; and noise levels are even in the log of
+signal to noise. Motion of large things is decided while the picture still looks like pure noise:
 twenty steps spread evenly over time lose 80 % of its power (notebook 04).
 """
 
@@ -16,13 +14,14 @@ from collections.abc import Callable
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import Latents
+from gidlite.prior import Condition, FreqIndex, Latents, Reliable
 
-PREDICTION_TYPES = ("v_prediction", "epsilon")
+PREDICTION_TYPES = ("v_prediction", "epsilon")  # Salimans and Ho's v (2022), or the noise
 _SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 _SOLVERS = {
     # DPM-Solver++ of first order is DDIM.
@@ -30,21 +29,14 @@ _SOLVERS = {
     "dpm": (DPMSolverMultistepScheduler, {"solver_order": 2}),
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
 }
-# Log of signal over noise at the first and the last noise level that are visited.
-_LOG_RATIOS = (-3.5, 2.8)
-Predict = Callable[[Tensor, Tensor], Tensor]
+_FIRST_RATIO, _LAST_RATIO = -3.5, 2.8  # log of signal over noise where sampling starts and ends
 
 
 def make_scheduler(solver: str = "dpm", prediction_type: str = "v_prediction") -> SchedulerMixin:
-    """Return the noise schedule with a solver: "dpm" (fast), "ddim" (as in the paper), "ddpm".
-
-    The prediction type says what the network predicts: "v_prediction" or "epsilon".
-    """
-    for what, name, known in (
-        ("solver", solver, _SOLVERS),
-        ("prediction type", prediction_type, PREDICTION_TYPES),
-    ):
-        require(name in known, f"{what} {name!r} is unknown; use one of {', '.join(known)}")
+    """Return a noise schedule and solver: "dpm" (fast), "ddim" (as in the paper) or "ddpm"."""
+    known = {("solver", solver): _SOLVERS, ("prediction type", prediction_type): PREDICTION_TYPES}
+    for (what, name), names in known.items():
+        require(name in names, f"{what} {name!r} is unknown; use one of {', '.join(names)}")
     kind, options = _SOLVERS[solver]
     return kind(**_SCHEDULE, prediction_type=prediction_type, **options)
 
@@ -57,10 +49,9 @@ def signal_levels(device: torch.device | str = "cpu") -> Float[Tensor, " steps"]
 
 def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
     """Return diffusion steps at places from 0 (noisiest) to 1, even in log signal to noise."""
-    first, last = _LOG_RATIOS
     signal = signal_levels(place.device)
     log_ratio = torch.log(signal / (1 - signal.square()).sqrt())
-    wanted = first + (last - first) * place.float()
+    wanted = _FIRST_RATIO + (_LAST_RATIO - _FIRST_RATIO) * place.float()
     # The table falls with the step, and searching needs one that rises.
     return torch.searchsorted(-log_ratio, -wanted).clamp(max=len(signal) - 1)
 
@@ -68,25 +59,18 @@ def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
 def denoising_loss(
     denoiser: Callable[..., Tensor],
     latents: Latents,
-    freq_index: Int[Tensor, "batch freq"],
-    condition: Float[Tensor, "batch condition patch_rows patch_columns"],
+    freq_index: FreqIndex,
+    condition: Condition,
     *,
     scheduler: SchedulerMixin,
-    reliable: Bool[Tensor, "batch rows columns"] | None = None,
+    reliable: Reliable | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the mean squared error of the prediction at noise levels drawn evenly.
+    """Return the mean squared error of what a denoiser predicts at noise levels drawn evenly.
 
-    All bins of a volume share one noise level, because they are denoised together.
-
-    Args:
-        denoiser: Called with noisy latents, step, bin indices and condition.
-        latents: Clean latents, about unit variance.
-        freq_index: Which bins they are.
-        condition: From the photo, zeros where it is dropped.
-        scheduler: Noise schedule that defines the target.
-        reliable: Cells to learn from; all if not given.
-        generator: Source of noise and noise levels, on the device of ``latents``.
+    Latents are clean and of about unit variance; all bins of a volume share one noise level. The
+    condition is 0 where the photo is dropped, ``reliable`` cells are learned from (all if not
+    given), the scheduler defines the target, and the generator is on the device of the latents.
     """
     device, kind = latents.device, scheduler.config.prediction_type
     noise = torch.randn(latents.shape, generator=generator, device=device)
@@ -95,14 +79,12 @@ def denoising_loss(
     predicted = denoiser(noisy, step, freq_index, condition).float()
     target = scheduler.get_velocity(latents, noise, step) if kind == "v_prediction" else noise
     gap = (predicted - target).square().mean((1, 2))
-    if reliable is None:
-        return gap.mean()
-    return (gap * reliable).sum() / reliable.sum().clamp(min=1)
+    return gap.mean() if reliable is None else (gap * reliable).sum() / reliable.sum().clamp(min=1)
 
 
 @torch.no_grad()
 def sample(
-    predict: Predict,
+    predict: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
     *,
     scheduler: SchedulerMixin,
@@ -111,22 +93,13 @@ def sample(
     generator: torch.Generator | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Draw latents by running the solver from noise.
+    """Draw latents by running the solver of a scheduler from noise, in 1–500 steps.
 
-    Args:
-        predict: Guided prediction as a function of (latents, step).
-        start: Noise like that of the first step, see ``Denoiser.shape_noise``; white noise will
-            do if the latents are about white themselves.
-        scheduler: From ``make_scheduler``.
-        num_steps: Solver steps, 1–500.
-        recurrence: How often every step is taken, 1–100. Between two times the latents get back
-            the noise that the step removed, drawn anew: what guidance pushed out of place, the
-            network can then put right. Costs so many times the evaluations.
-        generator: Source of that noise; on the CPU, so that seeds agree across devices.
-        progress: Called with (steps done, steps in all).
-
-    Raises:
-        GidliteError: If a number is out of its range.
+    Start is noise like that of the first step, see ``Denoiser.shape_noise``; white noise will do
+    for latents that are about white. Recurrence says how often every step is taken, 1–100: in
+    between the latents get back the noise that the step removed, drawn anew from a generator on
+    the CPU, and the network can put right what guidance pushed out of place. ``progress`` is
+    called with (steps done, steps in all).
     """
     require(1 <= num_steps <= 500, f"number of steps is {num_steps}; it must lie in 1–500")
     require(1 <= recurrence <= 100, f"recurrence is {recurrence}; it must lie in 1–100")
@@ -135,12 +108,12 @@ def sample(
     latents, device = start, start.device
     scheduler.set_timesteps(timesteps=steps.tolist(), device=device)
     signals = signal_levels(device)[scheduler.timesteps]
-    signals = torch.cat([signals, signals.new_ones(1)])  # the last step ends without noise
+    signals = functional.pad(signals, (0, 1), value=1.0)  # the last step ends without noise
     is_v = scheduler.config.prediction_type == "v_prediction"
     for done, step in enumerate(scheduler.timesteps, start=1):
         for _ in range(recurrence - 1):
             noise = torch.randn(latents.shape, generator=generator).to(device)
-            levels = signals[done - 1], signals[done]
+            levels = signals[done - 1 : done + 1]
             latents = _there_and_back(latents, predict(latents, step), *levels, noise, is_v=is_v)
         prediction = predict(scheduler.scale_model_input(latents, step), step)
         latents = scheduler.step(prediction, step, latents).prev_sample
@@ -152,24 +125,11 @@ def sample(
 def _there_and_back(
     latents: Tensor, prediction: Tensor, here: Tensor, there: Tensor, noise: Tensor, *, is_v: bool
 ) -> Tensor:
-    """Return latents of the same noise level, a step of DDIM ahead and renoised with white noise.
-
-    ``here`` and ``there`` are the signal levels before and after the step. The solver is not
-    asked, so that one of higher order remembers no step that was taken back.
-    """
+    """Return latents a step of DDIM ahead, from signal level here to there, and renoised."""
+    # The solver is not asked: one of higher order shall remember no step that was taken back.
     sigma = (1 - here.square()).sqrt()
     clean = here * latents - sigma * prediction if is_v else (latents - sigma * prediction) / here
     removed = sigma * latents + here * prediction if is_v else prediction
     ahead = there * clean + (1 - there.square()).sqrt() * removed
     kept = here / there
     return kept * ahead + (1 - kept.square()).sqrt() * noise
-
-
-def classifier_free_guidance(
-    conditional: Float[Tensor, "*shape"], unconditional: Float[Tensor, "*shape"], *, weight: float
-) -> Float[Tensor, "*shape"]:
-    """Return ``(1 + w) ε(z; c) − w ε(z; ∅)``; weight 0 is the conditional estimate alone.
-
-    Source: Ho and Salimans 2022, in the form of Li et al. 2024, section 4 (w = 1.75 there).
-    """
-    return conditional + weight * (conditional - unconditional)
