@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import get_int_from_env
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -32,7 +33,6 @@ from gidlite.train import (
     RunOptions,
     TrainConfig,
     check_run,
-    join_processes,
     learning_rate,
     load_checkpoint,
     load_parts,
@@ -45,7 +45,24 @@ from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
 _MAX_ROLLBACKS = 3
 _COUNTERS = ("step", "rollbacks", "seconds", "smoothed_loss")
 _COLUMNS = "step seconds loss smoothed_loss learning_rate gradient_norm event".split()
+# How launchers (accelerate, torchrun, several kinds of MPI) tell the number of processes.
+_WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 logger = logging.getLogger(__name__)
+
+
+def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.device]:
+    """Return the accelerator of this process, and its device: one of several has its own GPU."""
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise GidliteError(f"device {str(wanted)!r} is not available; try cpu") from None
+    # A process on its own places its tensors itself. The state that accelerators share could not
+    # be moved from a GPU to the CPU later, so there it never knows of the GPU.
+    alone = get_int_from_env(_WORLD, 1) == 1
+    # Precision is left to the config, so that a checkpoint says how it was trained.
+    accelerator = Accelerator(cpu=alone or device.type == "cpu", mixed_precision="no")
+    return accelerator, device if alone else accelerator.device
 
 
 @contextmanager
@@ -67,9 +84,9 @@ def stop_requests(asked: threading.Event) -> Iterator[None]:
 def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[Batch]:
     """Yield the batch of every step from a step on, drawn from a pool of the newest scenes.
 
-    On a CPU, making a scene costs as much as learning from it, so every scene is drawn many
-    times. What a step can draw depends on its number alone, so a resumed run sees what it would
-    have seen. Every process has the whole pool, and makes its share of what joins it.
+    Making a scene may cost as much as learning from it, so scenes are drawn many times. What a
+    step can draw depends on its number alone, so a resumed run sees what it would have seen.
+    Every process has the whole pool, and makes its share of what joins it.
     """
     config, world = task.config, accelerator.num_processes
     count = config.new_scenes_per_step
@@ -82,9 +99,9 @@ def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[B
         due = 4 * config.scenes_per_step + now * count
         while end < due:
             made = accelerator.gather(next(coming))
-            scenes = [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
-            pool += scenes
-            end += len(scenes)
+            rows = zip(*made.values(), strict=True)
+            pool += [dict(zip(made, row, strict=True)) for row in rows]
+            end += count * world
         oldest, size = max(0, due - config.pool_size), (config.scenes_per_step,)
         numbers = torch.randint(oldest, due, size, generator=seeded(config.seed + 1, now))
         chosen = [pool[number - end] for number in numbers.tolist()]
@@ -95,11 +112,7 @@ class Trainer:
     """Steps of a run, and the folder that it leaves.
 
     Every process draws the same batch and learns from its share, rows ``rank::world`` of it, so
-    losses without noise give the same gradients, however many processes there are. Noise differs:
-    a process draws it from (seed, step, rank).
-
-    Raises:
-        GidliteError: If ``scenes_per_step`` cannot be shared equally.
+    gradients do not depend on the number of processes, but for noise: (seed, step, rank) gives it.
     """
 
     def __init__(self, task: Task, out: str | Path, options: RunOptions) -> None:
@@ -107,11 +120,9 @@ class Trainer:
         self.config, self.task, self.out, self.options = config, task, Path(out), options
         self.accelerator, _ = join_processes(task.device)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        require(
-            config.scenes_per_step % self.world == 0,
-            f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot "
-            "share equally; make it a multiple",
-        )
+        problem = f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot"
+        fit = config.scenes_per_step % self.world == 0
+        require(fit, f"{problem} share equally; make it a multiple")
         self.loss = self.accelerator.prepare_model(task, device_placement=False)
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=1e-3)
@@ -121,11 +132,7 @@ class Trainer:
         self.stop = threading.Event()
 
     def run(self) -> nn.Module:
-        """Train until the end, the time limit or a signal, and return the averaged model.
-
-        Raises:
-            GidliteError: If the loss is not finite once more after three rollbacks.
-        """
+        """Train until the end, the time limit or a signal, and return the averaged model."""
         if self.options.resume:
             self._restore()
         self._rewind_log(self.step if self.options.resume else -1)
@@ -239,9 +246,10 @@ class Trainer:
             setattr(self, name, meta[name])
         self.ema.optimization_step = self.step
         entries: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name in [name for name in tensors if name.startswith("optimizer.")]:
-            _, number, key = name.split(".")
-            entries[int(number)][key] = tensors[name]
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                entries[int(number)][key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
         for name, value in self._tensors().items():
@@ -288,10 +296,8 @@ def train(
     """Train one part, write it with averaged (EMA) weights to ``out/model`` and return it.
 
     Beside the model, ``out`` gets a checkpoint, ``log.csv`` and sheets; all processes must see
-    it. Statistics are those of the parts; if not given, those of the run, or fitted first.
-
-    Raises:
-        GidliteError: As ``check_run`` and ``Trainer``; also if there is no such device.
+    it. Statistics are those of the parts; if not given, those of the run, or fitted first. Raise
+    ``GidliteError`` if settings, parts, folder or device do not fit, or the loss stays infinite.
     """
     parts, options, kept_stats = parts or {}, options or RunOptions(), Path(out) / "model" / STATS
     check_run(config, out, parts, options)
@@ -324,10 +330,7 @@ def run_training(
 
     ``sprites`` and ``data`` are as of ``make_dataset``, ``parts`` are folders as of ``load_part``.
     To ``export`` go a pipeline of all parts, after "prior" or "coordinate", or the network in half
-    precision, after "renderer".
-
-    Raises:
-        GidliteError: As ``train``.
+    precision, after "renderer". Errors are those of ``train``.
     """
     options = options or RunOptions()
     networks, stats = load_parts(parts)
