@@ -120,7 +120,9 @@ class Trainer:
         self.config, self.task, self.out, self.options = config, task, Path(out), options
         self.accelerator, _ = join_processes(task.device)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        problem = f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot"
+        problem = (
+            f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot"
+        )
         fit = config.scenes_per_step % self.world == 0
         require(fit, f"{problem} share equally; make it a multiple")
         self.loss = self.accelerator.prepare_model(task, device_placement=False)
