@@ -23,23 +23,13 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from gidlite import train as setup
 from gidlite.data import seeded
 from gidlite.errors import GidliteError, require, written
 from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
 from gidlite.pipeline import GidPipeline
-from gidlite.train import (
-    STATS,
-    RunOptions,
-    TrainConfig,
-    check_run,
-    learning_rate,
-    load_checkpoint,
-    load_parts,
-    make_dataset,
-    save_checkpoint,
-    start_from,
-)
+from gidlite.train import RunOptions, TrainConfig
 from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
 
 _MAX_ROLLBACKS = 3
@@ -120,6 +110,7 @@ class Trainer:
         self.config, self.task, self.out, self.options = config, task, Path(out), options
         self.accelerator, _ = join_processes(task.device)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.main = self.rank == 0
         problem = (
             f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot"
         )
@@ -186,7 +177,7 @@ class Trainer:
         norm = float(self.accelerator.clip_grad_norm_(self.trained, self.config.clip_norm))
         if not math.isfinite(norm):
             return "gradient", stop, due
-        rate = learning_rate(self.config, self.step, self.seconds) * 0.5**self.rollbacks
+        rate = setup.learning_rate(self.config, self.step, self.seconds) * 0.5**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -195,14 +186,15 @@ class Trainer:
         before = mean if math.isnan(self.smoothed_loss) else self.smoothed_loss
         self.smoothed_loss = 0.98 * before + 0.02 * mean
         if self.step % self.options.log_every == 0:
-            self._log_step(loss=mean, learning_rate=rate, gradient_norm=norm)
+            values = zip(_COLUMNS[2:6], (mean, self.smoothed_loss, rate, norm), strict=True)
+            self._log(**{name: f"{value:.7g}" for name, value in values})
+            self._report()
         return "", stop, due
 
     def _agree(self, loss: Tensor) -> tuple[float, bool, bool]:
         """Return the mean loss, and whether to stop or save: the same in every process.
 
-        Clocks and signals differ between processes, and one that stopped on its own would leave
-        the others waiting for it.
+        Clocks and signals differ, and a process that stopped alone would leave others waiting.
         """
         now, minutes = time.monotonic(), self.options.minutes
         late = minutes is not None and now - self.options.started > 60 * minutes
@@ -236,44 +228,45 @@ class Trainer:
         return tensors
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            counters = {name: getattr(self, name) for name in _COUNTERS}
-            save_checkpoint(self.out, self._tensors(), counters | {"config": self.config.to_json()})
+        if self.main:
+            meta = {name: getattr(self, name) for name in _COUNTERS}
+            meta["config"] = self.config.to_json()
+            setup.save_checkpoint(self.out, self._tensors(), meta)
         self.saved = time.monotonic()
 
     @torch.no_grad()
     def _restore(self) -> None:
-        tensors, meta = load_checkpoint(self.out)
+        tensors, meta = setup.load_checkpoint(self.out)
         for name in _COUNTERS:
             setattr(self, name, meta[name])
         self.ema.optimization_step = self.step
         entries: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name, value in tensors.items():
+        for name in tensors:
             if name.startswith("optimizer."):
                 _, number, key = name.split(".")
-                entries[int(number)][key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
+                entries[int(number)][key] = tensors[name]
+        state = self.optimizer.state_dict() | {"state": dict(entries)}
+        self.optimizer.load_state_dict(state)
         for name, value in self._tensors().items():
             value.copy_(tensors[name])
 
     @torch.no_grad()
     def _draw_sheet(self) -> None:
-        if self.accelerator.is_main_process and not self.stop.is_set():  # a signal is in a hurry
+        if self.main and not self.stop.is_set():  # a signal is in a hurry
             path = self.out / "sheets" / f"step_{self.step:07d}.png"
             write_image(path, self.task.sheet(self.averaged()))
 
-    def _log_step(self, **values: float) -> None:
-        values["smoothed_loss"] = self.smoothed_loss
-        self._log(**{name: f"{value:.7g}" for name, value in values.items()})
-        if self.options.report is not None and self.accelerator.is_main_process:
-            steps, seconds = self.step - self.logged[0], time.monotonic() - self.logged[1]
-            self.options.report(self.step, self.smoothed_loss, steps / max(seconds, 1e-6))
-        self.logged = self.step, time.monotonic()
+    def _report(self) -> None:
+        """Tell the caller of the run how it goes, with the steps per second since last time."""
+        (step, then), now = self.logged, time.monotonic()
+        if self.options.report is not None and self.main:
+            speed = (self.step - step) / max(now - then, 1e-6)
+            self.options.report(self.step, self.smoothed_loss, speed)
+        self.logged = self.step, now
 
     def _log(self, **values: str) -> None:
         """Add a row to ``log.csv``: numbers, or an event in words, which is also said aloud."""
-        if self.accelerator.is_main_process:
+        if self.main:
             if "event" in values:
                 logger.warning(values["event"])
             row = {"step": self.step, "seconds": f"{self.seconds:.1f}"} | values
@@ -282,7 +275,7 @@ class Trainer:
 
     def _rewind_log(self, step: int) -> None:
         """Drop what was logged after a step: steps only ever increase."""
-        if self.accelerator.is_main_process:
+        if self.main:
             path = self.out / "log.csv"
             rows = path.read_text().splitlines()[1:] if path.exists() else []
             kept = [row for row in rows if int(row.split(",")[0]) <= step]
@@ -301,8 +294,12 @@ def train(
     it. Statistics are those of the parts; if not given, those of the run, or fitted first. Raise
     ``GidliteError`` if settings, parts, folder or device do not fit, or the loss stays infinite.
     """
-    parts, options, kept_stats = parts or {}, options or RunOptions(), Path(out) / "model" / STATS
-    check_run(config, out, parts, options)
+    parts, options, kept_stats = (
+        parts or {},
+        options or RunOptions(),
+        Path(out) / "model" / setup.STATS,
+    )
+    setup.check_run(config, out, parts, options)
     accelerator, device = join_processes(options.device)
     if stats is None and options.resume and kept_stats.exists():
         stats = load_stats(kept_stats)
@@ -312,7 +309,7 @@ def train(
         torch.manual_seed(config.seed)
         task = TASKS[config.part](config, dataset, stats, parts, device, options.workers)
     if options.start is not None:
-        start_from(task.model, options.start)
+        setup.start_from(task.model, options.start)
     if stats is not None and accelerator.is_main_process:
         with written(kept_stats) as path:
             save_stats(path, stats)
@@ -335,21 +332,22 @@ def run_training(
     precision, after "renderer". Errors are those of ``train``.
     """
     options = options or RunOptions()
-    networks, stats = load_parts(parts)
-    check_run(config, out, networks, options)
+    networks, stats = setup.load_parts(parts)
+    setup.check_run(config, out, networks, options)
     accelerator, device = join_processes(options.device)
     if config.part == "renderer":  # frames of a scene are made together, best on the device
         options = dataclasses.replace(options, workers=0)
     made_on = "cpu" if options.workers else device
-    dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
+    dataset = setup.make_dataset(config, sprites=sprites, data=data, device=made_on)
     model = train(config, out, dataset, stats=stats, parts=networks, options=options)
     first = accelerator.is_main_process
-    if first and export is not None and config.part == "renderer":
-        model.half().save_pretrained(export)
-    if first and export is not None and config.part in ("prior", "coordinate"):
-        GidPipeline(
-            networks["autoencoder"], networks["amplitude"], model, stats,
-            num_frames=config.num_frames, fps=config.fps, name=Path(out).name,
-        ).save_pretrained(export)  # fmt: skip
     accelerator.state.destroy_process_group()
-    return load_checkpoint(out)[1] if first else None
+    if not first:
+        return None
+    if export is not None and config.part == "renderer":
+        model.half().save_pretrained(export)
+    if export is not None and config.part in ("prior", "coordinate"):
+        clip = {"num_frames": config.num_frames, "fps": config.fps, "name": Path(out).name}
+        networks = networks["autoencoder"], networks["amplitude"], model
+        GidPipeline(*networks, stats, **clip).save_pretrained(export)
+    return setup.load_checkpoint(out)[1]
