@@ -201,13 +201,13 @@ def check_run(
 ) -> None:
     """Refuse a run that lacks trained parts, or whose folder does not fit, before any work."""
     missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
-    problem = f"training {config.part} needs a trained {missing}; name their run folders with"
-    require(not missing, f"{problem} --parts")
+    problem = f"training {config.part} needs a trained {missing}"
+    require(not missing, f"{problem}; name their run folders with --parts")
     if options.resume:
         theirs, ours = load_checkpoint(out)[1]["config"], config.to_json()
         differing = ", ".join(key for key, value in theirs.items() if ours.get(key) != value)
-        problem = f"cannot resume {out}: {differing} differ from the checkpoint; use the config"
-        require(not differing, f"{problem} it was trained with, or another --out")
+        problem = f"cannot resume {out}: {differing} differ from the checkpoint"
+        require(not differing, f"{problem}; use the config it was trained with, or another --out")
         return
     # The encoder that stays comes with --start, the statistics of its training with --parts.
     require(
@@ -262,14 +262,14 @@ def make_dataset(
     """
     size = {"height": config.height, "width": config.width}
     grid = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
-    clip = {"num_frames": config.num_frames, "fps": config.fps}
+    clip = size | grid | {"num_frames": config.num_frames, "fps": config.fps}
     pieces = collect_pieces(sprites, seed=config.seed)
     distinct = list({id(p): p for p in pieces}.values())
     if config.part == "renderer":
         scenes = [ScenePairs(p.to(device), **size) for p in distinct]
         real = [PairFolder(folder, device=device) for folder in data]
     else:
-        scenes = [SyntheticSource(p.to(device), **size, **grid, **clip) for p in distinct]
+        scenes = [SyntheticSource(p.to(device), **clip) for p in distinct]
         real = [Augmented(ShardSource(folder, **grid)) for folder in data]
     share = config.real_share if real else 0.0
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]

@@ -111,11 +111,9 @@ class Trainer:
         self.accelerator, _ = join_processes(task.device)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.main = self.rank == 0
-        problem = (
-            f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot"
-        )
-        fit = config.scenes_per_step % self.world == 0
-        require(fit, f"{problem} share equally; make it a multiple")
+        count = config.scenes_per_step
+        problem = f"scenes_per_step is {count}, which {self.world} processes cannot share equally"
+        require(count % self.world == 0, f"{problem}; make it a multiple")
         self.loss = self.accelerator.prepare_model(task, device_placement=False)
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=1e-3)
@@ -230,7 +228,7 @@ class Trainer:
     def _save(self) -> None:
         if self.main:
             meta = {name: getattr(self, name) for name in _COUNTERS}
-            meta["config"] = self.config.to_json()
+            meta |= {"config": self.config.to_json()}
             setup.save_checkpoint(self.out, self._tensors(), meta)
         self.saved = time.monotonic()
 
@@ -245,8 +243,7 @@ class Trainer:
             if name.startswith("optimizer."):
                 _, number, key = name.split(".")
                 entries[int(number)][key] = tensors[name]
-        state = self.optimizer.state_dict() | {"state": dict(entries)}
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": dict(entries)})
         for name, value in self._tensors().items():
             value.copy_(tensors[name])
 
@@ -294,15 +291,11 @@ def train(
     it. Statistics are those of the parts; if not given, those of the run, or fitted first. Raise
     ``GidliteError`` if settings, parts, folder or device do not fit, or the loss stays infinite.
     """
-    parts, options, kept_stats = (
-        parts or {},
-        options or RunOptions(),
-        Path(out) / "model" / setup.STATS,
-    )
+    parts, options, folder = parts or {}, options or RunOptions(), Path(out) / "model"
     setup.check_run(config, out, parts, options)
     accelerator, device = join_processes(options.device)
-    if stats is None and options.resume and kept_stats.exists():
-        stats = load_stats(kept_stats)
+    if stats is None and options.resume and (folder / setup.STATS).exists():
+        stats = load_stats(folder / setup.STATS)
     if stats is None and config.part != "renderer":
         stats = fit_stats(config, dataset, options.workers)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -311,12 +304,12 @@ def train(
     if options.start is not None:
         setup.start_from(task.model, options.start)
     if stats is not None and accelerator.is_main_process:
-        with written(kept_stats) as path:
+        with written(folder / setup.STATS) as path:
             save_stats(path, stats)
     model = Trainer(task, out, options).run()
     task.finish(model)
     if accelerator.is_main_process:
-        model.save_pretrained(Path(out) / "model")
+        model.save_pretrained(folder)
     return model.cpu()
 
 
@@ -348,6 +341,6 @@ def run_training(
         model.half().save_pretrained(export)
     if export is not None and config.part in ("prior", "coordinate"):
         clip = {"num_frames": config.num_frames, "fps": config.fps, "name": Path(out).name}
-        networks = networks["autoencoder"], networks["amplitude"], model
-        GidPipeline(*networks, stats, **clip).save_pretrained(export)
+        encoders = networks["autoencoder"], networks["amplitude"]
+        GidPipeline(*encoders, model, stats, **clip).save_pretrained(export)
     return setup.load_checkpoint(out)[1]

@@ -90,7 +90,6 @@ class Task(nn.Module):
         self.model = self.network().to(device)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return the loss in the precision of the config."""
         with self.autocast():
             return self.loss(batch, generator)
 
@@ -165,7 +164,6 @@ class AmplitudeTask(Task):
         return prior.AmplitudeNet(self.config.num_frequencies)
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the latents of a batch of examples."""
         return self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
 
     @torch.no_grad()
@@ -188,16 +186,16 @@ class AmplitudeTask(Task):
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, true and expected magnitude of latents, mean over bins above 0 Hz."""
-        photos = batch["image"]
-        true, expected = (
-            prior.latent_magnitude(self.encode(batch)),
-            model(prior.photo_features(photos)),
-        )
-        return [photos, *(maps[:, 1:].mean((1, 2)) / 2 for maps in (true, expected))]
+        true = prior.latent_magnitude(self.encode(batch))
+        both = true, model(prior.photo_features(batch["image"]))
+        return [batch["image"], *(maps[:, 1:].mean((1, 2)) / 2 for maps in both)]
 
 
 class PriorTask(AmplitudeTask):
-    """Denoising of whitened latents: of single bins (stage 1), or of all at once if ``joint``."""
+    """Denoising of whitened latents: of single bins (stage 1), or of all at once if ``joint``.
+
+    It learns from the same latents and photo features as the amplitude network.
+    """
 
     @torch.no_grad()
     def network(self) -> Denoiser:
@@ -211,7 +209,6 @@ class PriorTask(AmplitudeTask):
         return model
 
     def denoiser(self, coordination: str) -> Denoiser:
-        """Return an untrained denoiser."""
         config = self.config
         sizes = config.num_frequencies, config.denoiser_channels, config.denoiser_layers
         return Denoiser(*sizes, coordination, config.prediction_type)
@@ -284,7 +281,7 @@ class RendererTask(Task):
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, truth, splatted photo and the model's frame."""
-        first, second, motion, metric, _ = _floats(batch).values()
+        first, second, motion, metric, _ = (_floats(batch)[key] for key in self.keys)
         base, _ = splat_photo(first, motion, metric)
         return [first, second, base, model(model.encode(first), motion, metric)]
 
