@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import get_int_from_env
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,16 +32,10 @@ NEEDS = {
     "coordinate": ("autoencoder", "amplitude", "denoiser"), "renderer": (),
 }  # fmt: skip
 PARTS = tuple(NEEDS)
-_CHOICES = {
-    "part": PARTS, "normalization": VARIANTS, "coordination": COORDINATIONS,
-    "prediction_type": ("v_prediction", "epsilon"),
-}  # fmt: skip
 STATS = "frequency_stats.safetensors"
 _NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet}
-# How launchers (accelerate, torchrun, several kinds of MPI) tell the number of processes.
-_WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 _MOST = sys.float_info.max
-# Type, smallest value, largest value, and both in words.
+# What a setting may be: its choices; or smallest value, largest value, and both in words.
 Whole = Annotated[int, 0, _MOST, "a whole number of at least 0"]
 Count = Annotated[int, 1, _MOST, "a whole number of at least 1"]
 Positive = Annotated[float, 1e-15, _MOST, "a finite number above 0"]
@@ -55,29 +47,24 @@ Fraction = Annotated[float, 0, 0.99999, "a number of at least 0 and less than 1"
 class TrainConfig:
     """Settings of one training run; saved beside every checkpoint.
 
-    Raises:
-        GidliteError: If a value is of another type or out of range; the sentence names its key.
+    A ``GidliteError`` names the key of a value that is of another type or out of range.
     """
 
-    part: str = "prior"
-    # Scenes: photos in px, a motion grid so many times coarser, frames and their rate in Hz.
+    part: Annotated[str, PARTS] = "prior"
     num_frequencies: Count = 16
-    height: Count = 160
+    height: Count = 160  # of photos, in px
     width: Count = 256
-    grid_stride: Count = 2
+    grid_stride: Count = 2  # px between motion vectors
     num_frames: Count = 150
-    fps: Positive = 30.0
-    # A batch: scenes (of the renderer: pairs of frames), and bins drawn from each of them.
-    scenes_per_step: Count = 8
-    slices_per_scene: Count = 4
-    # The pool: scenes that join it at every step, and how many it keeps; the oldest leave.
-    new_scenes_per_step: Count = 1
-    pool_size: Count = 1024
-    # Peak of a linear warm-up and a cosine decay over all steps, or over so many minutes if these
-    # end earlier; a decay by the clock cannot be repeated step by step.
-    learning_rate: Positive = 4e-4
+    fps: Positive = 30.0  # Hz
+    scenes_per_step: Count = 8  # in a batch; of the renderer: pairs of frames
+    slices_per_scene: Count = 4  # bins drawn from each of them
+    new_scenes_per_step: Count = 1  # that join the pool
+    pool_size: Count = 1024  # scenes that it keeps; the oldest leave
+    learning_rate: Positive = 4e-4  # peak of a linear warm-up and a cosine decay over all steps
     warmup_steps: Whole = 100
     steps: Count = 20_000
+    # If it ends before the steps do, the decay does, too, and cannot be repeated step by step.
     decay_minutes: Annotated[float | None, 1e-15, _MOST, "a finite number above 0, or null"] = None
     clip_norm: Positive = 1.0  # longer gradients are shortened to it
     ema_decay: Fraction = 0.999  # of the averaged weights, which are the ones to use
@@ -86,7 +73,7 @@ class TrainConfig:
     mixed_precision: bool = True  # bfloat16 where it is safe
     seed: Whole = 0
     real_share: Share = 0.3  # of draws from real examples, where there are any
-    normalization: str = "adaptive"
+    normalization: Annotated[str, VARIANTS] = "adaptive"
     percentile: Annotated[float, 0, 100, "a number from 0 to 100"] = 95.0  # of |S| at scale s_k
     autoencoder_channels: tuple[int, ...] = (16, 32)
     guided: bool = True  # the decoder of the autoencoder sees the photo
@@ -95,9 +82,9 @@ class TrainConfig:
     denoiser_layers: Count = 1
     # How bins hear of each other; "attention" comes with part "coordinate", unless "prior" is
     # ``joint``: then it trains every layer on all bins of a scene.
-    coordination: str = "attention"
+    coordination: Annotated[str, COORDINATIONS] = "attention"
     joint: bool = False
-    prediction_type: str = "v_prediction"
+    prediction_type: Annotated[str, ("v_prediction", "epsilon")] = "v_prediction"
     renderer_channels: tuple[int, ...] = (16, 32, 48)  # at full, half and quarter resolution
     perceptual_weight: Annotated[float, 0, _MOST, "a finite number of at least 0"] = 0.03
     coarse_share: Share = 0.25  # batches with motion as coarse as a prediction
@@ -106,10 +93,8 @@ class TrainConfig:
         hints = get_type_hints(type(self), include_extras=True)
         for entry in dataclasses.fields(self):
             _check(entry.name, getattr(self, entry.name), hints[entry.name], entry.default)
-        require(
-            self.slices_per_scene <= self.num_frequencies,
-            "slices_per_scene is larger than num_frequencies; lower it",
-        )
+        fit = self.slices_per_scene <= self.num_frequencies
+        require(fit, "slices_per_scene is larger than num_frequencies; lower it")
 
     @classmethod
     def from_json(cls, path: str | Path, **overrides: object) -> TrainConfig:
@@ -120,11 +105,9 @@ class TrainConfig:
             raise GidliteError(f"{path} is not a readable JSON config ({error})") from None
         require(isinstance(values, dict), f"{path} holds no JSON object; write settings as {{...}}")
         values |= overrides
-        valid = {entry.name for entry in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - valid):
-            raise GidliteError(
-                f"{path} has unknown keys {', '.join(unknown)}; valid: {', '.join(sorted(valid))}"
-            )
+        valid = sorted(entry.name for entry in dataclasses.fields(cls))
+        unknown = ", ".join(sorted(set(values) - set(valid)))
+        require(not unknown, f"{path} has unknown keys {unknown}; valid: {', '.join(valid)}")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def to_json(self) -> dict:
@@ -134,14 +117,15 @@ class TrainConfig:
 
 def _check(name: str, value: Any, hint: Any, default: Any) -> None:
     """Refuse a value that is not of the type and range that its annotation tells."""
-    if name in _CHOICES:
-        fits, words = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
-    elif hint is bool:
+    if hint is bool:
         fits, words = isinstance(value, bool), "true or false"
     elif isinstance(default, tuple):
         fits = isinstance(value, tuple) and len(value) == len(default)
         fits = fits and all(type(entry) is int and entry >= 1 for entry in value)
         words = f"{len(default)} whole numbers of at least 1"
+    elif hint.__origin__ is str:
+        (choices,) = hint.__metadata__
+        fits, words = value in choices, f"one of {', '.join(choices)}"
     else:
         low, high, words = hint.__metadata__
         kinds = (int,) if hint.__origin__ is int else (int, float)
@@ -168,15 +152,14 @@ class RunOptions:
 def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
     """Return the rate of a step: a linear warm-up, then a cosine down to 2 % of the peak.
 
-    The schedules of diffusers end at 0 and cannot see the clock, which ``decay_minutes`` needs. A
-    function of the step and the time trained has no state to save.
+    The schedules of diffusers end at 0, cannot see the clock, and have a state to save.
 
     Example:
         >>> config = TrainConfig(learning_rate=1.0, warmup_steps=10, steps=100)
         >>> [round(learning_rate(config, step), 2) for step in (0, 9, 55, 100)]
         [0.1, 0.98, 0.43, 0.02]
     """
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     done = step / config.steps
     if config.decay_minutes is not None:
         done = max(done, seconds / (60 * config.decay_minutes))
@@ -184,29 +167,8 @@ def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float
     return config.learning_rate * warm * (0.02 + 0.98 * cosine)
 
 
-def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.device]:
-    """Return the accelerator of this process, and its device: one of several has its own GPU.
-
-    Precision is left to the config, so that a checkpoint says how it was trained.
-
-    Raises:
-        GidliteError: If this machine has no such device.
-    """
-    try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise GidliteError(f"device {str(wanted)!r} is not available; try cpu") from None
-    # A process on its own places its tensors itself. The state that accelerators share could not
-    # be moved from a GPU to the CPU later, so there it never knows of the GPU.
-    alone = get_int_from_env(_WORLD, 1) == 1
-    accelerator = Accelerator(cpu=alone or device.type == "cpu", mixed_precision="no")
-    return accelerator, device if alone else accelerator.device
-
-
-# A checkpoint is a safetensors file of our own: ``Accelerator.save_state`` writes the optimizer
-# and the random states as pickles whatever it is told, and pickles are never loaded here. Random
-# states need no saving, because every step seeds its own.
+# A checkpoint is a safetensors file of our own: ``Accelerator.save_state`` writes pickles, which
+# are never loaded here. Random states need no saving, because every step seeds its own.
 
 
 def checkpoint_file(out: str | Path) -> Path:
@@ -223,11 +185,7 @@ def save_checkpoint(out: str | Path, tensors: Mapping[str, Tensor], meta: dict) 
 
 
 def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Return the tensors of a run folder's checkpoint, and its config and counters.
-
-    Raises:
-        GidliteError: If there is no readable checkpoint.
-    """
+    """Return the tensors of a run folder's checkpoint, and its config and counters."""
     try:
         with safe_open(checkpoint_file(out), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -243,43 +201,33 @@ def check_run(
 ) -> None:
     """Refuse a run that lacks trained parts, or whose folder does not fit, before any work."""
     missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
-    require(
-        not missing,
-        f"training {config.part} needs a trained {missing}; name their run folders with --parts",
-    )
-    if not options.resume:
-        # The encoder that stays comes with --start, the statistics of its training with --parts.
-        require(
-            not config.decoder_only or (options.start is not None and "autoencoder" in parts),
-            "decoder_only needs a trained autoencoder; name its run with --parts and --start",
-        )
-        there = checkpoint_file(out).exists()
-        require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
+    problem = f"training {config.part} needs a trained {missing}"
+    require(not missing, f"{problem}; name their run folders with --parts")
+    if options.resume:
+        theirs, ours = load_checkpoint(out)[1]["config"], config.to_json()
+        differing = ", ".join(key for key, value in theirs.items() if ours.get(key) != value)
+        problem = f"cannot resume {out}: {differing} differ from the checkpoint"
+        require(not differing, f"{problem}; use the config it was trained with, or another --out")
         return
-    theirs, ours = load_checkpoint(out)[1]["config"], config.to_json()
-    differing = ", ".join(key for key, value in theirs.items() if ours.get(key) != value)
+    # The encoder that stays comes with --start, the statistics of its training with --parts.
     require(
-        not differing,
-        f"cannot resume {out}: {differing} differ from the checkpoint; use the config it was "
-        "trained with, or another --out",
+        not config.decoder_only or (options.start is not None and "autoencoder" in parts),
+        "decoder_only needs a trained autoencoder; name its run with --parts and --start",
     )
+    there = checkpoint_file(out).exists()
+    require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
 
 
 def load_part(run: str | Path) -> tuple[str, nn.Module]:
-    """Return name and network of a run folder, or of a part of a pipeline.
-
-    Raises:
-        GidliteError: If it holds no finished part.
-    """
+    """Return name and network of a run folder, or of a part of a pipeline."""
     folder = Path(run) / "model" if (Path(run) / "model").exists() else Path(run)
     try:
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         name = {network.__name__: name for name, network in _NETWORKS.items()}[kind]
         return name, load_network(_NETWORKS[name], folder)
     except (OSError, ValueError, KeyError) as error:
-        raise GidliteError(
-            f"{run} holds no trained part that can be read ({error}); train it first"
-        ) from None
+        problem = f"{run} holds no trained part that can be read ({error}); train it first"
+        raise GidliteError(problem) from None
 
 
 def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], FrequencyStats | None]:
@@ -293,19 +241,13 @@ def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], Freque
 
 
 def start_from(model: nn.Module, run: str | Path) -> None:
-    """Give a model the weights of a run folder, or of a part of a pipeline.
-
-    Raises:
-        GidliteError: If they are of another kind or size.
-    """
+    """Give a model the weights of a run folder, or of a part of a pipeline."""
     _, start = load_part(run)
     try:
         model.load_state_dict(start.state_dict())
     except RuntimeError:
-        raise GidliteError(
-            f"{run} holds a {type(start).__name__} of other sizes than the {type(model).__name__} "
-            "of this config; change one of them"
-        ) from None
+        kinds = f"a {type(start).__name__} of other sizes than the {type(model).__name__}"
+        raise GidliteError(f"{run} holds {kinds} of this config; change one of them") from None
     if (scaling := getattr(start.config, "scaling_factor", None)) is not None:
         model.register_to_config(scaling_factor=scaling)
 
@@ -317,22 +259,19 @@ def make_dataset(
     """Return synthetic scenes, or pairs of their frames, and real ones in a share of draws.
 
     Real ones come from folders of shards, or of pairs; scenes are made on the device.
-
-    Raises:
-        GidliteError: If a folder cannot be used.
     """
     size = {"height": config.height, "width": config.width}
     grid = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
-    clip = {"num_frames": config.num_frames, "fps": config.fps}
+    clip = size | grid | {"num_frames": config.num_frames, "fps": config.fps}
     pieces = collect_pieces(sprites, seed=config.seed)
     distinct = list({id(p): p for p in pieces}.values())
     if config.part == "renderer":
         scenes = [ScenePairs(p.to(device), **size) for p in distinct]
         real = [PairFolder(folder, device=device) for folder in data]
     else:
-        scenes = [SyntheticSource(p.to(device), **size, **grid, **clip) for p in distinct]
+        scenes = [SyntheticSource(p.to(device), **clip) for p in distinct]
         real = [Augmented(ShardSource(folder, **grid)) for folder in data]
     share = config.real_share if real else 0.0
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
     weights += [share / max(len(real), 1)] * len(real)
-    return MotionDataset([*scenes, *real], weights=weights, length=1 << 40, seed=config.seed)
+    return MotionDataset([*scenes, *real], weights=weights, seed=config.seed)

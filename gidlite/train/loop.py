@@ -18,34 +18,41 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import get_int_from_env
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from gidlite import train as setup
 from gidlite.data import seeded
 from gidlite.errors import GidliteError, require, written
 from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
 from gidlite.pipeline import GidPipeline
-from gidlite.train import (
-    STATS,
-    RunOptions,
-    TrainConfig,
-    check_run,
-    join_processes,
-    learning_rate,
-    load_checkpoint,
-    load_parts,
-    make_dataset,
-    save_checkpoint,
-    start_from,
-)
+from gidlite.train import RunOptions, TrainConfig
 from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
 
 _MAX_ROLLBACKS = 3
 _COUNTERS = ("step", "rollbacks", "seconds", "smoothed_loss")
 _COLUMNS = "step seconds loss smoothed_loss learning_rate gradient_norm event".split()
+# How launchers (accelerate, torchrun, several kinds of MPI) tell the number of processes.
+_WORLD = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 logger = logging.getLogger(__name__)
+
+
+def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.device]:
+    """Return the accelerator of this process, and its device: one of several has its own GPU."""
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise GidliteError(f"device {str(wanted)!r} is not available; try cpu") from None
+    # A process on its own places its tensors itself. The state that accelerators share could not
+    # be moved from a GPU to the CPU later, so there it never knows of the GPU.
+    alone = get_int_from_env(_WORLD, 1) == 1
+    # Precision is left to the config, so that a checkpoint says how it was trained.
+    accelerator = Accelerator(cpu=alone or device.type == "cpu", mixed_precision="no")
+    return accelerator, device if alone else accelerator.device
 
 
 @contextmanager
@@ -67,9 +74,9 @@ def stop_requests(asked: threading.Event) -> Iterator[None]:
 def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[Batch]:
     """Yield the batch of every step from a step on, drawn from a pool of the newest scenes.
 
-    On a CPU, making a scene costs as much as learning from it, so every scene is drawn many
-    times. What a step can draw depends on its number alone, so a resumed run sees what it would
-    have seen. Every process has the whole pool, and makes its share of what joins it.
+    Making a scene may cost as much as learning from it, so scenes are drawn many times. What a
+    step can draw depends on its number alone, so a resumed run sees what it would have seen.
+    Every process has the whole pool, and makes its share of what joins it.
     """
     config, world = task.config, accelerator.num_processes
     count = config.new_scenes_per_step
@@ -82,9 +89,9 @@ def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[B
         due = 4 * config.scenes_per_step + now * count
         while end < due:
             made = accelerator.gather(next(coming))
-            scenes = [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
-            pool += scenes
-            end += len(scenes)
+            rows = zip(*made.values(), strict=True)
+            pool += [dict(zip(made, row, strict=True)) for row in rows]
+            end += count * world
         oldest, size = max(0, due - config.pool_size), (config.scenes_per_step,)
         numbers = torch.randint(oldest, due, size, generator=seeded(config.seed + 1, now))
         chosen = [pool[number - end] for number in numbers.tolist()]
@@ -95,11 +102,7 @@ class Trainer:
     """Steps of a run, and the folder that it leaves.
 
     Every process draws the same batch and learns from its share, rows ``rank::world`` of it, so
-    losses without noise give the same gradients, however many processes there are. Noise differs:
-    a process draws it from (seed, step, rank).
-
-    Raises:
-        GidliteError: If ``scenes_per_step`` cannot be shared equally.
+    gradients do not depend on the number of processes, but for noise: (seed, step, rank) gives it.
     """
 
     def __init__(self, task: Task, out: str | Path, options: RunOptions) -> None:
@@ -107,11 +110,10 @@ class Trainer:
         self.config, self.task, self.out, self.options = config, task, Path(out), options
         self.accelerator, _ = join_processes(task.device)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        require(
-            config.scenes_per_step % self.world == 0,
-            f"scenes_per_step is {config.scenes_per_step}, which {self.world} processes cannot "
-            "share equally; make it a multiple",
-        )
+        self.main = self.rank == 0
+        count = config.scenes_per_step
+        problem = f"scenes_per_step is {count}, which {self.world} processes cannot share equally"
+        require(count % self.world == 0, f"{problem}; make it a multiple")
         self.loss = self.accelerator.prepare_model(task, device_placement=False)
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=1e-3)
@@ -121,11 +123,7 @@ class Trainer:
         self.stop = threading.Event()
 
     def run(self) -> nn.Module:
-        """Train until the end, the time limit or a signal, and return the averaged model.
-
-        Raises:
-            GidliteError: If the loss is not finite once more after three rollbacks.
-        """
+        """Train until the end, the time limit or a signal, and return the averaged model."""
         if self.options.resume:
             self._restore()
         self._rewind_log(self.step if self.options.resume else -1)
@@ -177,7 +175,7 @@ class Trainer:
         norm = float(self.accelerator.clip_grad_norm_(self.trained, self.config.clip_norm))
         if not math.isfinite(norm):
             return "gradient", stop, due
-        rate = learning_rate(self.config, self.step, self.seconds) * 0.5**self.rollbacks
+        rate = setup.learning_rate(self.config, self.step, self.seconds) * 0.5**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -186,14 +184,15 @@ class Trainer:
         before = mean if math.isnan(self.smoothed_loss) else self.smoothed_loss
         self.smoothed_loss = 0.98 * before + 0.02 * mean
         if self.step % self.options.log_every == 0:
-            self._log_step(loss=mean, learning_rate=rate, gradient_norm=norm)
+            values = zip(_COLUMNS[2:6], (mean, self.smoothed_loss, rate, norm), strict=True)
+            self._log(**{name: f"{value:.7g}" for name, value in values})
+            self._report()
         return "", stop, due
 
     def _agree(self, loss: Tensor) -> tuple[float, bool, bool]:
         """Return the mean loss, and whether to stop or save: the same in every process.
 
-        Clocks and signals differ between processes, and one that stopped on its own would leave
-        the others waiting for it.
+        Clocks and signals differ, and a process that stopped alone would leave others waiting.
         """
         now, minutes = time.monotonic(), self.options.minutes
         late = minutes is not None and now - self.options.started > 60 * minutes
@@ -227,43 +226,44 @@ class Trainer:
         return tensors
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            counters = {name: getattr(self, name) for name in _COUNTERS}
-            save_checkpoint(self.out, self._tensors(), counters | {"config": self.config.to_json()})
+        if self.main:
+            meta = {name: getattr(self, name) for name in _COUNTERS}
+            meta |= {"config": self.config.to_json()}
+            setup.save_checkpoint(self.out, self._tensors(), meta)
         self.saved = time.monotonic()
 
     @torch.no_grad()
     def _restore(self) -> None:
-        tensors, meta = load_checkpoint(self.out)
+        tensors, meta = setup.load_checkpoint(self.out)
         for name in _COUNTERS:
             setattr(self, name, meta[name])
         self.ema.optimization_step = self.step
         entries: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for name in [name for name in tensors if name.startswith("optimizer.")]:
-            _, number, key = name.split(".")
-            entries[int(number)][key] = tensors[name]
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": dict(entries), "param_groups": groups})
+        for name in tensors:
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                entries[int(number)][key] = tensors[name]
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": dict(entries)})
         for name, value in self._tensors().items():
             value.copy_(tensors[name])
 
     @torch.no_grad()
     def _draw_sheet(self) -> None:
-        if self.accelerator.is_main_process and not self.stop.is_set():  # a signal is in a hurry
+        if self.main and not self.stop.is_set():  # a signal is in a hurry
             path = self.out / "sheets" / f"step_{self.step:07d}.png"
             write_image(path, self.task.sheet(self.averaged()))
 
-    def _log_step(self, **values: float) -> None:
-        values["smoothed_loss"] = self.smoothed_loss
-        self._log(**{name: f"{value:.7g}" for name, value in values.items()})
-        if self.options.report is not None and self.accelerator.is_main_process:
-            steps, seconds = self.step - self.logged[0], time.monotonic() - self.logged[1]
-            self.options.report(self.step, self.smoothed_loss, steps / max(seconds, 1e-6))
-        self.logged = self.step, time.monotonic()
+    def _report(self) -> None:
+        """Tell the caller of the run how it goes, with the steps per second since last time."""
+        (step, then), now = self.logged, time.monotonic()
+        if self.options.report is not None and self.main:
+            speed = (self.step - step) / max(now - then, 1e-6)
+            self.options.report(self.step, self.smoothed_loss, speed)
+        self.logged = self.step, now
 
     def _log(self, **values: str) -> None:
         """Add a row to ``log.csv``: numbers, or an event in words, which is also said aloud."""
-        if self.accelerator.is_main_process:
+        if self.main:
             if "event" in values:
                 logger.warning(values["event"])
             row = {"step": self.step, "seconds": f"{self.seconds:.1f}"} | values
@@ -272,7 +272,7 @@ class Trainer:
 
     def _rewind_log(self, step: int) -> None:
         """Drop what was logged after a step: steps only ever increase."""
-        if self.accelerator.is_main_process:
+        if self.main:
             path = self.out / "log.csv"
             rows = path.read_text().splitlines()[1:] if path.exists() else []
             kept = [row for row in rows if int(row.split(",")[0]) <= step]
@@ -288,30 +288,28 @@ def train(
     """Train one part, write it with averaged (EMA) weights to ``out/model`` and return it.
 
     Beside the model, ``out`` gets a checkpoint, ``log.csv`` and sheets; all processes must see
-    it. Statistics are those of the parts; if not given, those of the run, or fitted first.
-
-    Raises:
-        GidliteError: As ``check_run`` and ``Trainer``; also if there is no such device.
+    it. Statistics are those of the parts; if not given, those of the run, or fitted first. Raise
+    ``GidliteError`` if settings, parts, folder or device do not fit, or the loss stays infinite.
     """
-    parts, options, kept_stats = parts or {}, options or RunOptions(), Path(out) / "model" / STATS
-    check_run(config, out, parts, options)
+    parts, options, folder = parts or {}, options or RunOptions(), Path(out) / "model"
+    setup.check_run(config, out, parts, options)
     accelerator, device = join_processes(options.device)
-    if stats is None and options.resume and kept_stats.exists():
-        stats = load_stats(kept_stats)
+    if stats is None and options.resume and (folder / setup.STATS).exists():
+        stats = load_stats(folder / setup.STATS)
     if stats is None and config.part != "renderer":
         stats = fit_stats(config, dataset, options.workers)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         task = TASKS[config.part](config, dataset, stats, parts, device, options.workers)
     if options.start is not None:
-        start_from(task.model, options.start)
+        setup.start_from(task.model, options.start)
     if stats is not None and accelerator.is_main_process:
-        with written(kept_stats) as path:
+        with written(folder / setup.STATS) as path:
             save_stats(path, stats)
     model = Trainer(task, out, options).run()
     task.finish(model)
     if accelerator.is_main_process:
-        model.save_pretrained(Path(out) / "model")
+        model.save_pretrained(folder)
     return model.cpu()
 
 
@@ -324,27 +322,25 @@ def run_training(
 
     ``sprites`` and ``data`` are as of ``make_dataset``, ``parts`` are folders as of ``load_part``.
     To ``export`` go a pipeline of all parts, after "prior" or "coordinate", or the network in half
-    precision, after "renderer".
-
-    Raises:
-        GidliteError: As ``train``.
+    precision, after "renderer". Errors are those of ``train``.
     """
     options = options or RunOptions()
-    networks, stats = load_parts(parts)
-    check_run(config, out, networks, options)
+    networks, stats = setup.load_parts(parts)
+    setup.check_run(config, out, networks, options)
     accelerator, device = join_processes(options.device)
     if config.part == "renderer":  # frames of a scene are made together, best on the device
         options = dataclasses.replace(options, workers=0)
     made_on = "cpu" if options.workers else device
-    dataset = make_dataset(config, sprites=sprites, data=data, device=made_on)
+    dataset = setup.make_dataset(config, sprites=sprites, data=data, device=made_on)
     model = train(config, out, dataset, stats=stats, parts=networks, options=options)
     first = accelerator.is_main_process
-    if first and export is not None and config.part == "renderer":
-        model.half().save_pretrained(export)
-    if first and export is not None and config.part in ("prior", "coordinate"):
-        GidPipeline(
-            networks["autoencoder"], networks["amplitude"], model, stats,
-            num_frames=config.num_frames, fps=config.fps, name=Path(out).name,
-        ).save_pretrained(export)  # fmt: skip
     accelerator.state.destroy_process_group()
-    return load_checkpoint(out)[1] if first else None
+    if not first:
+        return None
+    if export is not None and config.part == "renderer":
+        model.half().save_pretrained(export)
+    if export is not None and config.part in ("prior", "coordinate"):
+        clip = {"num_frames": config.num_frames, "fps": config.fps, "name": Path(out).name}
+        encoders = networks["autoencoder"], networks["amplitude"]
+        GidPipeline(*encoders, model, stats, **clip).save_pretrained(export)
+    return setup.load_checkpoint(out)[1]

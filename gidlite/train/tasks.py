@@ -11,18 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from gidlite import prior
+from gidlite.data.splits import SHEETS, STATISTICS
 from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normalize
 from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
-from gidlite.prior import (
-    AmplitudeNet,
-    amplitude_loss,
-    drop_features,
-    latent_magnitude,
-    perceptual_distance,
-    photo_features,
-    whiten,
-)
 from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
 from gidlite.prior.denoiser import Denoiser
 from gidlite.prior.diffusion import denoising_loss, make_scheduler
@@ -33,9 +26,6 @@ from gidlite.train import TrainConfig
 from gidlite.viz import contact_sheet, motion_tile
 
 Batch = dict[str, Tensor]
-Photos = Float[Tensor, "batch 3 height width"]
-# Examples are numbered without end. These are far beyond those that any run trains on.
-STATISTICS_FROM, SHEETS_FROM = 10**9, 2 * 10**9
 # The renderer's L1 term leaves a tenth of its weight to what has not moved.
 _STATIC_WEIGHT, _MOVING_PX = 0.1, 0.05
 
@@ -58,8 +48,7 @@ def _leave_signals_to_the_run(_: int) -> None:
 
 def held_out(dataset: Dataset, count: int, workers: int = 0) -> list[Batch]:
     """Return items that no run trains on."""
-    numbers = range(STATISTICS_FROM, STATISTICS_FROM + count)
-    items = load_items(dataset, (range(number, number + 1) for number in numbers), workers)
+    items = load_items(dataset, (STATISTICS[n : n + 1] for n in range(count)), workers)
     # Copies: every tensor that comes from another process keeps a file open.
     return [{name: value.clone() for name, value in item.items()} for (item,) in items]
 
@@ -76,15 +65,15 @@ def fit_stats(config: TrainConfig, dataset: Dataset, workers: int = 0) -> Freque
 class Task(nn.Module):
     """What the parts have in common; as a module, the loss of a batch.
 
-    A task says what its ``network()`` is; what the pool keeps of examples, if it has to ``make``
-    that of them; the mean ``loss(batch, generator)`` over a batch from the pool, in which every
-    parameter that is trained must take part and all noise comes from the generator; and the
-    ``columns(model, batch)`` of a sheet. ``parts`` are the trained networks that it builds on, by
+    A task says what its ``network()`` is; the mean ``loss(batch, generator)`` over a batch from
+    the pool, in which every trained parameter takes part and all noise comes from the generator;
+    and the ``columns(model, batch)`` of a sheet, photos or grey maps. It may ``make`` something
+    smaller of examples for the pool. ``parts`` are the trained networks that it builds on, by
     name; the renderer needs no ``stats``; ``workers`` are processes that make examples ahead.
     """
 
     keys = ("image", "spectral", "reliable")
-    shown = range(SHEETS_FROM, SHEETS_FROM + 3)
+    shown = SHEETS[:3]
 
     def __init__(
         self, config: TrainConfig, dataset: Dataset, stats: FrequencyStats | None = None,
@@ -101,7 +90,6 @@ class Task(nn.Module):
         self.model = self.network().to(device)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return the loss in the precision of the config."""
         with self.autocast():
             return self.loss(batch, generator)
 
@@ -122,8 +110,12 @@ class Task(nn.Module):
     def sheet(self, model: nn.Module) -> Float[Tensor, "3 height width"]:
         """Return a picture of what a model can do by now, one example a row."""
         columns = self.columns(model, self.stack([self.dataset[n] for n in self.shown]))
-        tiles = torch.stack(columns, dim=1).flatten(0, 1).float().clamp(0, 1).cpu()
-        return contact_sheet(list(tiles), columns=len(columns))
+        size, tiles = columns[0].shape[-2:], []
+        for column in columns:
+            if column.ndim == 3:
+                column = functional.interpolate(column[:, None].float(), size).expand(-1, 3, -1, -1)
+            tiles.append(column.float().clamp(0, 1).cpu())
+        return contact_sheet(list(torch.stack(tiles, dim=1).flatten(0, 1)), columns=len(columns))
 
 
 class AutoencoderTask(Task):
@@ -150,11 +142,11 @@ class AutoencoderTask(Task):
         given = {"reliable": batch["reliable"], "generator": _on(self.device, generator)}
         return autoencoder_loss(self.model, packed, batch["image"], **given)[0]
 
-    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+    def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, dx (real part, normalized) at bin 1, and the same after a round trip."""
         photos, packed = batch["image"], normalize(batch["spectral"], self.stats)
         decoded = model.decode(model.encode(packed), photos)
-        return [photos, *(_gray(0.5 + maps[:, 1, 0] / 4, photos) for maps in (packed, decoded))]
+        return [photos, *(0.5 + maps[:, 1, 0] / 4 for maps in (packed, decoded))]
 
     @torch.no_grad()
     def finish(self, model: SliceAutoencoder) -> None:
@@ -165,24 +157,23 @@ class AutoencoderTask(Task):
             model.register_to_config(scaling_factor=1 / latents.std().item())
 
 
-class _LatentTask(Task):
-    """Learns from latents and photo features; the autoencoder is finished."""
+class AmplitudeTask(Task):
+    """Expected magnitude of latents from the photo; the autoencoder is finished."""
+
+    def network(self) -> prior.AmplitudeNet:
+        return prior.AmplitudeNet(self.config.num_frequencies)
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
 
     @torch.no_grad()
     def make(self, items: list[Batch]) -> Batch:
         batch = self.stack(items)
-        latents = self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
+        latents = self.encode(batch)
         with self.autocast():
-            features = photo_features(batch["image"])
+            features = prior.photo_features(batch["image"])
         share = functional.adaptive_avg_pool2d(batch["reliable"].float(), latents.shape[-2:])
         return {"latents": latents.half(), "features": features.half(), "reliable": share > 0.5}
-
-
-class AmplitudeTask(_LatentTask):
-    """Expected magnitude of latents from the photo."""
-
-    def network(self) -> AmplitudeNet:
-        return AmplitudeNet(self.config.num_frequencies)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the squared error of magnitudes, of mirrored scenes half the time."""
@@ -190,37 +181,37 @@ class AmplitudeTask(_LatentTask):
         if torch.rand(1, generator=generator) < 0.5:
             batch = {k: v.flip(-1) for k, v in batch.items()}
         share = self.config.feature_dropout
-        features = drop_features(batch["features"], share, generator=generator)
-        return amplitude_loss(self.model, features, batch["latents"], batch["reliable"])
+        features = prior.drop_features(batch["features"], share, generator=generator)
+        return prior.amplitude_loss(self.model, features, batch["latents"], batch["reliable"])
 
-    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+    def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, true and expected magnitude of latents, mean over bins above 0 Hz."""
-        photos = batch["image"]
-        latents = self.parts["autoencoder"].encode(normalize(batch["spectral"], self.stats))
-        magnitudes = latent_magnitude(latents), model(photo_features(photos))
-        return [photos, *(_gray(maps[:, 1:].mean((1, 2)) / 2, photos) for maps in magnitudes)]
+        true = prior.latent_magnitude(self.encode(batch))
+        both = true, model(prior.photo_features(batch["image"]))
+        return [batch["image"], *(maps[:, 1:].mean((1, 2)) / 2 for maps in both)]
 
 
-class PriorTask(_LatentTask):
-    """Denoising of whitened latents: of single bins (stage 1), or of all at once if ``joint``."""
+class PriorTask(AmplitudeTask):
+    """Denoising of whitened latents: of single bins (stage 1), or of all at once if ``joint``.
+
+    It learns from the same latents and photo features as the amplitude network.
+    """
 
     @torch.no_grad()
     def network(self) -> Denoiser:
         single = self.config.coordination == "attention" and not self.config.joint
-        model = self._denoiser("independent" if single else self.config.coordination)
+        model = self.denoiser("independent" if single else self.config.coordination)
         items, scale = held_out(self.dataset, 96, self.workers), self.parts["amplitude"].scale
         batches = [_floats(self.make(items[n : n + 8])) for n in range(0, len(items), 8)]
-        latents = [whiten(batch["latents"], scale(batch["features"])) for batch in batches]
+        latents = [prior.whiten(batch["latents"], scale(batch["features"])) for batch in batches]
         reliable = torch.cat([batch["reliable"] for batch in batches])
         model.to(self.device).field.fit(torch.cat(latents), reliable)
         return model
 
-    def _denoiser(self, coordination: str) -> Denoiser:
+    def denoiser(self, coordination: str) -> Denoiser:
         config = self.config
-        return Denoiser(
-            config.num_frequencies, config.denoiser_channels, config.denoiser_layers, coordination,
-            config.prediction_type,
-        )  # fmt: skip
+        sizes = config.num_frequencies, config.denoiser_channels, config.denoiser_layers
+        return Denoiser(*sizes, coordination, config.prediction_type)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the denoising error where the motion can be trusted."""
@@ -228,7 +219,7 @@ class PriorTask(_LatentTask):
         bins = config.num_frequencies if config.joint else config.slices_per_scene
         with torch.no_grad():
             scale = self.parts["amplitude"].scale(batch["features"])
-            latents, freq_index = _bins(whiten(batch["latents"], scale), bins, generator)
+            latents, freq_index = _bins(prior.whiten(batch["latents"], scale), bins, generator)
         condition = self.model.embed_photo(batch["features"], scale)
         kept = torch.rand(len(condition), 1, 1, 1, generator=generator) >= config.condition_dropout
         return denoising_loss(
@@ -237,24 +228,24 @@ class PriorTask(_LatentTask):
             generator=_on(self.device, generator),
         )  # fmt: skip
 
-    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+    def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
-        photos, parts, drawn = batch["image"].cpu(), self.parts, []
-        size = {"height": photos.shape[-2], "width": photos.shape[-1]}
-        pipeline = GidPipeline(parts["autoencoder"], parts["amplitude"], model, self.stats)
+        photos, volumes = batch["image"].cpu(), list(batch["spectral"].cpu())
+        networks = self.parts["autoencoder"], self.parts["amplitude"], model
+        pipeline = GidPipeline(*networks, self.stats)
         for seed, photo in enumerate(photos):
             generator = torch.Generator().manual_seed(seed)
-            sample = pipeline(photo, num_inference_steps=10, generator=generator).spectral
-            drawn.append(motion_tile(sample, **size))
-        true = [motion_tile(spectral, **size) for spectral in batch["spectral"].cpu()]
-        return [photos, torch.stack(true), torch.stack(drawn)]
+            volumes.append(pipeline(photo, num_inference_steps=10, generator=generator).spectral)
+        height, width = photos.shape[-2:]
+        tiles = torch.stack([motion_tile(v, height=height, width=width) for v in volumes])
+        return [photos, *tiles.split(len(photos))]
 
 
 class CoordinationTask(PriorTask):
     """Stage 2: frequency attention alone, within the denoiser of stage 1."""
 
     def network(self) -> Denoiser:
-        model = self._denoiser(self.config.coordination)
+        model = self.denoiser(self.config.coordination)
         model.load_state_dict(self.parts["denoiser"].state_dict(), strict=False)
         model.requires_grad_(False).frequency.requires_grad_(True)
         return model
@@ -264,29 +255,35 @@ class RendererTask(Task):
     """Second frames from first ones and the motion between them."""
 
     keys = ("first", "second", "motion", "metric", "reliable")
-    shown = range(SHEETS_FROM, SHEETS_FROM + 24, 4)
+    shown = SHEETS[:24:4]
 
     def network(self) -> SynthesisNet:
         return SynthesisNet(self.config.renderer_channels)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return L1 and perceptual distance where the motion can be trusted."""
-        batch = _mirrored(_floats(batch), generator)
+        batch = _floats(batch)
+        for axis, component in ((-1, 0), (-2, 1)):  # mirrored along either, each half the time
+            if torch.rand(1, generator=generator) < 0.5:
+                batch = {k: v.flip(axis) for k, v in batch.items()}
+                batch["motion"][:, component] *= -1
+        first, second, motion, metric, reliable = (batch[key] for key in self.keys)
         if torch.rand(1, generator=generator) < self.config.coarse_share:
-            batch["motion"] = _coarsened(batch["motion"])
-        frame = self.model(self.model.encode(batch["first"]), batch["motion"], batch["metric"])
-        weight = trusted_targets(batch["motion"], batch["reliable"])
-        gap = (frame - batch["second"]).abs().mean(1, keepdim=True)
-        look = perceptual_distance(frame.clamp(0, 1), batch["second"], weight)
+            height, width = motion.shape[-2:]
+            coarse = resize_motion(motion, height=height // 2, width=width // 2)
+            motion = resize_motion(coarse, height=height, width=width)
+        frame = self.model(self.model.encode(first), motion, metric)
+        weight = trusted_targets(motion, reliable)
+        gap = (frame - second).abs().mean(1, keepdim=True)
+        look = prior.perceptual_distance(frame.clamp(0, 1), second, weight)
         gap = (gap * weight).sum() / weight.sum().clamp(min=1)
         return gap + self.config.perceptual_weight * look
 
-    def columns(self, model: nn.Module, batch: Batch) -> list[Photos]:
+    def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, truth, splatted photo and the model's frame."""
-        batch = _floats(batch)
-        first, motion, metric = batch["first"], batch["motion"], batch["metric"]
+        first, second, motion, metric, _ = (_floats(batch)[key] for key in self.keys)
         base, _ = splat_photo(first, motion, metric)
-        return [first, batch["second"], base, model(model.encode(first), motion, metric)]
+        return [first, second, base, model(model.encode(first), motion, metric)]
 
 
 TASKS: dict[str, type[Task]] = {
@@ -314,26 +311,6 @@ def _bins(values: Tensor, count: int, generator: torch.Generator) -> tuple[Tenso
     order = torch.rand(values.shape[:2], generator=generator).argsort(dim=1)[:, :count]
     order = order.sort(dim=1).values
     return values[torch.arange(len(values))[:, None], order], order
-
-
-def _gray(maps: Float[Tensor, "batch rows columns"], photos: Photos) -> Photos:
-    fitted = functional.interpolate(maps[:, None].float(), photos.shape[-2:])
-    return fitted.clamp(0, 1).expand(-1, 3, -1, -1)
-
-
-def _mirrored(batch: Batch, generator: torch.Generator) -> Batch:
-    """Mirror the whole batch along either axis, each half the time."""
-    for axis, component in ((-1, 0), (-2, 1)):
-        if torch.rand(1, generator=generator) < 0.5:
-            batch = {k: v.flip(axis) for k, v in batch.items()}
-            batch["motion"][:, component] *= -1
-    return batch
-
-
-def _coarsened(motion: Tensor) -> Tensor:
-    height, width = motion.shape[-2:]
-    half = resize_motion(motion, height=height // 2, width=width // 2)
-    return resize_motion(half, height=height, width=width)
 
 
 @torch.no_grad()

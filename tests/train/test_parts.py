@@ -1,6 +1,5 @@
 """All parts one after another, tiny, up to a pipeline that runs."""
 
-import inspect
 import json
 
 import pytest
@@ -9,22 +8,23 @@ from torch.nn import functional
 
 from gidlite.__main__ import main
 from gidlite.data.shards import write_scene_shards
+from gidlite.data.splits import SHEETS
 from gidlite.errors import GidliteError
 from gidlite.media import read_image
-from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normalize
+from gidlite.motion.normalize import FrequencyStats, normalize
 from gidlite.pipeline import GidPipeline
 from gidlite.prior import AmplitudeNet
-from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
+from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import Denoiser
 from gidlite.train import RunOptions, TrainConfig, load_parts, make_dataset
 from gidlite.train.loop import run_training
-from gidlite.train.tasks import SHEETS_FROM, TASKS, fit_stats, load_items
+from gidlite.train.tasks import TASKS, fit_stats, load_items
 from gidlite.viz import motion_tile
 
 
 @pytest.fixture
 def tiny_scenes(monkeypatch, scenes):
-    monkeypatch.setattr("gidlite.train.loop.make_dataset", lambda *a, **k: scenes)
+    monkeypatch.setattr("gidlite.train.make_dataset", lambda *a, **k: scenes)
 
 
 def check_sheet(path, scenes, truth):
@@ -33,7 +33,7 @@ def check_sheet(path, scenes, truth):
     assert sheet.shape == (3, 3 * 72, 3 * 72)
     tiles = sheet.unflatten(2, (3, 72)).unflatten(1, (3, 72))[:, :, 4:-4, :, 4:-4]
     for row in range(3):
-        item = scenes[SHEETS_FROM + row]
+        item = scenes[SHEETS[row]]
         photo, true, made = tiles[:, row].unbind(2)
         assert torch.allclose(photo, item["image"].clamp(0, 1), atol=0.005)
         if truth is not None:
@@ -142,19 +142,11 @@ class HalfTrusted(torch.utils.data.Dataset):
         return item
 
 
-@pytest.mark.skipif(
-    "reliable" not in inspect.signature(fit_frequency_stats).parameters,
-    reason="NOT CHECKED: statistics cannot be told yet what to trust",
-)
 def test_statistics_are_of_trusted_motion(scenes, tiny):
     calm, wild = (fit_stats(tiny(), HalfTrusted(scenes, factor)).scale for factor in (1, 1000))
     assert torch.equal(calm, wild)
 
 
-@pytest.mark.skipif(
-    "reliable" not in inspect.signature(autoencoder_loss).parameters,
-    reason="NOT CHECKED: the loss cannot be told yet what to trust",
-)
 def test_the_autoencoder_learns_from_trusted_motion(scenes, tiny):
     task = TASKS["vae"](tiny(part="vae"), scenes, FrequencyStats(torch.ones(4)))
 

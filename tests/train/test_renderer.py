@@ -9,11 +9,12 @@ from torch.nn import functional
 from gidlite.__main__ import main
 from gidlite.data import MotionDataset
 from gidlite.data.pairs import ScenePairs
+from gidlite.data.splits import SHEETS
 from gidlite.media import read_image
 from gidlite.render.network import load_renderer
 from gidlite.train import RunOptions, TrainConfig, load_checkpoint
 from gidlite.train.loop import train
-from gidlite.train.tasks import SHEETS_FROM, RendererTask, trusted_targets
+from gidlite.train.tasks import RendererTask, trusted_targets
 
 TINY = {
     "part": "renderer", "height": 48, "width": 64, "scenes_per_step": 2, "new_scenes_per_step": 1,
@@ -74,7 +75,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, pairs):
     sheet = read_image(tmp_path / "a" / "sheets" / "step_0000004.png")
     tiles = sheet.unflatten(2, (4, 72)).unflatten(1, (6, 56))[:, :, 4:-4, :, 4:-4]
     for row in range(6):
-        pair, (first, second, _, made) = pairs[SHEETS_FROM + 4 * row], tiles[:, row].unbind(2)
+        pair, (first, second, _, made) = pairs[SHEETS[4 * row]], tiles[:, row].unbind(2)
         assert torch.allclose(first, pair["first"] / 255, atol=0.005)
         assert torch.allclose(second, pair["second"] / 255, atol=0.005)
         assert (made - second).abs().mean() < 0.2
@@ -97,7 +98,7 @@ def test_the_loss_falls(pairs):
 
 
 def test_the_command_trains_and_exports(tmp_path, monkeypatch, capsys, pairs):
-    monkeypatch.setattr("gidlite.train.loop.make_dataset", lambda *a, **k: pairs)
+    monkeypatch.setattr("gidlite.train.make_dataset", lambda *a, **k: pairs)
     config = tmp_path / "renderer.json"
     config.write_text(json.dumps(TINY | {"steps": 1}))
     arguments = ["train", "renderer", "--config", str(config), "--out", str(tmp_path / "run")]
