@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gidlite import evaluate as measures
+from gidlite.data.splits import HELD_OUT_SEED
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, require
@@ -27,8 +28,6 @@ from gidlite.motion import flow, spectral
 # Amplitudes at 256 px wide above which a pixel moves, and below which it is static.
 MOVING_PX, STATIC_PX = 0.25, 0.1
 _WIDTH = 256
-# Scenes of an evaluation lie far from the seeds that training counts up from.
-_HELD_OUT = 1 << 40
 # Titles of tables, and for each of their scores a heading; other scores are in the report alone.
 _TABLES = {
     "Where: AUC of the prior and of three baselines (chance 0.5); shares of pixels": {
@@ -115,11 +114,11 @@ def scene_cases(
 
     Pieces come from the folder ``sprites``, where training may have seen some, or are painted anew.
     """
-    sources = collect_pieces(sprites, seed=_HELD_OUT)
+    sources = collect_pieces(sprites, seed=HELD_OUT_SEED)
     for number in range(count):
         scenes = make_scenes(
             1, sources[number % len(sources)], num_frames=num_frames, fps=fps,
-            generator=torch.Generator().manual_seed(_HELD_OUT + number),
+            generator=torch.Generator().manual_seed(HELD_OUT_SEED + number),
         )  # fmt: skip
         everywhere = torch.ones(scenes.photo.shape[-2:], dtype=torch.bool)
         yield Case(f"scene {number}", scenes.photo[0], scenes.motion()[0], everywhere)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from gidlite.data.splits import STATISTICS
 from gidlite.errors import GidliteError
 from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats
 from gidlite.pipeline import GidPipeline
@@ -128,7 +129,7 @@ def _train_row(
 
 
 def _stats(config: TrainConfig, source: StoredScenes) -> FrequencyStats:
-    held_out = range(10**9, 10**9 + source.held_out)
+    held_out = STATISTICS[: source.held_out]
     volumes = (source.example(number).spectral.cpu() for number in held_out)
     return fit_frequency_stats(
         volumes, percentile=config.percentile, variant=config.normalization
