@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.markup import escape
@@ -23,13 +24,18 @@ app.add_typer(learn.evaluate, name="evaluate", no_args_is_help=True)
 app.add_typer(learn.weights, name="weights", no_args_is_help=True)
 
 
-def main() -> None:
-    """Run the command line; a user's mistake becomes one sentence and exit code 2."""
+def run(command: Callable[[], None]) -> None:
+    """Run a command line; a user's mistake becomes one sentence and exit code 2."""
     try:
-        app()
+        command()
     except GidliteError as error:
         errors.print(f"[red]Error:[/] {escape(str(error).rstrip('.'))}.")
         sys.exit(2)
+
+
+def main() -> None:
+    """Run the ``gidlite`` command."""
+    run(app)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,6 +25,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from gidlite.__main__ import run
 from gidlite.cli import console, progress_bar
 from gidlite.data.pairs import Pair, scene_pairs
 from gidlite.data.splits import RENDER_SEED
@@ -322,7 +322,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except GidliteError as error:
-        sys.exit(f"{error}")
+    run(lambda: typer.run(main))

@@ -208,6 +208,8 @@ def evaluate_video(
     names = tuple(name.strip() for name in metrics.lower().split(","))
     reading = videos.Reading(fps, *cli.parse_size(size), max_frames)
     settings = videos.VideoSettings(names, every, window, draws, seed, reading)
+    for side in (real, fake):
+        videos.videos_in(side)  # before the networks are read, which takes seconds
     files = {"weights": folder, "textures": texture_weights}
     networks = videos.load_networks(names, device=device, **files)
     options = {"cache": cache, "settings": settings}

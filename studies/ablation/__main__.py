@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gidlite.__main__ import run
 from gidlite.cli import Steps, console, progress_bar
 from gidlite.errors import GidliteError
 
@@ -33,7 +33,7 @@ def _preset(name: str):
 def scenes(
     preset: Presets = "laptop", out: Out = _OUT, sprites: Sprites = None, device: Device = "cpu"
 ) -> None:
-    """Make the scenes that all rows learn from: `gidlite ablate scenes`. `train` does it, too."""
+    """Make the scenes that all rows learn from, as `train` does: `... scenes`."""
     from studies.ablation.scenes import store_scenes
     from studies.ablation.training import scenes_path
 
@@ -53,7 +53,7 @@ def train(
     device: Device = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
 ) -> None:
-    """Train every row that is not finished: `gidlite ablate train --preset laptop`.
+    """Train every row that is not finished: `python -m studies.ablation train --preset laptop`.
 
     Run again, it goes on where it was. Several processes may train different rows at once, if
     they share no part: full, independent and volume belong together.
@@ -76,7 +76,7 @@ def train(
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.")], out: Out = _OUT
 ) -> None:
-    """Finished rows as archives under 16 MB: `gidlite ablate pack DIR`; unpack with tar -xf."""
+    """Finished rows as archives under 16 MB: `... pack DIR`; unpack with tar -xf."""
     from studies.ablation.training import pack_models
 
     for path in pack_models(out, folder):
@@ -102,7 +102,7 @@ def measure(
     weights: Annotated[Path | None, typer.Option(help="Folder of the feature networks.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Sample, render and score the rows: `gidlite ablate measure --clips clips/`.
+    """Sample, render and score the rows: `python -m studies.ablation measure --clips clips/`.
 
     Writes rows/NAME.json, table.json and table.md. Goes on where it was; run again, it only
     prints the table.
@@ -132,7 +132,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except GidliteError as error:
-        sys.exit(f"{error}")
+    run(app)

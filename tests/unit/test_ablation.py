@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from gidlite.__main__ import main
+from gidlite.__main__ import run
 from gidlite.errors import GidliteError
 from gidlite.evaluate import frechet_distance, moments_of
 from gidlite.motion.spectral import motion_amplitude
 from gidlite.pipeline import GidPipeline
 from studies.ablation import measure as measuring
 from studies.ablation import training
+from studies.ablation.__main__ import app
 from studies.ablation.measure import MeasureSettings, measure_rows
 from studies.ablation.paired import difference_interval
 from studies.ablation.rows import PRESETS, Row, part_config, read_rows
@@ -125,7 +126,7 @@ def test_training_stops_goes_on_and_does_nothing_twice(out, tmp_path, monkeypatc
     (archive,) = pack_models(out, tmp_path)
     assert archive.stat().st_size < 16_000_000
     with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extractall(tmp_path)
     models = [GidPipeline.from_pretrained(tmp_path / "models" / row.name) for row in rows]
     full, alone = (model.denoiser for model in models)
     # Attention learned together with everything else: its output began at exactly zero.
@@ -214,9 +215,9 @@ def test_measuring_is_resumed_and_says_what_it_left_out(out, metric_weights, mon
 
 
 def run_command(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["gidlite", "ablate", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["ablation", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
-        main()
+        run(app)
     return stopped.value.code
 
 
