@@ -19,7 +19,7 @@ demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 	@$(BIN)/gidlite demo -o outputs/demo
 
 test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2
 
 lint: $(READY)  ## check style and formatting, notebooks included
 	$(BIN)/ruff check .
