@@ -20,6 +20,19 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
 
 
+@pytest.mark.slow
+def test_the_lines_of_python_in_the_readme_run(tmp_path, monkeypatch):
+    pytest.importorskip("mediapy")
+    from gidlite.media import read_image, resize, sample_photo, write_image
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    write_image("rose.jpg", resize(read_image(sample_photo()), height=64, width=96))
+    names: dict = {}
+    exec(code, names)
+    assert names["output"].frames.shape == (150, 3, 64, 96)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_and_pictures_are_there(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
