@@ -1,4 +1,8 @@
-"""What motion is: the spectral volume and its file, safetensors with all that playing it takes."""
+"""What motion is: the spectral volume and its file.
+
+The file is safetensors: tensor ``packed`` (K, 4, H, W), see ``spectral.pack_complex``, and metadata
+``format``, ``version``, ``num_frames``, ``fps``, ``width``, ``height``, ``seed`` and ``model``.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ def check_timing(path: Path, num_frames: object, fps: object) -> None:
 
 
 def save_volume(path: str | Path, volume: SpectralVolume) -> None:
-    """Write a volume as packed float32 (format: see the README), whole or with a refusal."""
+    """Write a volume as packed float32, whole or with a refusal."""
     height, width = volume.spectral.shape[-2:]
     metadata = {"format": _FORMAT, "version": _VERSION, "height": height, "width": width}
     metadata |= {name: getattr(volume, name) for name in ("num_frames", "fps", "seed", "model")}
