@@ -96,7 +96,7 @@ class StoredScenes:
 
     def __init__(self, path: str | Path, *, num_frequencies: int = 16, device="cpu") -> None:
         if not Path(path).is_file():
-            raise GidliteError(f"{path} does not exist; make it with: gidlite ablate scenes")
+            raise GidliteError(f"{path} does not exist; run the study's command scenes")
         with safe_open(path, "pt") as file:
             settings = json.loads(file.metadata()["settings"])
             self._images = file.get_tensor("image").to(device)

@@ -182,7 +182,7 @@ def trained_rows(out: str | Path) -> list[str]:
 def pack_models(out: str | Path, folder: str | Path) -> list[Path]:
     """Write the half-precision pipelines of all finished rows as archives under 16 MB.
 
-    Unpacked in one folder with ``tar -xf``, they are what ``gidlite ablate measure --out`` takes.
+    Unpacked in one folder with ``tar -xf``, they are what the command ``measure --out`` takes.
 
     Returns:
         The archives, ``rows_0.tar`` and so on.
@@ -192,7 +192,7 @@ def pack_models(out: str | Path, folder: str | Path) -> list[Path]:
     """
     names = trained_rows(out)
     if not names:
-        raise GidliteError(f"{out} holds no finished row; run gidlite ablate train first")
+        raise GidliteError(f"{out} holds no finished row; run the command train first")
     Path(folder).mkdir(parents=True, exist_ok=True)
     archives: list[Path] = []
     used = math.inf
