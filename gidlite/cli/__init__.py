@@ -51,9 +51,10 @@ def command(app: Typer, name: str | None = None, *, reads: tuple[str, ...] = ())
     """
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        hints, shown, bundles = get_type_hints(run, include_extras=True), [], {}
-        for parameter in signature(run).parameters.values():
-            kind = hints[parameter.name]
+        shown, bundles = [], {}
+        # get_type_hints would hide the option of a parameter that defaults to None on Python 3.10.
+        for parameter in signature(run, eval_str=True).parameters.values():
+            kind = parameter.annotation
             if is_dataclass(kind):
                 bundles[parameter.name] = kind
                 options = get_type_hints(kind, include_extras=True)
@@ -63,7 +64,9 @@ def command(app: Typer, name: str | None = None, *, reads: tuple[str, ...] = ())
 
         @functools.wraps(run)
         def guarded(**given: Any) -> None:
-            with protected(*(given[key] for key in reads if given.get(key) is not None)):
+            inputs = [given.get(key) for key in reads]
+            files = [x for item in inputs for x in (item if isinstance(item, list) else [item])]
+            with protected(*filter(None, files)):
                 for key, kind in bundles.items():
                     names = [f.name for f in fields(kind) if f.name in given]
                     given[key] = kind(**{name: given.pop(name) for name in names})

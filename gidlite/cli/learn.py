@@ -132,7 +132,7 @@ def _print_extraction(report: Report) -> None:
     )
 
 
-@cli.command(evaluate, "motion")
+@cli.command(evaluate, "motion", reads=("clips",))
 def evaluate_motion(
     clips: Annotated[list[Path], Argument(metavar="CLIP...", help="Still camera.")],
     *,

@@ -46,18 +46,20 @@ class Video:
         options = {"seconds": self.seconds, "fps": self.fps, "slow": self.slow, "loop": self.loop}
         return frame_times(volume, **options)
 
-    def check(self, output: Path) -> None:
+    def check(self, output: Path, volume: SpectralVolume | None = None) -> None:
         """Refuse what cannot work before minutes are spent on it."""
         import torch
 
-        from gidlite.media import VideoWriter
+        from gidlite.media import IMAGE_SUFFIXES, VideoWriter
         from gidlite.motion import SpectralVolume
         from gidlite.render import check_renderer
 
         VideoWriter(output, fps=self.fps or 30, quality=self.quality)
         if self.xt is not None:
+            known = self.xt.suffix.lower() in IMAGE_SUFFIXES
+            require(known, f"--xt is {self.xt}; use one of {', '.join(IMAGE_SUFFIXES)}")
             check_output(self.xt)
-        self.times(SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64)))
+        self.times(volume or SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64)))
         valid = 0 <= self.amplify <= 5
         require(valid, f"--amplify is {self.amplify}; it must lie between 0 and 5")
         check_renderer(self.renderer)
@@ -171,7 +173,7 @@ def render(
 
     image, volume = _read_photo(photo, video.width), load_volume(volume_file)
     output = output or photo.with_name(f"{photo.stem}_loop.mp4")
-    video.check(output)
+    video.check(output, volume)
     _write(image, volume, output, video)
 
 

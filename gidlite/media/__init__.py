@@ -69,7 +69,10 @@ def as_image(picture: Any) -> Float32[Tensor, "3 height width"]:
         return picture.float() / 255
     require(picture.is_floating_point(), f"the image is {picture.dtype}; give uint8 or floats")
     low, high = picture.amin().item(), picture.amax().item()
-    require(0 <= low and high <= 1, f"the image has values up to {high:g}; floats lie in [0, 1]")
+    require(
+        0 <= low and high <= 1,
+        f"the image has values from {low:g} to {high:g}; floats lie in [0, 1]",
+    )
     return picture.float()
 
 

@@ -719,7 +719,7 @@ def test_a_photo_comes_in_any_common_form(tmp_path):
         assert torch.allclose(as_image(picture), wanted), type(picture)
         assert as_image(picture).dtype == torch.float32
     for wrong, words in (
-        (wanted * 255, "up to 255"), (array.astype(np.int64), "int64"), (None, "NoneType"),
+        (wanted * 255, "to 255"), (array.astype(np.int64), "int64"), (None, "NoneType"),
         (wanted[0], "axes"), (wanted * float("nan"), "floats lie in"),
     ):  # fmt: skip
         with pytest.raises(GidliteError, match=words):
