@@ -50,6 +50,9 @@ def train(
     from gidlite.train import RunOptions, TrainConfig
     from gidlite.train.loop import run_training
 
+    exports = part in ("prior", "coordinate", "renderer")
+    require(export is None or exports, "--export goes with prior, coordinate or renderer")
+
     def report(step: int, loss: float, rate: float) -> None:
         cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 

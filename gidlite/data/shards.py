@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from gidlite.data.splits import seeded
 from gidlite.data.world import Scenes, make_scenes
-from gidlite.data.world.pieces import collect_pieces
+from gidlite.data.world.pieces import Pieces, collect_pieces
 from gidlite.errors import GidliteError, check_output, require, written
 from gidlite.media import IMAGE_SUFFIXES, write_image
 from gidlite.motion.spectral import pack_complex, unpack_complex
@@ -160,10 +160,9 @@ def finish_folder(folder: Path, shards: list[dict], *, report: dict[str, Any]) -
 
 
 def _batches(
-    sprites: str | Path | None, count: int, seed: int, size: tuple[int, int], progress
+    sources: list[Pieces], count: int, seed: int, size: tuple[int, int], progress
 ) -> Iterator[Scenes]:
     """Yield ``count`` scenes in batches, each batch of the next source of pieces."""
-    sources = collect_pieces(sprites)
     for number, first in enumerate(range(0, count, _BATCH)):
         some, pieces = min(_BATCH, count - first), sources[number % len(sources)]
         generator = seeded(seed, number)
@@ -183,7 +182,7 @@ def write_scene_sheet(
     known = Path(path).suffix.lower() in IMAGE_SUFFIXES
     require(known, f"cannot write {path}: use one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
     tiles = []
-    for scenes in _batches(sprites, count, seed, (100, 160), progress):
+    for scenes in _batches(collect_pieces(sprites), count, seed, (100, 160), progress):
         volumes, (height, width) = scenes.spectral(16), scenes.grid
         rows = [liveliest_row(volume, height=height) for volume in volumes]
         times = range(0, scenes.coords.shape[-1], 2)
@@ -209,10 +208,11 @@ def write_scene_shards(
     require(fresh, f"{folder} already holds samples; choose another folder")
     origin, sure = {"source": "synthetic", "seed": seed}, torch.ones(size, dtype=torch.bool)
     form = {"num_frequencies": num_frequencies, "height": size[0], "width": size[1]}
+    sources = collect_pieces(sprites)  # refused before the folder is begun
     write_json(folder / "settings.json", form | {"num_frames": 150, "fps": 30.0} | origin)
     scenes = (
         scene
-        for batch in _batches(sprites, count, seed, size, progress)
+        for batch in _batches(sources, count, seed, size, progress)
         for scene in zip(batch.photo, batch.spectral(num_frequencies), strict=True)
     )
     samples = (

@@ -220,7 +220,7 @@ def evaluate_cases(
     cases: Iterable[Case], pipeline: Predictor, *, count: int,
     draws: Draws | None = None, progress: Progress = None,
 ) -> MotionReport:  # fmt: skip
-    """Score a prior on at most ``count`` cases, which are made and forgotten one at a time."""
+    """Score a prior on ``count`` cases, which are made and forgotten one at a time."""
     require(count >= 1, "nothing to evaluate; give at least one clip or scene")
     draws, scores = draws or Draws(), []
     seeds = [*range(draws.seed, draws.seed + draws.samples), draws.seed]

@@ -158,6 +158,7 @@ class VideoSettings:
         require(bool(self.metrics) and not unknown, known)
         window = f"window must be 0 or at least {LEAST_FRAMES}, got {self.window}"
         require(self.window == 0 or self.window >= LEAST_FRAMES, window)
+        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
         least = {"every": 1, "draws": 0, "fps": 1, "width": 16, "height": 16, "max_frames": 1}
         given = asdict(self) | asdict(self.reading)
         for name, value in least.items():
@@ -250,6 +251,8 @@ def evaluate_videos(
     """
     settings = settings or VideoSettings()
     sides = [videos_in(folder) for folder in (real, fake)]
+    nested = set(sides[0]) & set(sides[1]) and Path(real).resolve() != Path(fake).resolve()
+    require(not nested, f"{real} and {fake} lie in each other; give two separate folders")
     windowed = [n for n in ("fid", "fvd", "dtfvd") if settings.window and n in settings.metrics]
     total = sum(map(len, sides)) * (len(settings.metrics) + len(windowed))
     store, finished = FeatureStore(Path(cache), settings.reading), count(1)

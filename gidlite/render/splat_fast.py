@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gidlite.errors import require
 from gidlite.render.splat import ReferencePlan
 
 _TINY = 1e-300  # a total below it counts as nothing: its inverse would overflow
@@ -218,9 +219,16 @@ def _run(loop: Callable, *arrays: Tensor, **options: int) -> None:
     """Call a compiled loop with as many threads as torch has, or one if there is little to do."""
     little = max(array.numel() for array in arrays) < _LITTLE
     threads = min(1 if little else torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    # Numba's threads do not survive a fork: waiting for them would never end.
+    forked = "a splat plan was made before a fork; make it anew in the forked process"
+    require(os.getpid() == _PROCESS, forked)
     with _ONE_AT_A_TIME:
-        numba.set_num_threads(threads)
-        loop(*(array.detach().numpy() for array in arrays), *options.values())
+        before = numba.get_num_threads()
+        try:
+            numba.set_num_threads(threads)
+            loop(*(array.detach().numpy() for array in arrays), *options.values())
+        finally:
+            numba.set_num_threads(before)
 
 
 def _bands(reach: Tensor, groups: int = 1) -> int:

@@ -203,18 +203,17 @@ def check_run(
     missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
     problem = f"training {config.part} needs a trained {missing}"
     require(not missing, f"{problem}; name their run folders with --parts")
+    # The encoder that stays, and the scale of its latents, come with --start.
+    needs = "decoder_only needs a trained autoencoder; name its run with --parts and --start"
+    require(not config.decoder_only or options.start is not None, needs)
     if options.resume:
         theirs, ours = load_checkpoint(out)[1]["config"], config.to_json()
         differing = ", ".join(key for key, value in theirs.items() if ours.get(key) != value)
         problem = f"cannot resume {out}: {differing} differ from the checkpoint"
         require(not differing, f"{problem}; use the config it was trained with, or another --out")
         return
-    # The encoder that stays comes with --start, the statistics of its training with --parts.
-    require(
-        not config.decoder_only or (options.start is not None and "autoencoder" in parts),
-        "decoder_only needs a trained autoencoder; name its run with --parts and --start",
-    )
-    there = checkpoint_file(out).exists()
+    require(not config.decoder_only or "autoencoder" in parts, needs)  # for its statistics
+    there = checkpoint_file(out).parent.exists()
     require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
 
 

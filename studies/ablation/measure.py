@@ -61,7 +61,7 @@ class MeasureSettings:
             themselves would move everything by a multiple.
         seed: First seed of the predictions.
         draws: Resamples of every bootstrap.
-        metrics: Of videos, see ``evaluate.video.METRICS``.
+        metrics: Of videos, see ``evaluate.videos.METRICS``.
         renderer: Of rows that do not name one.
 
     Raises:

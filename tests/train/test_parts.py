@@ -193,6 +193,9 @@ def test_training_the_decoder_alone_leaves_latents_valid(tmp_path, tiny_scenes, 
         with pytest.raises(GidliteError, match="decoder_only needs"):
             run_training(config, tmp_path / "refused", **given)
     run_training(config, alone, parts=[whole], options=options)
+    # The scale of the latents is no part of a checkpoint: it comes with --start every time.
+    with pytest.raises(GidliteError, match="decoder_only needs"):
+        run_training(config, alone, parts=[whole], options=RunOptions(resume=True))
     before, after = load_parts([whole]), load_parts([alone])
     assert torch.equal(before[1].scale, after[1].scale)
     before, after = before[0]["autoencoder"], after[0]["autoencoder"]
