@@ -74,21 +74,29 @@ def lab(photo, volume, tmp_path, request):
         server.wait(20)
 
 
-def until(page, condition, *, seconds: float = 120) -> None:
+def until(page, condition, *, seconds: float = 120, pause: float = 0.1) -> None:
     """Wait until something is true, however busy the machine is; a real fault takes the time."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(1000 * pause)
 
 
 def run_first_cell(page) -> None:
-    """Run the cell once the kernel can take it: keys pressed earlier can get lost."""
+    """Run the cell once the kernel can take it; a key that is pressed too early gets lost."""
     kernel = page.locator(".jp-Notebook-ExecutionIndicator").first
-    kernel.wait_for(state="attached", timeout=120_000)
+    kernel.wait_for(state="attached")
     until(page, lambda: kernel.get_attribute("data-status") == "idle")
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-    page.keyboard.press("Shift+Enter")
+    prompt = page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").first
+
+    def started() -> bool:
+        if prompt.inner_text().strip() != "[ ]:":
+            return True
+        page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        return False
+
+    until(page, started, pause=3.0)
     page.locator(".gidlite-stage").first.wait_for(timeout=300_000)
 
 
