@@ -19,7 +19,8 @@ demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 	@$(BIN)/gidlite demo -o outputs/demo
 
 test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 -m "not browser"
+	$(BIN)/python -m pytest -q -m browser tests/widget
 
 lint: $(READY)  ## check style and formatting, notebooks included
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """A photo of a disc on a stripy wall that sways on its own, and a browser to touch it in."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,19 +40,23 @@ def volume() -> SpectralVolume:
     return SpectralVolume((turns * direction * inside).to(torch.complex64))
 
 
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium with software rendering, or a loud skip."""
+@contextmanager
+def chromium():
+    """Yield Chromium with software rendering, or skip loudly."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    names = "chromium", "chromium-browser", "google-chrome"
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         pytest.skip("no Chromium on this machine: install it (Debian: apt-get install chromium)")
+    software = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(
-            executable_path=found,
-            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-        )
-        yield chromium
-        chromium.close()
+        launched = running.chromium.launch(executable_path=found, args=software)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser for the tests of one file: pages of others, still drawing, would slow it down."""
+    with chromium() as launched:
+        yield launched
