@@ -20,7 +20,8 @@ demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 
 test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 -m "not browser"
-	$(BIN)/python -m pytest -q -m browser tests/widget
+	$(BIN)/python -m pytest -q tests/widget/test_browser.py
+	$(BIN)/python -m pytest -q tests/widget/test_jupyter.py
 
 lint: $(READY)  ## check style and formatting, notebooks included
 	$(BIN)/ruff check .
