@@ -23,7 +23,9 @@ from gidlite.data.splits import seeded
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import require
-from gidlite.motion.spectral import anchor, motion_to_spectral, resize_spectral, spectral_to_motion
+from gidlite.motion.spectral import (
+    anchor, motion_amplitude, motion_to_spectral, resize_spectral, spectral_to_motion,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Example:
     spectral: Complex[Tensor, "freq 2 rows columns"]  # px of its own grid
     reliable: Bool[Tensor, "rows columns"]  # where the motion can be trusted
     periodic: bool = False  # whether frame T is frame 0, as of loops but not of real clips
+    level: Float[Tensor, "rows columns"] | None = None  # expected RMS in px; None: what was seen
 
 
 def flip(example: Example) -> Example:
@@ -155,7 +158,8 @@ class SyntheticSource(SceneBlocks):
         scenes = make_scenes(self.block, self.pieces, generator=generator, **self.scene)
         volumes = scenes.spectral(self.num_frequencies)
         sure = torch.ones(volumes.shape[-2:], dtype=torch.bool, device=volumes.device)
-        return [Example(p, v, sure) for p, v in zip(scenes.photo, volumes, strict=True)]
+        rows = zip(scenes.photo, volumes, scenes.expected_level(self.num_frequencies), strict=True)
+        return [Example(photo, volume, sure, level=level) for photo, volume, level in rows]
 
 
 def shuffled(number: int, count: int, seed: int) -> int:
@@ -237,4 +241,6 @@ class MotionDataset(Dataset):
         draw = torch.rand(1, generator=seeded(self.seed, number))
         chosen = min(int(torch.searchsorted(self._shares, draw)), len(self.sources) - 1)
         held = vars(self.sources[chosen].example(number, self.seed)) | {"source": chosen}
+        if "level" in held and held["level"] is None:
+            held["level"] = motion_amplitude(held["spectral"])
         return {name: torch.as_tensor(value) for name, value in held.items()}

@@ -26,7 +26,8 @@ Condition = Float[Tensor, "batch condition patch_rows patch_columns"]
 PHOTO_STRIDE = 4
 # EfficientNet-Lite0 blocks whose outputs are kept, with their channels: strides 4, 8, 16 and 32.
 _TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-FEATURE_CHANNELS = 3 + sum(_TAPS.values())
+TAP_CHANNELS = tuple(_TAPS.values())
+FEATURE_CHANNELS = 3 + sum(TAP_CHANNELS)
 # Blocks whose outputs pictures are compared by, the stem being -1: strides 2, 2, 4 and 8.
 _COMPARED = (-1, 0, 2, 4)
 _FLOOR = 0.02  # latents are divided by at least this; on moving things they are about 1
@@ -56,15 +57,21 @@ def _layers(pictures: Photos) -> Iterator[tuple[int, Tensor]]:
 
 
 @torch.no_grad()
+def image_taps(image: Photos) -> list[Features]:
+    """Return the network's maps of photos in [0, 1] at strides 4, 8, 16 and 32, RMS 1 each."""
+    # They differ in scale by an order of magnitude.
+    return [
+        x / x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
+        for number, x in _layers(image) if number in _TAPS
+    ]  # fmt: skip
+
+
+@torch.no_grad()
 def photo_features(image: Photos) -> Features:
     """Return ``FEATURE_CHANNELS`` maps, a cell per 4×4 pixels, of photos in [0, 1] so divisible."""
     size = [side // PHOTO_STRIDE for side in image.shape[-2:]]
     maps = [functional.adaptive_avg_pool2d((image * 255 - 127) / 128, size)]
-    for number, x in _layers(image):
-        if number in _TAPS:
-            # Taps differ in scale by an order of magnitude.
-            scale = x.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-3)
-            maps.append(functional.interpolate(x / scale, size, mode="bilinear"))
+    maps += [functional.interpolate(x, size, mode="bilinear") for x in image_taps(image)]
     return torch.cat(maps, dim=1)
 
 

@@ -24,16 +24,20 @@ from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.motion.normalize import VARIANTS, FrequencyStats, load_stats
 from gidlite.pipeline import PARTS as PIPELINE_PARTS
 from gidlite.prior.denoiser import COORDINATIONS
+from gidlite.prior.drawer import Drawer
+from gidlite.prior.modes import ModesNet
 from gidlite.render.network import SynthesisNet
 
 # The trained networks that each part builds on, in the order in which the parts are trained.
 NEEDS = {
     "vae": (), "amplitude": ("autoencoder",), "prior": ("autoencoder", "amplitude"),
     "coordinate": ("autoencoder", "amplitude", "denoiser"), "renderer": (),
+    "modes": (), "drawer": ("modes",),
 }  # fmt: skip
 PARTS = tuple(NEEDS)
+WITH_STATS = ("vae", "amplitude", "prior", "coordinate")  # parts that need frequency statistics
 STATS = "frequency_stats.safetensors"
-_NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet}
+_NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet, "modes": ModesNet, "drawer": Drawer}
 _MOST = sys.float_info.max
 # What a setting may be: its choices; or smallest value, largest value, and both in words.
 Whole = Annotated[int, 0, _MOST, "a whole number of at least 0"]
@@ -85,6 +89,8 @@ class TrainConfig:
     coordination: Annotated[str, COORDINATIONS] = "attention"
     joint: bool = False
     prediction_type: Annotated[str, ("v_prediction", "epsilon")] = "v_prediction"
+    parts: Count = 24  # soft regions of a photo that move on their own
+    modes_per_part: Count = 3
     renderer_channels: tuple[int, ...] = (16, 32, 48)  # at full, half and quarter resolution
     perceptual_weight: Annotated[float, 0, _MOST, "a finite number of at least 0"] = 0.03
     coarse_share: Share = 0.25  # batches with motion as coarse as a prediction
@@ -235,7 +241,8 @@ def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], Freque
     places = [folder / STATS for run in map(Path, runs) for folder in (run.parent, run / "model")]
     known = [place for place in places if place.is_file()]
     parts = dict(map(load_part, runs))
-    require(bool(known) or not runs, f"{', '.join(map(str, runs))} come without {STATS}")
+    needed = not {"modes", "renderer"} >= parts.keys()
+    require(bool(known) or not needed, f"{', '.join(map(str, runs))} come without {STATS}")
     return parts, load_stats(known[-1]) if known else None
 
 

@@ -30,9 +30,11 @@ from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
 from gidlite.pipeline import GidPipeline
 from gidlite.train import RunOptions, TrainConfig
+from gidlite.train.modes import DrawerTask, ModesTask
 from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
 
 _MAX_ROLLBACKS = 3
+_TASKS = {**TASKS, "modes": ModesTask, "drawer": DrawerTask}
 _COUNTERS = ("step", "rollbacks", "seconds", "smoothed_loss")
 _COLUMNS = "step seconds loss smoothed_loss learning_rate gradient_norm event".split()
 # How launchers (accelerate, torchrun, several kinds of MPI) tell the number of processes.
@@ -296,11 +298,11 @@ def train(
     accelerator, device = join_processes(options.device)
     if stats is None and options.resume and (folder / setup.STATS).exists():
         stats = load_stats(folder / setup.STATS)
-    if stats is None and config.part != "renderer":
+    if stats is None and config.part in setup.WITH_STATS:
         stats = fit_stats(config, dataset, options.workers)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        task = TASKS[config.part](config, dataset, stats, parts, device, options.workers)
+        task = _TASKS[config.part](config, dataset, stats, parts, device, options.workers)
     if options.start is not None:
         setup.start_from(task.model, options.start)
     if stats is not None and accelerator.is_main_process:

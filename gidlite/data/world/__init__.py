@@ -49,6 +49,18 @@ class Scenes:
         shapes = self._modes_of(compose.traits_at(self.traits, (self.depth - 1).clamp(min=0)))
         return shapes * (self.depth > 0)[:, None, None]
 
+    def expected_level(self, num_frequencies: int) -> Float[Tensor, "batch height width"]:
+        """Return the RMS displacement, in px of the grid, that bins 1 to K − 1 are expected to have.
+
+        Modal coordinates have unit variance: of each mode counts the share that is in these bins.
+        """
+        power = torch.fft.rfft(self.coords, norm="forward").abs().square()[..., 1:]
+        share = power[..., : num_frequencies - 1].sum(-1) / power.sum(-1).clamp(min=1e-12)
+        owner = (self.depth - 1).clamp(min=0).flatten(1)
+        shares = share.gather(1, owner[..., None].expand(-1, -1, share.shape[-1]))  # (B, h w, 2M)
+        squares = self.visible_modes.square().sum(2).flatten(2)
+        return (squares * shares.mT).sum(1).sqrt().unflatten(1, self.grid)
+
     def spectral(self, num_frequencies: int) -> Complex[Tensor, "batch freq 2 height width"]:
         """Return the exact spectral volume, in px of the grid."""
         bins = torch.fft.rfft(self.coords, norm="forward")[..., :num_frequencies]

@@ -1,0 +1,249 @@
+"""A photo's own modes: how far each place moves, and which places move together.
+
+A volume is taken to be
+
+    S_k(p) = g · level(p) · s_k Σ_m ψ_m(p) e_mk q_mk,
+
+with real mode shapes ψ (dx, dy) and envelopes e predicted from the photo, an amount g for the
+scene, the frequency scale s_k of adaptive normalization, and complex coordinates q that the photo
+cannot tell. It is the law by which the synthetic world moves, and by which a touched photo answers
+(Davis et al. 2015). Shapes have unit power at every cell, so the level alone says how much a place
+moves, and the shapes say how places move together. Departure from Li et al. 2024, who draw
+pictures of Fourier coefficients: see ``docs/departures.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gidlite.prior import PHOTO_STRIDE, Features, Photos, image_taps, mute
+from gidlite.prior.encoder import WIDTHS, PhotoEncoder
+
+EMBEDDING, BASIS, WIDTH = 32, 12, 128  # of pixels for masks and for shapes, and of a part's token
+UNEXPLAINED = 0.5  # of what a component varies by, is noise to the likelihood
+STILL = 0.03  # relative level below which differences of level are of no interest
+LEAST_AMOUNT = 0.15  # px of RMS; a scene that moves less is taken to move by this
+_OUTLIER = 8.0  # standard deviations at which a component is cut off
+_PLACE_WAVES = 4
+
+Maps = Float[Tensor, "batch rows columns"]
+# Real and imaginary parts of bins 1 to K − 1, along x and y.
+Components = Float[Tensor, "batch 2 bins 2 rows columns"]
+Coords = Float[Tensor, "batch bins 2 modes"]  # of every mode and bin: real and imaginary part
+
+
+@dataclass(frozen=True)
+class Modes:
+    """What a photo says of its motion, on cells of 4×4 pixels."""
+
+    shapes: Float[Tensor, "batch modes 2 rows columns"]  # ψ: mean square 1 over x, y, modes summed
+    level: Maps  # RMS displacement over that of the liveliest places of the scene
+    envelope: Float[Tensor, "batch modes bins"]  # e, of bins 1 to K − 1
+    amount: Float[Tensor, "batch 2"]  # mean and log variance of ln g, g in px of the photo
+    parts: Float[Tensor, "batch parts rows columns"]  # soft regions, summing to 1
+    tokens: Float[Tensor, "batch parts features"]  # what is known of each part
+    scale: Float[Tensor, " bins"]  # s_k, with 8 Σ s_k² = 1
+
+    def at(self, scene: int) -> Modes:
+        """Return the modes of one photo of the batch."""
+        held = {n: v if n == "scale" else v[scene : scene + 1] for n, v in vars(self).items()}
+        return Modes(**held)
+
+    def compose(self, coords: Coords, amount: Float[Tensor, " batch"]) -> Components:
+        """Return the volume of coordinates, of an amount g, in px of the photo."""
+        weights = coords * (self.envelope.mT * self.scale[:, None])[:, :, None]
+        volume = torch.einsum("bmchw,bksm->bskchw", self.shapes, weights)
+        return volume * (self.level * amount[:, None, None])[:, None, None, None]
+
+
+class SlotLayer(nn.Module):
+    """Parts look at the photo, then at each other."""
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.look = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.share = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        up, down = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)
+        self.mlp = nn.Sequential(up, nn.GELU(), down)
+
+    def forward(self, slots: Tensor, memory: Tensor) -> Tensor:
+        slots = slots + self.look(self.norms[0](slots), memory, memory, need_weights=False)[0]
+        own = self.norms[1](slots)
+        slots = slots + self.share(own, own, own, need_weights=False)[0]
+        return slots + self.mlp(self.norms[2](slots))
+
+
+class ModesNet(ModelMixin, ConfigMixin):
+    """Photo → modes: soft parts by mask attention, each with a few shapes of its own."""
+
+    @register_to_config
+    def __init__(self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 3) -> None:
+        super().__init__()
+        self.encoder = PhotoEncoder()
+        fine, middle, _, coarsest = WIDTHS
+        wide, place = 96, 4 * _PLACE_WAVES
+        hidden = nn.Conv2d(fine, wide, 3, padding=1)
+        self.pixels = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), hidden, nn.SiLU())
+        self.level = nn.Conv2d(wide, 1, 1)
+        self.embed = nn.Sequential(
+            nn.Conv2d(wide + place, wide, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(wide, EMBEDDING + BASIS, 1),
+        )  # fmt: skip
+        seen = middle + place
+        self.memory = nn.Sequential(nn.GroupNorm(8, seen), nn.Conv2d(seen, WIDTH, 1))
+        self.slots = nn.Parameter(torch.randn(parts, WIDTH) * 0.5)
+        self.layers = nn.ModuleList(SlotLayer(WIDTH) for _ in range(3))
+
+        def head(outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, outputs))
+
+        self.mask = head(EMBEDDING + 1)
+        self.mix = head(modes_per_part * 2 * (BASIS + 3))
+        self.envelope = head(modes_per_part * (num_frequencies - 1))
+        mute(self.envelope[1])
+        self.amount = nn.Sequential(nn.Linear(coarsest, 64), nn.SiLU(), nn.Linear(64, 2))
+        flat = torch.full((num_frequencies - 1,), (8 * (num_frequencies - 1)) ** -0.5)
+        self.register_buffer("scale", flat)
+
+    def forward(self, photo: Photos, taps: list[Features] | None = None) -> Modes:
+        """Return the modes of photos in [0, 1], sides multiples of 32; taps may be given."""
+        maps = self.encoder(photo, image_taps(photo) if taps is None else taps)
+        pixels = self.pixels(maps[0])
+        level = functional.softplus(self.level(pixels).float())[:, 0]
+        place = _places(pixels)
+        embedding, basis = self.embed(torch.cat([pixels, place], 1)).split((EMBEDDING, BASIS), 1)
+        slots = self._slots(maps[1])
+        masks = self.mask(slots)
+        match = torch.einsum("bjc,bchw->bjhw", masks[..., :-1], embedding) * 3 / EMBEDDING**0.5
+        parts = (match + masks[..., -1:, None]).float().softmax(1)
+        envelope = self._envelope(slots)
+        basis = torch.cat([basis, _ramps(pixels)], 1).float()
+        mix = self.mix(slots).float().unflatten(-1, (-1, 2, BASIS + 3))
+        shapes = torch.einsum("bjrcn,bnhw->bjrchw", mix, basis) * parts[:, :, None, None]
+        shapes = shapes.flatten(1, 2)
+        power = shapes.square().sum((1, 2)) / 2
+        shapes = shapes / (power[:, None, None] + 1e-8).sqrt()
+        amount = self.amount(maps[3].mean((-2, -1))).float()
+        tokens = _describe(parts, level, slots, maps[1])
+        return Modes(shapes, level, envelope, amount, parts, tokens, self.scale)
+
+    def _slots(self, map8: Tensor) -> Tensor:
+        memory = self.memory(torch.cat([map8, _places(map8)], 1)).flatten(2).mT
+        slots = self.slots.expand(len(map8), -1, -1)
+        for layer in self.layers:
+            slots = layer(slots, memory)
+        return slots
+
+    def _envelope(self, slots: Tensor) -> Tensor:
+        """Return envelopes that leave the level what it says: Σ s² e² = Σ s²."""
+        logs = 2 * torch.tanh(self.envelope(slots).float() / 2)
+        envelope = logs.unflatten(-1, (-1, len(self.scale))).flatten(1, 2).exp()
+        power = (self.scale.square() * envelope.square()).sum(-1, keepdim=True)
+        return envelope * (self.scale.square().sum() / power).sqrt()
+
+
+def _places(like: Tensor) -> Tensor:
+    """Return sines and cosines of the place of every cell, alike in pictures of any shape."""
+    rows, columns = like.shape[-2:]
+    y = (torch.arange(rows, device=like.device) + 0.5) / rows
+    x = (torch.arange(columns, device=like.device) + 0.5) / rows
+    waves = 2.0 ** torch.arange(_PLACE_WAVES, device=like.device)[:, None, None] * math.pi
+    grids = torch.meshgrid(y, x, indexing="ij")
+    found = torch.cat([f(grid * waves) for grid in grids[::-1] for f in (torch.sin, torch.cos)])
+    return found.to(like.dtype).expand(len(like), -1, -1, -1)
+
+
+def _ramps(like: Tensor) -> Tensor:
+    """Return the affine functions 1, x and y of every cell, sides at ±1."""
+    y, x = (torch.linspace(-1, 1, size, device=like.device) for size in like.shape[-2:])
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y]).expand(len(like), -1, -1, -1).to(like.dtype)
+
+
+def _describe(parts: Tensor, level: Tensor, slots: Tensor, map8: Tensor) -> Tensor:
+    """Return what is known of every part: its token, what the photo shows there, place, weight."""
+    weight = parts * (level + 0.02)[:, None]
+    mass = weight.sum((-2, -1), keepdim=True).clamp(min=1e-4)
+    share = weight / mass
+    ramps = _ramps(parts)[:, 1:]
+    centre = torch.einsum("bjhw,bchw->bjc", share, ramps)
+    spread = torch.einsum("bjhw,bchw->bjc", share, ramps.square()) - centre.square()
+    coarse = functional.adaptive_avg_pool2d(weight, map8.shape[-2:])
+    coarse = coarse / coarse.sum((-2, -1), keepdim=True).clamp(min=1e-4)
+    seen = torch.einsum("bjhw,bchw->bjc", coarse, functional.group_norm(map8.float(), 8))
+    numbers = [centre, spread.clamp(min=0).sqrt(), mass[..., 0].log() / 4]
+    return torch.cat([slots.float(), seen, *numbers], dim=-1).detach()
+
+
+def split_volume(
+    spectral: Complex[Tensor, "batch freq 2 height width"], cells: tuple[int, int]
+) -> Components:
+    """Return bins from 1 on at every cell, in px of the photo; the middle pixel stands for a cell.
+
+    A mean over the cell would mix what moves with what does not, along every outline.
+    """
+    rows, columns = cells
+    stride = spectral.shape[-1] // columns
+    one_each = spectral[:, 1:, :, stride // 2 :: stride, stride // 2 :: stride]
+    px = PHOTO_STRIDE / stride
+    return torch.stack([one_each.real, one_each.imag], 1)[..., :rows, :columns] * px
+
+
+def total_level(motion: Components) -> Maps:
+    """Return the RMS displacement of every cell, about its mean."""
+    return (2 * motion.square().sum((1, 2, 3))).sqrt()
+
+
+def scene_amount(level: Maps, reliable: Maps) -> Float[Tensor, " batch"]:
+    """Return g: the 95th percentile of the level over reliable cells, ``LEAST_AMOUNT`` at least."""
+    known = torch.where(reliable > 0, level, torch.nan).flatten(1)
+    found = torch.nanquantile(known.float(), 0.95, dim=1)
+    return torch.nan_to_num(found).clamp(min=LEAST_AMOUNT)
+
+
+class Evidence:
+    """The Gaussian likelihood of a motion over its own level, exact by Woodbury's identity.
+
+    With the level divided out, a cell that moves much does not outvote the others; cells that
+    stand still, or cannot be trusted, hardly count. One Cholesky factor of the size of the modes
+    stands for each bin.
+    """
+
+    def __init__(self, modes: Modes, motion: Components, reliable: Maps) -> None:
+        total = total_level(motion)
+        amount = scene_amount(total, reliable)[:, None, None]
+        self.weight = (total / amount).square() / ((total / amount).square() + 0.01) * reliable
+        weight = self.weight[:, None, None]
+        own = (total + STILL * amount)[:, None, None, None] * modes.scale[:, None, None, None]
+        y = (motion / own * weight[:, None] / UNEXPLAINED).clamp(-_OUTLIER, _OUTLIER).flatten(3)
+        shapes = (modes.shapes * weight / UNEXPLAINED).flatten(2)
+        envelope = modes.envelope.mT
+        gram = shapes @ shapes.mT
+        seen = torch.einsum("bmd,bskd->bksm", shapes, y) * envelope[:, :, None]
+        inner = envelope[..., :, None] * gram[:, None] * envelope[..., None, :]
+        identity = torch.eye(inner.shape[-1], device=inner.device)
+        self.factor = torch.linalg.cholesky(identity + inner)
+        self.seen = torch.linalg.solve_triangular(self.factor, seen.mT, upper=False)
+        self.square = y.square().sum((1, 2, 3))
+
+    def surprise(self) -> Float[Tensor, " batch"]:
+        """Return the negative log-likelihood of a component that counts, up to a constant."""
+        spread = 4 * self.factor.diagonal(dim1=-2, dim2=-1).log().sum((-2, -1))
+        error = self.square - self.seen.square().sum((1, 2, 3))
+        bins = self.factor.shape[1]
+        count = 2 * bins * (2 * self.weight.square().sum((1, 2)) + 50)
+        return 0.5 * (spread + error) / count
+
+    def draw(self, noise: Float[Tensor, "batch bins modes 2"] | None = None) -> Coords:
+        """Return a posterior draw of the coordinates, or their mean without noise."""
+        mean = self.seen if noise is None else self.seen + noise
+        return torch.linalg.solve_triangular(self.factor.mT, mean, upper=True).mT

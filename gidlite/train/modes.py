@@ -1,0 +1,141 @@
+"""Learning a photo's own modes, and how their coordinates are drawn."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from gidlite import prior
+from gidlite.prior import modes
+from gidlite.prior.modes import Evidence, ModesNet
+from gidlite.train.tasks import Batch, Task, held_out
+from gidlite.viz import motion_tile
+
+# Weights of the losses beside the likelihood: of the level, its edges, the amount, the parts.
+_LEVEL, _EDGES, _AMOUNT, _PARTS = 0.3, 0.3, 0.02, 0.1
+_PAIRED = 192  # cells of a scene whose parts are compared
+_TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
+
+
+class ModesTask(Task):
+    """Level, amount, parts and shapes from the photo."""
+
+    keys = ("image", "spectral", "reliable", "level")
+
+    def network(self) -> ModesNet:
+        config = self.config
+        model = ModesNet(config.num_frequencies, config.parts, config.modes_per_part)
+        model.scale.copy_(self.fit_scale(held_out(self.dataset, 128, self.workers)))
+        return model
+
+    @torch.no_grad()
+    def fit_scale(self, items: list[Batch]) -> Float[Tensor, " bins"]:
+        """Return s_k: the RMS of bins over what moves, every scene equally, with 8 Σ s_k² = 1."""
+        powers = []
+        for item in items:
+            made = self.make([item])
+            share = made["motion"] / modes.total_level(made["motion"]).clamp(min=1e-3)[:, None, None, None]
+            moving = made["level"] > 0.3 * modes.scene_amount(made["level"], made["reliable"])
+            moving = (moving & made["reliable"])[:, None, None, None]
+            powers.append((share.square() * moving).sum((0, 1, 3, 4, 5)) / moving.sum().clamp(min=1))
+        scale = torch.stack(powers).mean(0).sqrt()
+        return scale / (8 * scale.square().sum()).sqrt()
+
+    @torch.no_grad()
+    def make(self, items: list[Batch]) -> Batch:
+        batch = self.stack(items)
+        with self.autocast():
+            taps = prior.image_taps(batch["image"])
+        cells = taps[0].shape[-2:]
+        stride = batch["level"].shape[-1] // cells[1]
+        middle = slice(stride // 2, None, stride)
+        return {
+            "image": (batch["image"] * 255).round().byte(),
+            "motion": modes.split_volume(batch["spectral"], tuple(cells)),
+            "level": batch["level"][:, middle, middle] * (prior.PHOTO_STRIDE / stride),
+            "reliable": batch["reliable"][:, middle, middle],
+            **{f"tap{n}": tap.half() for n, tap in enumerate(taps)},
+        }  # fmt: skip
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the surprise of a motion at the photo's modes, and errors of level and amount."""
+        batch = _mirrored(batch, generator)
+        taps = [batch[f"tap{n}"].float() for n in range(4)]
+        found = self.model(batch["image"].float() / 255, taps)
+        motion, reliable = batch["motion"].float(), batch["reliable"].float()
+        with torch.autocast(self.device.type, enabled=False):
+            surprise = Evidence(found, motion, reliable).surprise().mean()
+            level = level_loss(found.level, batch["level"].float(), reliable)
+            total = modes.total_level(motion)
+            amount = modes.scene_amount(total, reliable).log()
+            mean, log_variance = found.amount.unbind(1)
+            missed = functional.gaussian_nll_loss(mean, amount, log_variance.exp().clamp(0.02, 4))
+            parts = parts_loss(found.parts, motion, total * reliable, generator)
+        return surprise + level + _AMOUNT * missed + _PARTS * parts
+
+    def columns(self, model: ModesNet, batch: Batch) -> list[Tensor]:
+        """Return photo, true and predicted level, and the parts, each in a grey of its own."""
+        photos, true = batch["image"], batch["level"]
+        with torch.no_grad():
+            found = model(photos)
+        true = true / modes.scene_amount(true, batch["reliable"])[:, None, None]
+        shades = torch.linspace(0, 1, found.parts.shape[1])[found.parts.argmax(1)]
+        return [photos, true, found.level, shades * found.level.clamp(max=1).sqrt()]
+
+
+def _mirrored(batch: Batch, generator: torch.Generator) -> Batch:
+    """Return the batch, half the time mirrored left and right; dx changes sign."""
+    if torch.rand(1, generator=generator) < 0.5:
+        return batch
+    batch = {name: value.flip(-1) for name, value in batch.items()}
+    sign = torch.tensor([-1.0, 1.0], device=batch["motion"].device)[:, None, None]
+    return batch | {"motion": batch["motion"] * sign}
+
+
+def level_loss(
+    level: Float[Tensor, "batch rows columns"],
+    true: Float[Tensor, "batch rows columns"],
+    reliable: Float[Tensor, "batch rows columns"],
+) -> Float[Tensor, ""]:
+    """Return the L1 error of the log of relative levels, and of their gradient at three scales."""
+    true = (true / modes.scene_amount(true, reliable)[:, None, None]).clamp(max=2)
+    # What moves is rarer than what does not, and matters as much.
+    weight = reliable * (1 + 2 * true)
+    gap = ((level + modes.STILL).log() - (true + modes.STILL).log()).abs()
+    total = _LEVEL * (gap * weight).sum() / weight.sum().clamp(min=1)
+    error = ((level - true) * reliable)[:, None]
+    for _ in range(3):
+        total = total + _EDGES / 3 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+        error = functional.avg_pool2d(error, 2)
+    return total
+
+
+def parts_loss(
+    parts: Float[Tensor, "batch parts rows columns"],
+    motion: Float[Tensor, "batch 2 bins 2 rows columns"],
+    weight: Float[Tensor, "batch rows columns"],
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Return how badly parts tell what moves together: a cross-entropy over pairs of cells.
+
+    Cells are drawn by weight, as those that move. Two belong together if they are coherent over
+    bins and directions, up to a factor; in between, nobody knows.
+    """
+    weight = weight.flatten(1) + 1e-6
+    order = torch.rand(weight.shape, generator=generator).log() / weight  # Efraimidis and Spirakis
+    drawn = order.topk(min(_PAIRED, weight.shape[1]), dim=1).indices
+    picked = torch.complex(*motion.flatten(4).unbind(1)).flatten(1, 2)
+    picked = picked.gather(2, drawn[:, None].expand(-1, picked.shape[1], -1))
+    picked = picked / picked.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+    coherence = (picked.mH @ picked).abs()
+    shares = parts.flatten(2).gather(2, drawn[:, None].expand(-1, parts.shape[1], -1))
+    same = (shares.mT @ shares).clamp(1e-4, 1 - 1e-4)
+    together, apart = (coherence > _TOGETHER).float(), (coherence < _APART).float()
+    found = -(together * same.log()).sum() / together.sum().clamp(min=1)
+    return found - (apart * (1 - same).log()).sum() / apart.sum().clamp(min=1)
+
+
+class DrawerTask(Task):
+    """Placeholder."""
