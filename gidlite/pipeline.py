@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,43 @@ from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.loops import Predict, close_loop, loop_guidance
 from gidlite.media import as_image, resize
 from gidlite.motion import SpectralVolume, check_timing
-from gidlite.motion.normalize import FrequencyStats, denormalize, load_stats, save_stats
-from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
-from gidlite.prior import PHOTO_STRIDE, AmplitudeNet, photo_features, sharpen
-from gidlite.prior.autoencoder import SliceAutoencoder
-from gidlite.prior.denoiser import PATCH, Denoiser
-from gidlite.prior.diffusion import make_scheduler, sample
-from gidlite.render import render_frames
+from gidlite.motion.normalize import load_stats, save_stats
+from gidlite.motion.spectral import anchor, spectral_to_motion
+from gidlite.prior import PHOTO_STRIDE
+from gidlite.prior.denoiser import PATCH, GridPrior
+from gidlite.prior.diffusion import Sampler
+from gidlite.prior.drawer import ModesPrior
+from gidlite.render import farthest_motion, render_frames
+from gidlite.render.photo import GuidedUpsampling
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
+FARTHEST = 12.0  # px at 256 wide; beyond, a renderer invents more than it moves
 _WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
 _SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
-PARTS = {"autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser}
-_HEAD, _KEYS = {"format": "gidlite-pipeline", "version": 3}, ("name", "num_frames", "fps")
+_HEAD = {"format": "gidlite-pipeline", "version": 4}
+_KEYS = ("representation", "name", "num_frames", "fps")
+_STATS = "frequency_stats.safetensors"
+# How a volume is represented: as modes of the photo (ours), or as pictures (the paper's).
+REPRESENTATIONS = {"modes": ModesPrior, "grid": GridPrior}
+PARTS = {name: kind for prior in REPRESENTATIONS.values() for name, kind in prior.PARTS.items()}
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a volume is sampled, as far as that is rarely changed."""
 
-    contrast: float = 0.5  # how much more than predicted what moves stands out: ``prior.sharpen``
+    # How windy it is, from 0 to 1: among 100 scenes like this, so many per cent move less.
+    # None draws it with the seed.
+    wind: float | None = None
     loop_weight: float = 0.0  # u of guidance towards the loop; closing it does what is left
     recurrence: int = 1  # how often every step is taken, see ``diffusion.sample``; paper: 2
     close: bool = True  # False leaves the seam as guidance left it
     solver: str = "dpm"  # or "ddim"
 
     def __post_init__(self) -> None:
-        _check_weight("contrast", self.contrast)
         _check_weight("loop weight", self.loop_weight)
+        good = self.wind is None or 0 <= self.wind <= 1
+        require(good, f"wind is {self.wind}; it must lie between 0 and 1")
         good = 1 <= self.recurrence <= 100
         require(good, f"recurrence is {self.recurrence}; it must lie in 1–100")
         require(self.solver in ("dpm", "ddim"), f"solver is {self.solver!r}; use dpm or ddim")
@@ -98,6 +107,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         what = "a gidlite pipeline (no readable pipeline.json)"
         raise GidliteError(f"{path} is not {what}; {advice}") from None
     known = isinstance(config, dict) and config.items() >= _HEAD.items()
+    known = known and config.get("representation") in REPRESENTATIONS
     require(known, f"{path} has an unknown format or version; train it again")
     missing = [key for key in _KEYS if key not in config]
     require(not missing, f"{file} lacks {', '.join(missing)}; save it again")
@@ -106,35 +116,29 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 class GidPipeline:
-    """Photo → spectral volume, by latent diffusion.
+    """Photo → spectral volume, by the prior that a folder holds.
 
-    The amplitude network says how much each place moves, the denoiser what the photo cannot tell,
-    and the autoencoder how that looks in detail. The statistics, in px of the motion grid, are
-    those of the training; ``SpectralVolume.model`` will say the name.
+    Volumes have ``num_frames`` and ``fps``; ``SpectralVolume.model`` will say the name.
     """
 
     def __init__(
-        self,
-        autoencoder: SliceAutoencoder,
-        amplitude: AmplitudeNet,
-        denoiser: Denoiser,
-        stats: FrequencyStats,
-        *,
-        num_frames: int = 150,
-        fps: float = 30.0,
-        name: str = "unnamed",
-    ) -> None:
-        self.autoencoder, self.amplitude, self.denoiser = autoencoder, amplitude, denoiser
+        self, prior: ModesPrior | GridPrior, *,
+        num_frames: int = 150, fps: float = 30.0, name: str = "unnamed",
+    ) -> None:  # fmt: skip
+        self.prior, self.num_frames, self.fps, self.name = prior, num_frames, fps, name
         for part in self._parts().values():
             part.eval().requires_grad_(False)
-        self.stats, self.num_frames, self.fps, self.name = stats, num_frames, fps, name
+
+    @property
+    def representation(self) -> str:
+        return next(n for n, kind in REPRESENTATIONS.items() if isinstance(self.prior, kind))
 
     def _parts(self) -> dict[str, torch.nn.Module]:
-        return {name: getattr(self, name) for name in PARTS}
+        return {name: getattr(self.prior, name) for name in self.prior.PARTS}
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        return next(iter(self._parts().values())).device
 
     def to(self, device: torch.device | str) -> GidPipeline:
         """Move the parts and return the pipeline."""
@@ -147,12 +151,13 @@ class GidPipeline:
         """Load the shipped weights, or a folder's as ``save_pretrained`` wrote it, whole."""
         path = Path(path) if path is not None else DEFAULT_WEIGHTS
         config = _read_config(path)
+        kind = REPRESENTATIONS[config.pop("representation")]
         try:
-            stats = load_stats(path / "frequency_stats.safetensors")
-            parts = [load_network(kind, path / name) for name, kind in PARTS.items()]
+            parts = [load_network(network, path / name) for name, network in kind.PARTS.items()]
+            parts += [load_stats(path / _STATS)] if kind is GridPrior else []
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
-        return cls(*parts, stats, **config)
+        return cls(kind(*parts), **config)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write configs and half-precision weights, loadable by ``from_pretrained``."""
@@ -160,7 +165,8 @@ class GidPipeline:
         for name, part in self._parts().items():
             with written(path / name, folder=True) as hidden:
                 copy.deepcopy(part).half().save_pretrained(hidden)
-        save_stats(path / "frequency_stats.safetensors", self.stats)
+        if self.prior.stats is not None:
+            save_stats(path / _STATS, self.prior.stats)
         config = _HEAD | {key: getattr(self, key) for key in _KEYS}
         with written(path / "pipeline.json") as hidden:
             hidden.write_text(json.dumps(config, indent=1) + "\n")
@@ -191,47 +197,37 @@ class GidPipeline:
         closable = loop_frames is None or loop_frames >= 2
         require(closable, f"loop is {loop_frames} frames long; ask for 2 at least")
         height, width = working_size(*image.shape[-2:])
-        photo = resize(image, height=height, width=width)[None].to(self.device)
-        features = photo_features(photo)
-        scale = sharpen(self.amplitude.scale(features), sampling.contrast)
-        bins = torch.arange(len(self.stats.scale), device=self.device)[None]
-        kind = self.denoiser.config.prediction_type
+        photo = resize(image, height=height, width=width)
         timing = {"num_frames": self.num_frames, "loop_frames": loop_frames}
-        predict = self._guided(self.denoiser.embed_photo(features, scale), bins, guidance_scale)
-        if loop_frames is not None:
 
-            def coarse_volume(whitened: Tensor) -> Tensor:
-                # Means over 2×2 pixels spare guidance a costly gradient through the decoder.
-                latents = whitened * scale / self.autoencoder.config.scaling_factor
-                return denormalize(latents, self.stats)
+        def guide(predict: Predict, to_spectral: Callable[[Tensor], Tensor], kind: str) -> Predict:
+            options = {"weight": sampling.loop_weight, "prediction_type": kind, **timing}
+            return loop_guidance(predict, to_spectral, **options)
 
-            predict = loop_guidance(
-                predict, coarse_volume, weight=sampling.loop_weight, prediction_type=kind, **timing
-            )
-        noise = torch.randn(scale.shape, generator=generator).to(self.device)
-        whitened = sample(
-            predict, self.denoiser.shape_noise(noise, bins), num_steps=num_inference_steps,
-            scheduler=make_scheduler(sampling.solver, kind), recurrence=sampling.recurrence,
-            generator=generator, progress=progress,
+        sampler = Sampler(
+            num_inference_steps, guidance_scale, sampling.wind, sampling.solver,
+            sampling.recurrence, generator, progress, guide if loop_frames is not None else None,
         )  # fmt: skip
-        packed = self.autoencoder.decode(whitened * scale, photo)[0].cpu()
-        spectral = anchor(denormalize(packed, self.stats))
+        coarse = self.prior.sample(photo[None].to(self.device), sampler)
+        spectral = anchor(_along_edges(coarse, photo))
         if loop_frames is not None and sampling.close:
             spectral = close_loop(spectral, **timing)
-        spectral = resize_spectral(spectral, height=height, width=width)
         seed = generator.initial_seed() if generator is not None else -1
         volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
-        return GidOutput(image, volume, loop_frames)
+        return GidOutput(image, _within_reach(volume), loop_frames)
 
-    def _guided(self, condition: Tensor, bins: Tensor, weight: float) -> Predict:
-        """Return ``(1 + w) ε(z; c) − w ε(z; ∅)`` of all bins (Ho and Salimans 2022), in a batch."""
-        if weight == 0:
-            return lambda z, step: self.denoiser(z, step.reshape(1), bins, condition)
-        both = torch.cat([condition, torch.zeros_like(condition)])
 
-        def predict(z: Tensor, step: Tensor) -> Tensor:
-            twice, steps, index = torch.cat([z, z]), step.expand(2), bins.expand(2, -1)
-            conditional, free = self.denoiser(twice, steps, index, both).chunk(2)
-            return conditional + weight * (conditional - free)
+def _along_edges(spectral: Tensor, photo: Tensor) -> Complex[Tensor, "freq 2 height width"]:
+    """Return a volume at the size of a photo, in px of it, with the outlines of the photo."""
+    upsample = GuidedUpsampling(photo, *spectral.shape[-2:])
+    parts = torch.view_as_real(spectral).movedim(-1, 0).flatten(0, 1)
+    moved = torch.stack([upsample.motion(part) for part in parts])
+    return torch.complex(*moved.unflatten(0, (2, -1)))
 
-        return predict
+
+def _within_reach(volume: SpectralVolume) -> SpectralVolume:
+    """Return the volume, calmed down if it goes farther than a renderer can show."""
+    farthest = farthest_motion(volume)
+    if farthest <= FARTHEST:
+        return volume
+    return replace(volume, spectral=volume.spectral * (FARTHEST / farthest))

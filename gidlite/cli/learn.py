@@ -28,7 +28,9 @@ Size = Annotated[str, Option(help="Width x height.")]
 
 @app.command()
 def train(
-    part: Annotated[str, Argument(help="vae, amplitude, prior, coordinate or renderer.")],
+    part: Annotated[
+        str, Argument(help="modes, drawer, vae, amplitude, prior, coordinate or renderer.")
+    ],
     config: Annotated[Path, Option(help="JSON, see configs/.")],
     out: Annotated[Path, Option(help="Folder of the run.")],
     sprites: cli.Sprites = None,
@@ -50,8 +52,8 @@ def train(
     from gidlite.train import RunOptions, TrainConfig
     from gidlite.train.loop import run_training
 
-    exports = part in ("prior", "coordinate", "renderer")
-    require(export is None or exports, "--export goes with prior, coordinate or renderer")
+    exports = part in ("prior", "coordinate", "drawer", "renderer")
+    require(export is None or exports, "--export goes with prior, coordinate, drawer or renderer")
 
     def report(step: int, loss: float, rate: float) -> None:
         cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")

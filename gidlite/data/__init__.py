@@ -24,7 +24,11 @@ from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import require
 from gidlite.motion.spectral import (
-    anchor, motion_amplitude, motion_to_spectral, resize_spectral, spectral_to_motion,
+    anchor,
+    motion_amplitude,
+    motion_to_spectral,
+    resize_spectral,
+    spectral_to_motion,
 )  # fmt: skip
 
 

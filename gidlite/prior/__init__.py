@@ -142,21 +142,6 @@ def whiten(latents: Latents, scale: Latents) -> Latents:
     return (latents / scale).clamp(-_LARGEST, _LARGEST)
 
 
-def sharpen(scale: Latents, contrast: float) -> Latents:
-    """Return scales by which what moves stands out more; 0 leaves them as they are.
-
-    An unsure network predicts something in between for what moves and what does not. This is
-    classifier-free guidance for the scale: ``log s + contrast (m − m̄)``, with m the mean of log s
-    over bins and directions and m̄ its mean over the photo.
-
-    Known weakness: the calmer the surroundings, the more one and the same thing moves. A flower
-    set before a dark wall moves 20.9 times as much as in its own photo (4.6 times at contrast 0).
-    And the denoiser samples with the sharpened scale, but learned with the plain one.
-    """
-    level = scale.log().mean((-4, -3), keepdim=True)
-    return scale * torch.exp(contrast * (level - level.mean((-2, -1), keepdim=True)))
-
-
 def latent_magnitude(latents: Latents) -> Float[Tensor, "batch freq 2 rows columns"]:
     """Return the RMS of real and imaginary part, along x and along y."""
     pairs = latents.unflatten(-3, (2, 2))

@@ -11,18 +11,32 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import FEATURE_CHANNELS, Condition, Features, FreqIndex, Latents, Reliable, mute
-from gidlite.prior.diffusion import noise_steps, signal_levels
+from gidlite.motion.normalize import FrequencyStats, denormalize
+from gidlite.prior import (
+    FEATURE_CHANNELS,
+    AmplitudeNet,
+    Condition,
+    Features,
+    FreqIndex,
+    Latents,
+    Photos,
+    Reliable,
+    mute,
+    photo_features,
+)  # fmt: skip
+from gidlite.prior.autoencoder import SliceAutoencoder
+from gidlite.prior.diffusion import Sampler, noise_steps, signal_levels
 
 Levels, Steps = Float[Tensor, " batch"], Int[Tensor, " batch"]
 # attention: as in the paper. independent: each bin alone. volume: all bins as channels of one.
@@ -230,3 +244,39 @@ class Denoiser(ModelMixin, ConfigMixin):
             skips, passed = skips[:-count], skips[-count:]
             x = coordinated(block(x, passed, embedding))
         return x
+
+
+class GridPrior:
+    """Draws pictures of Fourier coefficients, by latent diffusion, as Li et al. 2024.
+
+    The amplitude network says how much each place moves, the denoiser what the photo cannot tell,
+    and the autoencoder how that looks in detail. Statistics are in px of the motion grid.
+    """
+
+    PARTS: ClassVar = {
+        "autoencoder": SliceAutoencoder, "amplitude": AmplitudeNet, "denoiser": Denoiser,
+    }  # fmt: skip
+
+    def __init__(
+        self, autoencoder: SliceAutoencoder, amplitude: AmplitudeNet, denoiser: Denoiser,
+        stats: FrequencyStats,
+    ) -> None:  # fmt: skip
+        self.autoencoder, self.amplitude, self.denoiser = autoencoder, amplitude, denoiser
+        self.stats = stats
+
+    def sample(self, photo: Photos, sampler: Sampler) -> Complex[Tensor, "freq 2 rows columns"]:
+        """Return a volume in px of its own grid, half as fine as the photo."""
+        require(sampler.wind is None, "this model knows no wind; leave it out, or amplify")
+        features = photo_features(photo)
+        scale = self.amplitude.scale(features)
+        bins = torch.arange(len(self.stats.scale), device=photo.device)[None]
+
+        def coarse_volume(whitened: Tensor) -> Tensor:
+            # Means over 2×2 pixels spare guidance a costly gradient through the decoder.
+            latents = whitened * scale / self.autoencoder.config.scaling_factor
+            return denormalize(latents, self.stats)
+
+        start = self.denoiser.shape_noise(sampler.noise(scale.shape).to(photo.device), bins)
+        condition = self.denoiser.embed_photo(features, scale)
+        whitened = sampler.solve(self.denoiser, start, condition, bins, coarse_volume)
+        return denormalize(self.autoencoder.decode(whitened * scale, photo)[0].cpu(), self.stats)

@@ -10,17 +10,19 @@ twenty steps spread evenly over time lose 80 % of its power (notebook 04).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
 from torch.nn import functional
 
 from gidlite.errors import require
-from gidlite.prior import Condition, FreqIndex, Latents, Reliable
+from gidlite.prior import FreqIndex
 
+Predict = Callable[[Tensor, Tensor], Tensor]
 PREDICTION_TYPES = ("v_prediction", "epsilon")  # Salimans and Ho's v (2022), or the noise
 _SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 _SOLVERS = {
@@ -58,19 +60,20 @@ def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
 
 def denoising_loss(
     denoiser: Callable[..., Tensor],
-    latents: Latents,
+    latents: Float[Tensor, "batch freq numbers *places"],
     freq_index: FreqIndex,
-    condition: Condition,
+    condition: Float[Tensor, "batch first *about"],
     *,
     scheduler: SchedulerMixin,
-    reliable: Reliable | None = None,
+    weight: Shaped[Tensor, "batch place *places"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean squared error of what a denoiser predicts at noise levels drawn evenly.
 
     Latents are clean and of about unit variance; all bins of a volume share one noise level. The
-    condition is 0 where the photo is dropped, ``reliable`` cells are learned from (all if not
-    given), the scheduler defines the target, and the generator is on the device of the latents.
+    condition is 0 where the photo is dropped, the weight says what is learned from each place
+    (from all alike if not given), the scheduler defines the target, and the generator is on the
+    device of the latents.
     """
     device, kind = latents.device, scheduler.config.prediction_type
     noise = torch.randn(latents.shape, generator=generator, device=device)
@@ -79,7 +82,7 @@ def denoising_loss(
     predicted = denoiser(noisy, step, freq_index, condition).float()
     target = scheduler.get_velocity(latents, noise, step) if kind == "v_prediction" else noise
     gap = (predicted - target).square().mean((1, 2))
-    return gap.mean() if reliable is None else (gap * reliable).sum() / reliable.sum().clamp(min=1)
+    return gap.mean() if weight is None else (gap * weight).sum() / weight.sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -133,3 +136,54 @@ def _there_and_back(
     ahead = there * clean + (1 - there.square()).sqrt() * removed
     kept = here / there
     return kept * ahead + (1 - kept.square()).sqrt() * noise
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a prior draws: the noise, the wind that was asked for, and the solver with its guidance.
+
+    ``guide(predict, to_spectral, prediction_type)`` may push a prediction, as towards a loop.
+    """
+
+    steps: int
+    guidance: float = 0.0  # w of classifier-free guidance
+    wind: float | None = None  # 0 to 1, see ``pipeline.Sampling``
+    solver: str = "dpm"
+    recurrence: int = 1
+    generator: torch.Generator | None = None
+    progress: Callable[[int, int], None] | None = None
+    guide: Callable[..., Predict] | None = None
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Return white noise on the CPU."""
+        return torch.randn(tuple(shape), generator=self.generator)
+
+    def solve(
+        self, denoiser: nn.Module, start: Tensor, condition: Tensor, bins: FreqIndex,
+        to_spectral: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Return what a denoiser draws from noise; ``to_spectral`` takes clean draws to px."""
+        kind = denoiser.config.get("prediction_type", "v_prediction")
+        predict = free_guidance(denoiser, condition, bins, self.guidance)
+        if self.guide is not None:
+            predict = self.guide(predict, to_spectral, kind)
+        return sample(
+            predict, start, scheduler=make_scheduler(self.solver, kind), num_steps=self.steps,
+            recurrence=self.recurrence, generator=self.generator, progress=self.progress,
+        )  # fmt: skip
+
+
+def free_guidance(
+    denoiser: Callable[..., Tensor], condition: Tensor, bins: FreqIndex, weight: float
+) -> Predict:
+    """Return ``(1 + w) ε(z; c) − w ε(z; ∅)`` of all bins (Ho and Salimans 2022), in a batch."""
+    if weight == 0:
+        return lambda z, step: denoiser(z, step.reshape(1), bins, condition)
+    both = torch.cat([condition, torch.zeros_like(condition)])
+
+    def predict(z: Tensor, step: Tensor) -> Tensor:
+        twice, steps, index = torch.cat([z, z]), step.expand(2), bins.expand(2, -1)
+        conditional, free = denoiser(twice, steps, index, both).chunk(2)
+        return conditional + weight * (conditional - free)
+
+    return predict

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -56,6 +57,17 @@ class Modes:
         """Return the modes of one photo of the batch."""
         held = {n: v if n == "scale" else v[scene : scene + 1] for n, v in vars(self).items()}
         return Modes(**held)
+
+    def draw_amount(
+        self, noise: Float[Tensor, " batch"], wind: float | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Return g: of normal noise, or the quantile ``wind`` of what the photo leaves open."""
+        mean, log_variance = self.amount.unbind(1)
+        if wind is not None:
+            # The ends of a normal distribution are infinite.
+            place = min(max(wind, 0.01), 0.99)
+            noise = torch.full_like(noise, NormalDist().inv_cdf(place))
+        return (mean + log_variance.exp().clamp(0.02, 4).sqrt() * noise).exp()
 
     def compose(self, coords: Coords, amount: Float[Tensor, " batch"]) -> Components:
         """Return the volume of coordinates, of an amount g, in px of the photo."""

@@ -24,8 +24,6 @@ from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.motion.normalize import VARIANTS, FrequencyStats, load_stats
 from gidlite.pipeline import PARTS as PIPELINE_PARTS
 from gidlite.prior.denoiser import COORDINATIONS
-from gidlite.prior.drawer import Drawer
-from gidlite.prior.modes import ModesNet
 from gidlite.render.network import SynthesisNet
 
 # The trained networks that each part builds on, in the order in which the parts are trained.
@@ -37,7 +35,7 @@ NEEDS = {
 PARTS = tuple(NEEDS)
 WITH_STATS = ("vae", "amplitude", "prior", "coordinate")  # parts that need frequency statistics
 STATS = "frequency_stats.safetensors"
-_NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet, "modes": ModesNet, "drawer": Drawer}
+_NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet}
 _MOST = sys.float_info.max
 # What a setting may be: its choices; or smallest value, largest value, and both in words.
 Whole = Annotated[int, 0, _MOST, "a whole number of at least 0"]

@@ -29,6 +29,8 @@ from gidlite.errors import GidliteError, require, written
 from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
 from gidlite.pipeline import GidPipeline
+from gidlite.prior.denoiser import GridPrior
+from gidlite.prior.drawer import ModesPrior
 from gidlite.train import RunOptions, TrainConfig
 from gidlite.train.modes import DrawerTask, ModesTask
 from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
@@ -323,8 +325,8 @@ def run_training(
     """Train one part from folders; return the counters of the run, in its first process alone.
 
     ``sprites`` and ``data`` are as of ``make_dataset``, ``parts`` are folders as of ``load_part``.
-    To ``export`` go a pipeline of all parts, after "prior" or "coordinate", or the network in half
-    precision, after "renderer". Errors are those of ``train``.
+    To ``export`` goes a pipeline of all parts, after "prior", "coordinate" or "drawer", or the
+    network in half precision, after "renderer". Errors are those of ``train``.
     """
     options = options or RunOptions()
     networks, stats = setup.load_parts(parts)
@@ -341,8 +343,11 @@ def run_training(
         return None
     if export is not None and config.part == "renderer":
         model.half().save_pretrained(export)
-    if export is not None and config.part in ("prior", "coordinate"):
+    elif export is not None:
         clip = {"num_frames": config.num_frames, "fps": config.fps, "name": Path(out).name}
-        encoders = networks["autoencoder"], networks["amplitude"]
-        GidPipeline(*encoders, model, stats, **clip).save_pretrained(export)
+        if config.part == "drawer":
+            prior = ModesPrior(networks["modes"], model)
+        else:
+            prior = GridPrior(networks["autoencoder"], networks["amplitude"], model, stats)
+        GidPipeline(prior, **clip).save_pretrained(export)
     return setup.load_checkpoint(out)[1]

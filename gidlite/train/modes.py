@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from gidlite import prior
 from gidlite.prior import modes
+from gidlite.prior.diffusion import denoising_loss, make_scheduler
+from gidlite.prior.drawer import Drawer
 from gidlite.prior.modes import Evidence, ModesNet
-from gidlite.train.tasks import Batch, Task, held_out
-from gidlite.viz import motion_tile
+from gidlite.train.tasks import Batch, Task, held_out, on_device
 
 # Weights of the losses beside the likelihood: of the level, its edges, the amount, the parts.
 _LEVEL, _EDGES, _AMOUNT, _PARTS = 0.3, 0.3, 0.02, 0.1
@@ -36,10 +37,15 @@ class ModesTask(Task):
         powers = []
         for item in items:
             made = self.make([item])
-            share = made["motion"] / modes.total_level(made["motion"]).clamp(min=1e-3)[:, None, None, None]
+            share = (
+                made["motion"]
+                / modes.total_level(made["motion"]).clamp(min=1e-3)[:, None, None, None]
+            )
             moving = made["level"] > 0.3 * modes.scene_amount(made["level"], made["reliable"])
             moving = (moving & made["reliable"])[:, None, None, None]
-            powers.append((share.square() * moving).sum((0, 1, 3, 4, 5)) / moving.sum().clamp(min=1))
+            powers.append(
+                (share.square() * moving).sum((0, 1, 3, 4, 5)) / moving.sum().clamp(min=1)
+            )
         scale = torch.stack(powers).mean(0).sqrt()
         return scale / (8 * scale.square().sum()).sqrt()
 
@@ -107,7 +113,9 @@ def level_loss(
     total = _LEVEL * (gap * weight).sum() / weight.sum().clamp(min=1)
     error = ((level - true) * reliable)[:, None]
     for _ in range(3):
-        total = total + _EDGES / 3 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean())
+        total = total + _EDGES / 3 * (
+            error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        )
         error = functional.avg_pool2d(error, 2)
     return total
 
@@ -137,5 +145,59 @@ def parts_loss(
     return found - (apart * (1 - same).log()).sum() / apart.sum().clamp(min=1)
 
 
-class DrawerTask(Task):
-    """Placeholder."""
+class DrawerTask(ModesTask):
+    """How coordinates are drawn: denoising of posterior draws; the modes are finished."""
+
+    def network(self) -> Drawer:
+        known, config = self.parts["modes"].config, self.config
+        shown = [self.make([item]) for item in held_out(self.dataset, 64, self.workers)]
+        tokens = torch.cat([item["tokens"] for item in shown]).float().flatten(0, 1)
+        sizes = known.num_frequencies, known.parts, known.modes_per_part, tokens.shape[-1]
+        model = Drawer(*sizes, coordination=config.coordination)
+        model.middle.copy_(tokens.mean(0))
+        model.spread.copy_(tokens.std(0).clamp(min=1e-3))
+        return model
+
+    @torch.no_grad()
+    def make(self, items: list[Batch]) -> Batch:
+        batch = self.stack(items)
+        found = self.parts["modes"](batch["image"])
+        cells = found.level.shape[-2:]
+        motion = modes.split_volume(batch["spectral"], tuple(cells))
+        stride = batch["level"].shape[-1] // cells[1]
+        reliable = batch["reliable"][:, stride // 2 :: stride, stride // 2 :: stride].float()
+        evidence = Evidence(found, motion, reliable)
+        shape = *evidence.seen.shape[:2], evidence.seen.shape[3], 2
+        generator = torch.Generator().manual_seed(int(batch["image"].sum()))
+        draws = [evidence.draw(torch.randn(shape, generator=generator)) for _ in range(2)]
+        energy = (found.shapes * found.level[:, None, None]).square().sum((2, 3, 4))
+        parts = energy.unflatten(1, (self.config.parts, -1)).sum(2)
+        share = (parts / parts.mean(1, keepdim=True)).clamp(0.02, 4)
+        weight = share.repeat_interleave(energy.shape[1] // share.shape[1], 1)
+        return {"coords": torch.stack(draws, 1).half(), "tokens": found.tokens, "weight": weight}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the denoising error, of what a part moves by, at another moment of the motion."""
+        count, device = len(batch["tokens"]), self.device
+        which = torch.randint(2, (count,), generator=generator)
+        coords = batch["coords"][torch.arange(count), which].float().clamp(-6, 6)
+        turn = 2 * torch.pi * torch.rand(count, 1, generator=generator)
+        angle = (turn * torch.arange(1, coords.shape[1] + 1)).to(device)[..., None]
+        real, imaginary = coords.unbind(2)
+        coords = torch.stack([
+            real * angle.cos() - imaginary * angle.sin(),
+            real * angle.sin() + imaginary * angle.cos(),
+        ], dim=2)  # fmt: skip
+        condition = self.model.embed(batch["tokens"])
+        kept = torch.rand(count, 1, 1, generator=generator) >= self.config.condition_dropout
+        bins = torch.arange(coords.shape[1], device=device).expand(count, -1)
+        with torch.autocast(device.type, enabled=False):
+            return denoising_loss(
+                self.model, coords, bins, condition * kept.to(device),
+                scheduler=make_scheduler("ddpm"), weight=batch["weight"],
+                generator=on_device(device, generator),
+            )  # fmt: skip
+
+    def columns(self, model: Drawer, batch: Batch) -> list[Tensor]:
+        """Return photo, true level, and the motion of one draw."""
+        raise NotImplementedError

@@ -17,7 +17,7 @@ from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normal
 from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
 from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
-from gidlite.prior.denoiser import Denoiser
+from gidlite.prior.denoiser import Denoiser, GridPrior
 from gidlite.prior.diffusion import denoising_loss, make_scheduler
 from gidlite.render.network import SynthesisNet
 from gidlite.render.photo import fill_holes, splat_photo
@@ -139,7 +139,7 @@ class AutoencoderTask(Task):
         """Return reconstruction, gradient and KL terms on some bins of every volume."""
         batch = _floats(batch)
         packed, _ = _bins(batch["packed"], self.config.slices_per_scene, generator)
-        given = {"reliable": batch["reliable"], "generator": _on(self.device, generator)}
+        given = {"reliable": batch["reliable"], "generator": on_device(self.device, generator)}
         return autoencoder_loss(self.model, packed, batch["image"], **given)[0]
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -224,15 +224,15 @@ class PriorTask(AmplitudeTask):
         kept = torch.rand(len(condition), 1, 1, 1, generator=generator) >= config.condition_dropout
         return denoising_loss(
             self.model, latents, freq_index.to(self.device), condition * kept.to(self.device),
-            scheduler=make_scheduler("ddpm", config.prediction_type), reliable=batch["reliable"],
-            generator=_on(self.device, generator),
+            scheduler=make_scheduler("ddpm", config.prediction_type), weight=batch["reliable"],
+            generator=on_device(self.device, generator),
         )  # fmt: skip
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
         photos, volumes = batch["image"].cpu(), list(batch["spectral"].cpu())
         networks = self.parts["autoencoder"], self.parts["amplitude"], model
-        pipeline = GidPipeline(*networks, self.stats)
+        pipeline = GidPipeline(GridPrior(*networks, self.stats))
         for seed, photo in enumerate(photos):
             generator = torch.Generator().manual_seed(seed)
             volumes.append(pipeline(photo, num_inference_steps=10, generator=generator).spectral)
@@ -298,7 +298,7 @@ def _floats(batch: Batch) -> Batch:
     return batch | {k: v / 255 if batch[k].dtype == torch.uint8 else v for k, v in single.items()}
 
 
-def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+def on_device(device: torch.device, generator: torch.Generator) -> torch.Generator:
     """Return a generator on the device that continues the given one's randomness."""
     if device.type == "cpu":
         return generator

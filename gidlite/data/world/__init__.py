@@ -50,9 +50,9 @@ class Scenes:
         return shapes * (self.depth > 0)[:, None, None]
 
     def expected_level(self, num_frequencies: int) -> Float[Tensor, "batch height width"]:
-        """Return the RMS displacement, in px of the grid, that bins 1 to K − 1 are expected to have.
+        """Return the RMS displacement expected in bins 1 to K − 1, in px of the grid.
 
-        Modal coordinates have unit variance: of each mode counts the share that is in these bins.
+        Modal coordinates have unit variance; of each counts the share that is in these bins.
         """
         power = torch.fft.rfft(self.coords, norm="forward").abs().square()[..., 1:]
         share = power[..., : num_frequencies - 1].sum(-1) / power.sum(-1).clamp(min=1e-12)
