@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from jaxtyping import Complex, Float, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.loops import Predict, close_loop, loop_guidance
 from gidlite.media import as_image, resize
-from gidlite.motion import SpectralVolume, check_timing
+from gidlite.motion import ModalBasis, SpectralVolume, check_timing
 from gidlite.motion.normalize import load_stats, save_stats
 from gidlite.motion.spectral import anchor, spectral_to_motion
 from gidlite.prior import PHOTO_STRIDE
@@ -46,6 +47,8 @@ class Sampling:
     # How windy it is, from 0 to 1: among 100 scenes like this, so many per cent move less.
     # None draws it with the seed.
     wind: float | None = None
+    # Factor on the motion of every place, on a grid of any size over the photo: see ``edit``.
+    gain: Float[Tensor, "rows columns"] | None = None
     loop_weight: float = 0.0  # u of guidance towards the loop; closing it does what is left
     recurrence: int = 1  # how often every step is taken, see ``diffusion.sample``; paper: 2
     close: bool = True  # False leaves the seam as guidance left it
@@ -209,12 +212,33 @@ class GidPipeline:
             sampling.recurrence, generator, progress, guide if loop_frames is not None else None,
         )  # fmt: skip
         coarse = self.prior.sample(photo[None].to(self.device), sampler)
-        spectral = anchor(_along_edges(coarse, photo))
+        spectral = anchor(_along_edges(_edited(coarse, sampling.gain), photo))
         if loop_frames is not None and sampling.close:
             spectral = close_loop(spectral, **timing)
         seed = generator.initial_seed() if generator is not None else -1
         volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
         return GidOutput(image, _within_reach(volume), loop_frames)
+
+    @torch.no_grad()
+    def basis(self, image: Any, *, gain: Tensor | None = None) -> ModalBasis:
+        """Return the photo's own modes, by which it answers a hand, at the working size."""
+        require(self.representation == "modes", f"{self.name} has no modes; give a volume instead")
+        image = as_image(image)
+        height, width = working_size(*image.shape[-2:])
+        photo = resize(image, height=height, width=width)
+        shapes, places = self.prior.basis(photo[None].to(self.device))
+        shapes = _along_edges(_edited(shapes, gain), photo)
+        return ModalBasis(shapes, places * (self.fps / self.num_frames))
+
+
+def _edited(spectral: Tensor, gain: Tensor | None) -> Tensor:
+    """Return a volume with every place multiplied by what a map says there."""
+    if gain is None:
+        return spectral
+    valid = bool(torch.isfinite(gain).all() and (gain >= 0).all())
+    require(valid, "gain has a negative or infinite factor; use 0 or more")
+    size = spectral.shape[-2:]
+    return spectral * functional.interpolate(gain[None, None].float(), size, mode="area")[0, 0]
 
 
 def _along_edges(spectral: Tensor, photo: Tensor) -> Complex[Tensor, "freq 2 height width"]:

@@ -27,7 +27,7 @@ from gidlite.dynamics.layers import split_layers
 from gidlite.dynamics.modal import dominant_modes
 from gidlite.errors import require, written
 from gidlite.media import encode_jpeg, fit_size, resize, to_bytes
-from gidlite.motion import SpectralVolume
+from gidlite.motion import ModalBasis, SpectralVolume
 from gidlite.motion.spectral import pack_complex
 
 # Real plants that were poked relax at these frequencies instead of ringing (notebook 08).
@@ -51,16 +51,16 @@ class Scene:
 
 def make_scene(
     image: Float[Tensor, "3 height width"],
-    volume: SpectralVolume,
+    volume: SpectralVolume | ModalBasis,
     *,
     modes: int = 16,
     damping: float = 0.05,
     width: int = 512,
     alt: str = "A photo that moves when it is touched.",
 ) -> Scene:
-    """Prepare a photo in [0, 1] and its volume, of any resolution, for the browser.
+    """Prepare a photo in [0, 1] and its volume or basis, of any resolution, for the browser.
 
-    Kept are at most so many ``modes``, 1–64, the liveliest bins at 0.5 Hz or more, and at most so
+    Kept are at most so many ``modes``, 1–64, the liveliest at 0.5 Hz or more, and at most so
     many px of ``width``. The ratio ζ begins at ``damping``, 0.005–0.5; ``alt`` describes the photo
     to those who cannot see it. A number out of range and a volume without a bin at 0.5 Hz or more
     raise ``GidliteError``.
@@ -69,7 +69,7 @@ def make_scene(
     require(0.005 <= damping <= 0.5, f"damping is {damping}; it must lie between 0.005 and 0.5")
     height, width = fit_size(*image.shape[-2:], max_width=width)
     image = resize(image, height=height, width=width)
-    hertz = torch.arange(len(volume.spectral)) / volume.period_seconds
+    hertz = volume.frequencies_hz
     audible = hertz * (hertz >= SLOWEST_HZ - 1e-6)
     kept = dominant_modes(volume.spectral, frequencies_hz=audible, count=modes)
     require(bool(kept), f"the volume has no frequency of {SLOWEST_HZ} Hz or more; keep more")

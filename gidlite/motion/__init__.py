@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Complex
+import torch
+from jaxtyping import Complex, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +35,21 @@ class SpectralVolume:
     @property
     def period_seconds(self) -> float:
         return self.num_frames / self.fps
+
+    @property
+    def frequencies_hz(self) -> Float[Tensor, " freq"]:
+        return torch.arange(len(self.spectral)) / self.period_seconds
+
+
+@dataclass(frozen=True)
+class ModalBasis:
+    """Shapes by which a touched photo answers, each with a frequency of its own.
+
+    A complex shape stands for two real ones of one frequency.
+    """
+
+    spectral: Complex[Tensor, "modes 2 height width"]  # px of an (H, W) picture
+    frequencies_hz: Float[Tensor, " modes"]
 
 
 def check_timing(path: Path, num_frames: object, fps: object) -> None:

@@ -158,3 +158,17 @@ class ModesPrior:
 
         condition, start = self.drawer.embed(found.tokens), sampler.noise(shape).to(photo.device)
         return volume(sampler.solve(self.drawer, start, condition, bins, volume))[0].cpu()
+
+    def basis(self, photo: Photos) -> tuple[Complex[Tensor, "modes 2 rows columns"], Tensor]:
+        """Return shapes in px of their own grid, at the median amount, and places in the bins."""
+        found = self.modes(photo)
+        shapes, places = found.basis()
+        return (shapes * found.amount[0, 0].exp() / PHOTO_STRIDE).cpu(), places.cpu()
+
+    def region(self, photo: Photos, x: float, y: float) -> Float[Tensor, "rows columns"]:
+        """Return how much each cell belongs, 0 to 1, to what is at a place; sides are 0 to 1."""
+        found = self.modes(photo)
+        alike = functional.normalize(found.embedding[0], dim=0)
+        rows, columns = alike.shape[-2:]
+        row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+        return (torch.einsum("chw,c->hw", alike, alike[:, row, column]) * 2 - 1).clamp(0, 1).cpu()

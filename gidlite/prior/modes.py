@@ -50,6 +50,7 @@ class Modes:
     envelope: Float[Tensor, "batch modes bins"]  # e, of bins 1 to K − 1
     amount: Float[Tensor, "batch 2"]  # mean and log variance of ln g, g in px of the photo
     parts: Float[Tensor, "batch parts rows columns"]  # soft regions, summing to 1
+    embedding: Float[Tensor, "batch channels rows columns"]  # alike where one thing is
     tokens: Float[Tensor, "batch parts features"]  # what is known of each part
     scale: Float[Tensor, " bins"]  # s_k, with 8 Σ s_k² = 1
 
@@ -68,6 +69,22 @@ class Modes:
             place = min(max(wind, 0.01), 0.99)
             noise = torch.full_like(noise, NormalDist().inv_cdf(place))
         return (mean + log_variance.exp().clamp(0.02, 4).sqrt() * noise).exp()
+
+    def basis(self) -> tuple[Complex[Tensor, "pairs 2 rows columns"], Float[Tensor, " pairs"]]:
+        """Return the shapes of the first photo in pairs, times the level, and places in the bins.
+
+        Two shapes of a part make a complex one; its place is the mean bin, weighted by speed.
+        """
+        count = self.parts.shape[1]
+        shapes = (self.shapes[0] * self.level[0]).unflatten(0, (count, -1))
+        power = (self.envelope[0] * self.scale).square().unflatten(0, (count, -1))
+        if shapes.shape[1] % 2:
+            shapes, power = (torch.cat([t, t[:, :1] * 0], 1) for t in (shapes, power))
+        pairs = torch.complex(*shapes.unflatten(1, (-1, 2)).unbind(2)).flatten(0, 1)
+        power = power.unflatten(1, (-1, 2)).sum(2).flatten(0, 1)
+        bins = torch.arange(1, power.shape[1] + 1, device=power.device)
+        place = ((power * bins.square()).sum(1) / power.sum(1).clamp(min=1e-9)).sqrt()
+        return pairs, place
 
     def compose(self, coords: Coords, amount: Float[Tensor, " batch"]) -> Components:
         """Return the volume of coordinates, of an amount g, in px of the photo."""
@@ -146,7 +163,7 @@ class ModesNet(ModelMixin, ConfigMixin):
         shapes = shapes / (power[:, None, None] + 1e-8).sqrt()
         amount = self.amount(maps[3].mean((-2, -1))).float()
         tokens = _describe(parts, level, slots, maps[1])
-        return Modes(shapes, level, envelope, amount, parts, tokens, self.scale)
+        return Modes(shapes, level, envelope, amount, parts, embedding, tokens, self.scale)
 
     def _slots(self, map8: Tensor) -> Tensor:
         memory = self.memory(torch.cat([map8, _places(map8)], 1)).flatten(2).mT
