@@ -28,7 +28,7 @@ from gidlite.prior.drawer import ModesPrior
 from gidlite.render import farthest_motion, render_frames
 from gidlite.render.photo import GuidedUpsampling
 
-DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "prior"
+WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "grid"  # a folder for each representation
 FARTHEST = 12.0  # px at 256 wide; beyond, a renderer invents more than it moves
 _WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
 _SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
@@ -151,8 +151,12 @@ class GidPipeline:
 
     @classmethod
     def from_pretrained(cls, path: str | Path | None = None) -> GidPipeline:
-        """Load the shipped weights, or a folder's as ``save_pretrained`` wrote it, whole."""
-        path = Path(path) if path is not None else DEFAULT_WEIGHTS
+        """Load a folder, whole, as ``save_pretrained`` wrote it; or shipped weights.
+
+        Those are "modes", the default, and "grid".
+        """
+        path = Path(path or DEFAULT)
+        path = WEIGHTS / path if str(path) in REPRESENTATIONS else path
         config = _read_config(path)
         kind = REPRESENTATIONS[config.pop("representation")]
         try:

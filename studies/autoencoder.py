@@ -94,12 +94,12 @@ def main() -> None:
     if options.real:
         source = ShardSource(options.real, grid_stride=2)
         sets["real"] = [source.example(n, 0) for n in range(len(source.shards))]
-    show("shipped", pipeline.autoencoder, sets, pipeline.stats)
+    show("shipped", pipeline.prior.autoencoder, sets, pipeline.prior.stats)
     for name, guided in (("sees the photo", True), ("does not", False)):
         started = time.monotonic()
         size = {"steps": options.steps, "batch": options.batch}
-        model = train(examples, pipeline.stats, guided=guided, **size)
-        show(f"{name} ({time.monotonic() - started:.0f} s)", model, sets, pipeline.stats)
+        model = train(examples, pipeline.prior.stats, guided=guided, **size)
+        show(f"{name} ({time.monotonic() - started:.0f} s)", model, sets, pipeline.prior.stats)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from gidlite.data import Augmentation, Example, MotionDataset, ShardSource, Synt
 from gidlite.data.shards import write_json
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.evaluate import auc
-from gidlite.evaluate.motion import MOVING_PX, Case, compare
+from gidlite.evaluate.motion import MOVING_PX
 from gidlite.motion.normalize import denormalize, normalize
-from gidlite.motion.spectral import motion_amplitude, resize_spectral, spectral_to_motion
-from gidlite.pipeline import GidPipeline, Sampling
+from gidlite.motion.spectral import motion_amplitude
+from gidlite.pipeline import GidPipeline
 from gidlite.prior import AmplitudeNet, amplitude_loss, drop_features, photo_features
 from gidlite.train.tasks import load_items
 
@@ -52,7 +52,6 @@ MIXES = {
     "painted scenes alone": (0.0, 1.0, 0.0, 0.0, ""),
     "real clips and published results alone": (0.0, 0.0, 0.5, 0.5, ""),
 }  # fmt: skip
-CONTRASTS = (0.0, 0.5, 1.0)
 
 
 @dataclass
@@ -83,8 +82,8 @@ class Maker:
             photos = torch.stack([e.image for e in some]).to(self.device)
             volumes = torch.stack([e.spectral for e in some]).to(self.device)
             reliable = torch.stack([e.reliable for e in some]).to(self.device)
-            packed = normalize(volumes, self.pipeline.stats)
-            latents = self.pipeline.autoencoder.encode(packed)
+            packed = normalize(volumes, self.pipeline.prior.stats)
+            latents = self.pipeline.prior.autoencoder.encode(packed)
             share = functional.adaptive_avg_pool2d(reliable.float(), latents.shape[-2:])
             features = photo_features(photos)
             parts.append((features.half(), latents.half(), share > 0.5))
@@ -182,30 +181,13 @@ def where(pipeline, net: AmplitudeNet, example: Example, how: str, device: str) 
     features = photo_features(example.image[None].to(device))
     features = hide(features, how if how == "colour" else "", torch.Generator())
     # The magnitudes as a volume: what moves so far in every bin.
-    found = net.scale(features)[0].cpu() / pipeline.autoencoder.config.scaling_factor
-    predicted = motion_amplitude(denormalize(found, pipeline.stats))
+    found = net.scale(features)[0].cpu() / pipeline.prior.autoencoder.config.scaling_factor
+    predicted = motion_amplitude(denormalize(found, pipeline.prior.stats))
     size = tuple(example.reliable.shape)
     predicted = functional.interpolate(predicted[None, None], size, mode="bilinear")[0, 0]
     truth = motion_amplitude(example.spectral) * (256 / size[1])
     moving = (truth > MOVING_PX)[example.reliable]
     return auc(predicted[example.reliable], moving)
-
-
-def sampled(pipeline, net, example: Example, contrast: float) -> dict[str, float]:
-    """Return scores of one sample for a photo that the network has not seen."""
-    amplitude, pipeline.amplitude = pipeline.amplitude, net
-    height, width = example.image.shape[-2:]
-    truth = resize_spectral(example.spectral, height=height, width=width)
-    reliable = functional.interpolate(example.reliable[None, None].float(), (height, width))
-    motion = spectral_to_motion(truth, num_frames=pipeline.num_frames)
-    case = Case("", example.image, motion, reliable[0, 0] > 0.5)
-    generator = torch.Generator().manual_seed(0)
-    sampling = Sampling(contrast=contrast)
-    drawn = pipeline(example.image, sampling=sampling, generator=generator).spectral
-    pipeline.amplitude = amplitude
-    scores = compare(case, drawn[None])
-    names = ("where_auc", "amplitude_ratio", "static_to_moving", "spectral_shape_distance_db")
-    return {name: scores[name] for name in names}
 
 
 def judge(found: list[tuple[str, float]]) -> dict:
@@ -278,19 +260,6 @@ class Laboratory:
             )
         return found
 
-    def samples(self, networks: list[AmplitudeNet], contrast: float) -> dict[str, dict]:
-        """Return the scores of samples on real clips; of every other one, as neighbours agree."""
-        examples, scenes = (column[::2] for column in self.real["real"])
-        nets = [networks[self.folds["real"][scene]] for scene in scenes]
-        rows = [
-            sampled(self.pipeline, net, example, contrast)
-            for net, example in zip(nets, examples, strict=True)
-        ]
-        return {
-            name: judge([(s, row[name]) for s, row in zip(scenes, rows, strict=True)])
-            for name in rows[0]
-        }
-
 
 def against(found: dict, reference: dict) -> tuple[float, float]:
     """Return the mean difference from a reference, scene by scene, and its standard error."""
@@ -318,7 +287,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     for name, value in (DEFAULTS | {"workers": 0}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--samples", action="store_true", help="Compare contrasts, too.")
     parser.add_argument("--mix", action="append", help="Only this; may be repeated.")
     return parser.parse_args()
 
@@ -327,10 +295,7 @@ def main() -> None:
     """Train on every mix; print and keep what came of it."""
     options, started = parse(), time.monotonic()
     laboratory = Laboratory(options)
-    table: dict = {name: getattr(options, name) for name in DEFAULTS} | {
-        "mixes": {},
-        "contrasts": {},
-    }
+    table: dict = {name: getattr(options, name) for name in DEFAULTS} | {"mixes": {}}
     for kind, (examples, scenes) in laboratory.real.items():
         table[f"{kind} samples"], table[f"{kind} scenes"] = len(examples), len(set(scenes))
     print(f"data made in {time.monotonic() - started:.0f} s", flush=True)
@@ -340,11 +305,6 @@ def main() -> None:
         networks = laboratory.networks(name)
         table["mixes"][name] = laboratory.where(networks, mix[4])
         show(name, table["mixes"][name], next(iter(table["mixes"].values())), started)
-        if name == "all" and options.samples:
-            for contrast in CONTRASTS:
-                table["contrasts"][str(contrast)] = laboratory.samples(networks, contrast)
-                found = table["contrasts"][str(contrast)]
-                show(f"contrast {contrast}", found, table["contrasts"]["0.0"], started)
         write_json(options.out / "mixes.json", table)
 
 

@@ -267,12 +267,12 @@ def info() -> None:
 
     import torch
 
-    from gidlite.pipeline import DEFAULT_WEIGHTS
-    from gidlite.render.network import WEIGHTS
+    from gidlite.pipeline import REPRESENTATIONS, WEIGHTS
 
     cli.say(f"gidlite {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     cli.say(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
-    for name, folder in (("prior", DEFAULT_WEIGHTS), ("renderer", WEIGHTS)):
+    for name in (*REPRESENTATIONS, "renderer"):
+        folder = WEIGHTS / name
         if not (folder / "quality.json").is_file():
             cli.say(f"{name}: no shipped weights found")
             continue

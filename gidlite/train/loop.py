@@ -33,10 +33,10 @@ from gidlite.prior.denoiser import GridPrior
 from gidlite.prior.drawer import ModesPrior
 from gidlite.train import RunOptions, TrainConfig
 from gidlite.train.modes import DrawerTask, ModesTask
-from gidlite.train.tasks import TASKS, Batch, Task, fit_stats, load_items
+from gidlite.train.tasks import GRID_TASKS, Batch, Task, fit_stats, load_items
 
 _MAX_ROLLBACKS = 3
-_TASKS = {**TASKS, "modes": ModesTask, "drawer": DrawerTask}
+TASKS = {**GRID_TASKS, "modes": ModesTask, "drawer": DrawerTask}
 _COUNTERS = ("step", "rollbacks", "seconds", "smoothed_loss")
 _COLUMNS = "step seconds loss smoothed_loss learning_rate gradient_norm event".split()
 # How launchers (accelerate, torchrun, several kinds of MPI) tell the number of processes.
@@ -304,7 +304,7 @@ def train(
         stats = fit_stats(config, dataset, options.workers)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        task = _TASKS[config.part](config, dataset, stats, parts, device, options.workers)
+        task = TASKS[config.part](config, dataset, stats, parts, device, options.workers)
     if options.start is not None:
         setup.start_from(task.model, options.start)
     if stats is not None and accelerator.is_main_process:

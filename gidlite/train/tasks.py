@@ -286,7 +286,7 @@ class RendererTask(Task):
         return [first, second, base, model(model.encode(first), motion, metric)]
 
 
-TASKS: dict[str, type[Task]] = {
+GRID_TASKS: dict[str, type[Task]] = {
     "vae": AutoencoderTask, "amplitude": AmplitudeTask, "prior": PriorTask,
     "coordinate": CoordinationTask, "renderer": RendererTask,
 }  # fmt: skip

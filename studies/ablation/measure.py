@@ -21,7 +21,6 @@ from gidlite.media import read_image, resize, write_image
 from gidlite.media.video import write_video
 from gidlite.motion.spectral import motion_to_spectral
 from gidlite.pipeline import GidPipeline
-from gidlite.pipeline import Sampling as PipelineSampling
 from gidlite.render import RENDERERS, frame_times, render_frames
 from gidlite.viz import contact_sheet, motion_tile
 from studies.ablation.cases import QUALITY, CaseFolder, store_clips, store_scene_cases
@@ -57,8 +56,6 @@ class MeasureSettings:
         samples: Predictions per photo for the scores of motion; the first one is rendered.
         steps: Solver steps.
         guidance: Weight of classifier-free guidance.
-        contrast: Of the amplitude map; none, as in the paper: small networks that are sure of
-            themselves would move everything by a multiple.
         seed: First seed of the predictions.
         draws: Resamples of every bootstrap.
         metrics: Of videos, see ``evaluate.videos.METRICS``.
@@ -72,7 +69,6 @@ class MeasureSettings:
     samples: int = 2
     steps: int = 12
     guidance: float = 0.0
-    contrast: float = 0.0
     seed: int = 0
     draws: int = 200
     metrics: tuple[str, ...] = ("fid", "kid", "fvd", "fvd32")
@@ -248,8 +244,7 @@ class _Recorder:
         self.num_frames, self.fps, self.name = predictor.num_frames, predictor.fps, source
 
     def __call__(self, image, **options):
-        sampling = PipelineSampling(contrast=self._settings.contrast)
-        output = self._predictor(image, sampling=sampling, **options)
+        output = self._predictor(image, **options)
         if self._seen is None or self._seen is not image:
             self._seen, self._count = image, self._count + 1
             self._record(output)

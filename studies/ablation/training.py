@@ -18,6 +18,7 @@ from gidlite.data.splits import STATISTICS
 from gidlite.errors import GidliteError
 from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats
 from gidlite.pipeline import GidPipeline
+from gidlite.prior.denoiser import GridPrior
 from gidlite.train import RunOptions, TrainConfig, checkpoint_file, load_checkpoint, load_parts
 from gidlite.train.loop import train
 from studies.ablation.rows import Preset, Row, part_config
@@ -123,7 +124,7 @@ def _train_row(
             say(f"{row.name}: {part} trained for {seconds:.0f} s")
         runs.append(folder)
     parts, _ = load_parts(runs)
-    pipeline = GidPipeline(**parts, stats=stats, name=f"ablation {row.name}")
+    pipeline = GidPipeline(GridPrior(**parts, stats=stats), name=f"ablation {row.name}")
     _export(pipeline, row, out / "models" / row.name, folders)
     return True
 

@@ -15,7 +15,6 @@ from gidlite.prior import (
     drop_features,
     latent_magnitude,
     photo_features,
-    sharpen,
     whiten,
 )
 from gidlite.prior.autoencoder import SliceAutoencoder, autoencoder_loss
@@ -388,7 +387,7 @@ def test_the_loss_is_zero_for_who_knows_and_ignores_what_is_unreliable(predictio
     options = {"scheduler": scheduler, "generator": generator}
     condition = torch.zeros(3, 1, 8, 12)
     freq_index = torch.arange(BINS).expand(3, -1)
-    masked = denoising_loss(oracle, latents, freq_index, condition, reliable=reliable, **options)
+    masked = denoising_loss(oracle, latents, freq_index, condition, weight=reliable, **options)
     whole = denoising_loss(oracle, latents, freq_index, condition, **options)
     assert masked < 1e-3 and whole > 1
 
@@ -405,21 +404,6 @@ def test_magnitudes_and_whitening(generator):
     for far in (1e3, -1e3):
         limited = whiten(torch.full_like(scale, far), scale)
         assert torch.equal(limited, torch.full_like(scale, math.copysign(6, far)))
-
-
-@pytest.mark.parametrize("surroundings", [1.0, 0.01])
-def test_sharpening_a_patch_in_closed_form(surroundings):
-    """The factor of a place depends on what surrounds it: a known weakness, see ``sharpen``."""
-    spectrum = torch.tensor([1.0, 4.0, 0.25])[:, None, None, None].expand(3, 4, 6, 8)
-    scale = (surroundings * spectrum).repeat(2, 1, 1, 1, 1)
-    scale[..., :2, :4] *= 20 / surroundings  # a sixth of the photo
-    scale[1] *= 7  # photos of a batch do not hear of each other, nor of their own size
-    sharp = sharpen(scale, 0.5)
-    contrast = math.log(20 / surroundings)
-    factor = torch.full((6, 8), math.exp(0.5 * -contrast / 6))
-    factor[:2, :4] = math.exp(0.5 * contrast * 5 / 6)
-    torch.testing.assert_close(sharp, scale * factor)
-    assert torch.equal(sharpen(scale, 0.0), scale)
 
 
 def test_amplitudes_are_learned_from_what_is_reliable():

@@ -17,8 +17,8 @@ from gidlite.prior import AmplitudeNet
 from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import Denoiser
 from gidlite.train import RunOptions, TrainConfig, load_parts, make_dataset
-from gidlite.train.loop import run_training
-from gidlite.train.tasks import TASKS, fit_stats, load_items
+from gidlite.train.loop import TASKS, run_training
+from gidlite.train.tasks import fit_stats, load_items
 from gidlite.viz import motion_tile
 
 

@@ -10,7 +10,7 @@ from gidlite import train
 from gidlite.errors import GidliteError
 from gidlite.media import read_image
 from gidlite.train import PARTS, load_checkpoint, save_checkpoint
-from gidlite.train.tasks import TASKS
+from gidlite.train.loop import TASKS
 
 
 def test_a_checkpoint_gives_back_what_was_saved_and_replaces_the_one_before(tmp_path):
