@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gidlite.data.world import make_scenes, photograph
 from gidlite.data.world.pieces import KINDS, Pieces, kind_numbers
-from gidlite.data.world.shapes import FAMILIES, paint_piece
+from gidlite.data.world.things import FAMILIES, paint_piece
 from gidlite.errors import GidliteError
 from gidlite.media import encode_jpeg
 from gidlite.motion.flow import sample_at
@@ -228,9 +228,9 @@ def test_folders_of_cutouts(tmp_path):
 
     write(rows)
     pieces = Pieces.from_folder(tmp_path)
-    assert len(pieces.backdrops) == len(pieces.views) == 1
+    assert len(pieces.backdrops) > len(pieces.views) == 1
     share = pieces.weight[:2].sum() / pieces.weight.sum()
-    assert share == pytest.approx(0.75, abs=1e-4)  # painted pieces fill in a quarter
+    assert share == pytest.approx(0.6, abs=1e-4)  # painted pieces fill in two fifths
     scenes = make_scenes(8, pieces, generator=torch.Generator().manual_seed(0))
     assert scenes.photo.isfinite().all() and scenes.spectral(4).abs().max() > 0
     write([(*rows[0][:3], "middle"), *rows[1:]])

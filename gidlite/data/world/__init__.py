@@ -49,6 +49,21 @@ class Scenes:
         shapes = self._modes_of(compose.traits_at(self.traits, (self.depth - 1).clamp(min=0)))
         return shapes * (self.depth > 0)[:, None, None]
 
+    @cached_property
+    def expected_level(self) -> Float[Tensor, "batch height width"]:
+        """RMS displacement at every pixel over all the wind there may be, in px of the grid.
+
+        That of coordinates of unit variance; 0 on the backdrop. (What is let go has its level in
+        the wind.)
+        """
+        shapes, owner = self.visible_modes, (self.depth - 1).clamp(min=0)
+        # Modes are independent, but gusts: neighbouring hats overlap and share a trajectory.
+        hats = shapes[:, : compose.NUM_HATS]
+        shared = (hats[:, 1:] * hats[:, :-1]).sum((1, 2))
+        alike = compose.gust_correlation(self.traits).gather(1, owner.flatten(1))
+        power = shapes.square().sum((1, 2)) + 2 * alike.view_as(shared) * shared
+        return power.clamp(min=0).sqrt()
+
     def spectral(self, num_frequencies: int) -> Complex[Tensor, "batch freq 2 height width"]:
         """Return the exact spectral volume, in px of the grid."""
         bins = torch.fft.rfft(self.coords, norm="forward")[..., :num_frequencies]
