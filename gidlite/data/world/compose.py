@@ -66,7 +66,7 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
     any_side = draw.index(torch.tensor([0.3, 0.4, 0.3]), layers)
     anchor = torch.where(anchor == ANCHORS.index("any"), any_side, anchor)
     bottom, top, side, loose = (anchor == number for number in range(4))
-    # What hangs from a line is a row in which each swings by itself; so are some lamps.
+    # In rows that hang from a line, and of some lamps, each thing swings by itself.
     line = (anchor == ANCHORS.index("line")) & ~is_view
     swings = pieces.kind[traits["piece"]] == list(KINDS).index("pendulum")
     apart = line | (top & swings & ~is_view & draw.chance(0.3, layers))
@@ -103,8 +103,8 @@ def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
     framed = draw.chance(0.05, layers) & alone & ~is_view & ~traits["rides"]
     wind, taste = draw.log(0.22, 4.5, 1), draw.log(0.55, 1.8, layers)
     amplitude = _AMPLITUDE * wind * taste * size**0.7 * ~framed
-    hats = gusty[..., None] & (torch.arange(NUM_MODES, device=draw.device) < NUM_HATS)
-    hats = hats | apart[..., None]
+    hats = torch.arange(NUM_MODES, device=draw.device) < NUM_HATS
+    hats = (gusty[..., None] & hats) | apart[..., None]
     sway, flutter = of_kind["sway"], of_kind["flutter"] * draw.log(0.5, 1.6, layers)
     share = torch.stack([sway, 0.25 * sway, flutter, flutter, 0.6 * flutter, 0.6 * flutter], dim=-1)
     share = torch.where(hats, sway[..., None], share)
@@ -226,10 +226,9 @@ def mode_shapes(
     by ``growth``.
     """
     u, s = local.unbind(1)
-    headed = traits["head"] < 1
     s = ((s - traits["still"]) / (traits["head"] - traits["still"])).clamp(0, 1.5)
-    u = torch.where(headed, u * (4 - 4 * s).clamp(0, 1), u)
-    s = torch.where(headed, s.clamp(max=1), s)
+    s = torch.where(traits["head"] < 1, s.clamp(max=1), s)
+    u = torch.where(traits["head"] < 1, u * (4 - 4 * s).clamp(max=1), u)
     beam = 0.5 * s * s * (3 - s.clamp(max=1))
     profile = torch.lerp(torch.lerp(s, beam, traits["beam"]), 0.75 + 0.25 * s, traits["rigid"])
     flutter = s.clamp(max=1).sqrt() * (1 - traits["rigid"])
@@ -241,10 +240,9 @@ def mode_shapes(
     apart, gusty = traits["apart"], traits["gusty"] > 0
     along = torch.where(apart, wind, wind.clamp(0, 1) * (NUM_HATS - 1))
     hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_MODES)]
-    bends = [
-        torch.where((gusty | apart) if j < NUM_HATS else apart, hat, bend)
-        for j, (hat, bend) in enumerate(zip(hats, (profile, overtone, *waves), strict=True))
-    ]
+    bends = [profile, overtone, *waves]
+    for j, hat in enumerate(hats):
+        bends[j] = torch.where(apart | (gusty & (j < NUM_HATS)), hat, bends[j])
     return torch.stack(bends, dim=1)[:, :, None] * traits["direction"]
 
 

@@ -82,7 +82,8 @@ _PHOTOGRAPHED = {
     "tree": ("tree", 0.12), "potted": ("leafy", 0.4), "bush": ("leafy", 0.0),
     "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0), "leaf": ("leafy", 0.0),
     "flower": ("flower", 0.0), "frond": ("leafy", 0.0), "vine": ("leafy", 0.0),
-    "bamboo": ("tree", 0.05), "flag": ("cloth", 0.03), "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
+    "flag": ("cloth", 0.03), "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
+    "bamboo": ("tree", 0.05),
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
 _OFTEN_MISSING = (
@@ -280,16 +281,13 @@ def _add_clutter(picture: Tensor, b: Brush) -> None:
 
 def _texture(b: Brush) -> Float[Tensor, "height width"]:
     """Return the light on planks, tiles, bark or water: they look like stems, leaves or waves."""
-    size, step, kind = BACKDROP_SIZE, b.count(8, 40), b.count(0, 2)
-    if kind == 0:  # streaks, along or across
-        cells = (b.count(40, 80), b.count(3, 12))
-        grid = b.draw(-1, 1, 1, 1, *(cells if b.often(0.6) else cells[::-1]))
-        streaks = functional.interpolate(grid, size, mode="bicubic")[0, 0]
-        return 1 + b.one(0.1, 0.5) * streaks
-    y, x = torch.meshgrid(*(torch.arange(side) for side in size), indexing="ij")
+    x, y = torch.meshgrid(*(torch.arange(side) for side in BACKDROP_SIZE), indexing="ij")
     if b.often(0.5):
         x, y = y, x
-    gap = (x % step < 2) | ((y % step < 2) if kind == 1 else (y % (3 * step) < 0))
+    if b.often(0.3):  # streaks
+        return b.draw(0.6, 1.2, 300)[x] * (1 + b.one(0.1, 0.4) * b.noise(6, 30))
+    step = b.count(8, 40)
+    gap = (x % step < 2) | (b.often(0.5) & (y % step < 2))
     return b.draw(0.75, 1.15, 40)[x // step] * (1 - b.one(0.2, 0.6) * gap)
 
 

@@ -235,7 +235,7 @@ class Plants(Brush):
             self.leaves(x, 1 - 0.9 * t, (0.03, 0.07), (0.012, 0.03), (-2.5, -0.6), green, 0.4)
 
     def vine(self) -> None:
-        """Many thin strands of small leaves, as from a hanging basket, or of long ones: a willow."""
+        """Many thin strands of small leaves, as from a basket, or of a willow."""
         green, t, slim = self.green(), torch.linspace(0, 1, 18), self.one(0.4, 1)
         basket = self.often(0.5)
         if basket:

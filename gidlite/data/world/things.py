@@ -81,14 +81,12 @@ class Cutout(Plants):
         self.blobs(0.5, 0.975, 0.48, 0.016, 0, self.draw(0.1, 0.6, 3), power=6.0)
 
     def curtain(self) -> None:
-        """A wide sheet in folds, to the floor, on a rail or rings; its colour may fade downwards."""
-        wide, tall, color = self.one(0.25, 0.48), self.one(0.4, 0.47), self.draw(0.1, 1, 3)
-        self._fold(self.one(5, 22))
-        t = torch.linspace(0, 1, 12)
-        trim = torch.lerp(color.expand(12, 3), self.draw(0.1, 1, 3), self.one(0, 0.7) * t[:, None])
-        flare, y = wide * (1 + self.one(-0.25, 0.04) * t), 0.97 - 2 * tall * t
-        self.blobs(0.5, y, flare, tall / 9, 0, trim, power=9.0)
-        self.blobs(0.5, 0.975, 0.5, 0.01, 0, self.draw(0.05, 0.5, 3), power=8.0)
+        """A wide sheet in folds on a rail, with a hem."""
+        wide, tall, color = self.one(0.25, 0.48), self.one(0.35, 0.48), self.muted()
+        self._fold(self.one(5, 20))
+        self.blobs(0.5, 0.97 - tall, wide, tall, 0, color, power=30.0)
+        self.blobs(0.5, 0.97 - 1.85 * tall, wide, 0.15 * tall, 0, self.muted(), power=30.0)
+        self._line()
 
     def _line(self) -> None:
         """A wire along the anchored edge, from border to border, so that copies continue it."""
@@ -99,122 +97,96 @@ class Cutout(Plants):
         wide, y, glass = self.one(0.06, 0.26), self.one(0.4, 0.75), self.draw(0.3, 1, 3)
         self._line()
         self.stroke((0.5, 0.975), (0.5, y), 0.01, 0.01, self.draw(0, 0.4, 3), count=6)
-        tall = min(wide * self.one(0.8, 1.8), 0.9 * y)
-        y = y - 0.6 * tall
-        self.blobs(0.5, y, wide, tall, 0, glass, power=self.one(1.6, 4))
-        self.blobs(0.5, y + tall, 0.4 * wide, 0.25 * tall, 0, self.draw(0.1, 0.5, 3), power=4.0)
+        tall = min(wide * self.one(0.8, 1.8), 0.6 * y)
+        self.blobs(0.5, y - tall, wide, tall, 0, glass, power=self.one(1.6, 4))
+        self.blobs(0.5, y, 0.4 * wide, 0.2 * tall, 0, self.draw(0.1, 0.5, 3), power=4.0)
         if self.often(0.5):  # lit
-            self.blobs(0.5, y, wide * 0.6, tall * 0.6, 0, torch.tensor([1.0, 0.95, 0.75]))
+            self.blobs(0.5, y - tall, wide * 0.6, tall * 0.6, 0, torch.tensor([1.0, 0.95, 0.75]))
 
     def laundry(self) -> None:
-        """A shirt, a glove or sock, a towel or trousers, pegged to a line."""
-        wide, tall, color = self.one(0.14, 0.3), self.one(0.25, 0.4), self.draw(0.1, 1, 3)
-        kind, middle = (
-            ("shirt", "sock", "glove", "towel", "trousers")[self.count(0, 4)],
-            0.95 - tall,
-        )
+        """A shirt, a towel, a sock or a glove on a line."""
+        kind, wide, tall = self.count(0, 3), self.one(0.16, 0.3), self.one(0.25, 0.4)
+        color = self.draw(0.1, 1, 3) if self.often(0.4) else self.muted()
+        wide, foot = wide * (1, 1, 0.5, 0.5)[kind], 0.95 - 2 * tall
         self._fold(self.one(3, 9))
         self._line()
-        if kind == "trousers":
-            for side in (-0.55, 0.55):
-                self.blobs(0.5 + side * wide, middle, 0.45 * wide, tall, 0, color, power=9.0)
-            self.blobs(0.5, 0.9, wide, 0.06, 0, color * 0.9, power=9.0)
-        else:
-            slim = 0.45 if kind in ("sock", "glove") else 1.0
-            self.blobs(0.5, middle, slim * wide, tall, 0, color, power=9.0)
-        if kind == "shirt":
-            for side in (-1, 1):
-                x, turn = 0.5 + side * wide, 1.0 * side
-                self.blobs(x, 0.83, 0.18, 0.07, turn, self.vary(color, 1, 0.1), power=6.0)
-        elif kind == "sock":
-            self.blobs(0.5 + 0.3 * wide, middle - tall, wide * 0.8, 0.08, 0.1, color, power=3.0)
-        elif kind == "glove":
-            x = 0.5 + wide * torch.tensor([-0.35, -0.12, 0.12, 0.35])
-            self.blobs(x, middle - tall, 0.1, 0.1 * wide, 1.57, color)
-            self.blobs(0.5 + 0.6 * wide, middle, 0.1, 0.15 * wide, -0.9, color)
-        pegs = 0.5 + 0.3 * wide * torch.tensor([-1.0, 1.0])
-        self.blobs(pegs, 0.96, 0.012, 0.035, 0, self.draw(0.2, 0.8, 3), power=5.0)
+        self.blobs(0.5, 0.95 - tall, wide, tall, 0, color, power=9.0)
+        if kind == 0:
+            x, turn = 0.5 + wide * torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0])
+            self.blobs(x, 0.83, 0.18, 0.07, turn, color, power=6.0)
+        elif kind == 2:
+            self.blobs(0.5 + 0.6 * wide, foot, wide * 1.6, 0.08, 0.1, color, power=3.0)
+        elif kind == 3:
+            x = 0.5 + wide * torch.tensor([-0.75, -0.25, 0.25, 0.75])
+            self.blobs(x, foot, 0.1, 0.25 * wide, 1.57, color)
+            self.blobs(0.5 + 1.2 * wide, 0.95 - tall, 0.1, 0.3 * wide, -0.9, color)
 
     def pennants(self) -> None:
-        """A paper flag, a card, a star or the rods of a chime on a string."""
-        kind, color, tall = self.count(0, 3), self.draw(0.15, 1, 3), self.one(0.15, 0.42)
+        """A paper flag, a card, or the rods of a chime on a string."""
+        kind, color, tall = self.count(0, 2), self.draw(0.15, 1, 3), self.one(0.15, 0.42)
         self._line()
         if kind == 0:  # a triangle, of ever shorter bars
             t = torch.linspace(0, 1, 24)
-            self.blobs(0.5, 0.96 - 1.8 * tall * t, 0.42 * (1 - t) + 0.01, tall / 20, 0, color)
-        elif kind == 1:  # a card or photo
+            self.blobs(0.5, 0.96 - 1.8 * tall * t, 0.42 * (1 - t) + 0.01, tall / 15, 0, color)
+        elif kind == 1:
             self.blobs(0.5, 0.95 - tall, tall * 0.8, tall, 0, torch.ones(3) * 0.9, power=20.0)
             self.blobs(0.5, 0.97 - tall, tall * 0.65, tall * 0.75, 0, color, power=20.0)
-        elif kind == 2:
-            self.stroke((0.5, 0.97), (0.5, 0.8), 0.006, 0.006, color * 0.5, count=5)
-            for angle in self.around(5).tolist():
-                x, y = 0.5 + 0.1 * math.cos(angle), 0.7 + 0.1 * math.sin(angle)
-                self.blobs(x, y, 0.15, 0.06, angle, color)
         else:
             for x in torch.linspace(0.36, 0.64, self.count(2, 4)).tolist():
                 self.blobs(x, 0.96 - tall, 0.018, tall * self.one(0.6, 1), 0, color, power=8.0)
 
     def vase(self) -> None:
-        """Flowers in a vase, their stems in its water: glass or clay, at most half the height."""
-        neck, green, petal = self.one(0.52, 0.6), self.green(), self.draw(0.2, 1, 3)
-        glass, wide = self.often(0.4), self.one(0.08, 0.16)
-        clay = torch.tensor([0.75, 0.85, 0.88]) if glass else self.draw(0.1, 0.9, 3)
-        self.blobs(0.5, 0.5 + neck / 2, wide, 0.5 - neck / 2, 0, clay, power=self.one(2.5, 8))
+        """Flowers in a vase of clay, or of glass: their stems stand in its water."""
+        wide, glass = self.one(0.08, 0.16), torch.tensor([0.75, 0.85, 0.88])
+        clear, petal = self.often(0.4), self.draw(0.2, 1, 3)
+        color = glass if clear else self.draw(0.1, 0.9, 3)
+        self.blobs(0.5, 0.78, wide, 0.22, 0, color, power=self.one(2.5, 8))
         for tip in self.draw(0.2, 0.8, self.count(3, 8)).tolist():
-            y, foot = self.one(0.12, 0.36), 0.5 + self.one(-0.4, 0.4) * wide
-            root = (foot, self.one(0.8, 0.95)) if glass else (foot, neck + 0.02)
-            self.stroke(root, (tip, y), 0.007, 0.006, green)
+            y, root = self.one(0.12, 0.36), (1 - tip, 0.9) if clear else (0.5, 0.57)
+            root = (0.5 + wide * (root[0] - 0.5), root[1])
+            self.stroke(root, (tip, y), 0.007, 0.006, self.green())
             angle, size = self.around(7), self.one(0.03, 0.06)
             x, y = tip + size * angle.cos(), y + size * angle.sin()
             self.blobs(x, y, size, 0.6 * size, angle, self.vary(petal, 7, 0.25))
 
     def jar(self) -> None:
-        """A jar, pot, vase, bowl or bottle, perhaps with a lid and a label."""
-        wide, tall, color = self.one(0.1, 0.4), self.one(0.1, 0.42), self.draw(0.1, 0.95, 3)
-        self.blobs(0.5, 1 - tall, wide, tall, 0, color, power=self.one(2.2, 9))
-        if self.often(0.6):  # a neck or a lid
-            neck = wide * self.one(0.3, 1.05)
-            self.blobs(0.5, 1 - 2 * tall, neck, 0.06, 0, self.draw(0.1, 0.9, 3), power=7.0)
+        """A jar, pot, bowl, bottle or candle; a lid and a label make it wider or narrower."""
+        wide, tall = self.one(0.05, 0.4), self.one(0.1, 0.42)
+        self.blobs(0.5, 1 - tall, wide, tall, 0, self.muted(), power=self.one(2.2, 9))
+        lid = wide * self.one(0.3, 1.05)
+        self.blobs(0.5, 1 - 2 * tall, lid, self.one(0.01, 0.07), 0, self.muted(), power=7.0)
         if self.often(0.5):
             self.blobs(0.5, 1 - tall, 0.7 * wide, 0.4 * tall, 0, self.draw(0.3, 1, 3), power=12.0)
             for y in torch.linspace(0.8, 1.2, self.count(2, 4)).tolist():
                 self.blobs(0.5, 1 - y * tall, 0.4 * wide, 0.012, 0, self.draw(0, 0.4, 3), power=8.0)
 
     def cake(self) -> None:
-        """A cake of a few tiers with drops of icing, or thick candles that do not burn."""
-        if self.often(0.4):
-            for x in self.draw(0.15, 0.85, self.count(1, 4)).tolist():
-                tall, wax = self.one(0.1, 0.4), self.draw(0.5, 1, 3)
-                self.blobs(x, 1 - tall, self.one(0.04, 0.1), tall, 0, wax, power=8.0)
-            return
+        """A cake of a few tiers with drops of icing."""
         top, wide = 1.0, self.one(0.25, 0.48)
         for _ in range(self.count(1, 3)):
-            tall, color = self.one(0.07, 0.14), self.draw(0.25, 1, 3)
-            self.blobs(0.5, top - tall, wide, tall, 0, color, power=8.0)
+            tall = self.one(0.07, 0.14)
+            self.blobs(0.5, top - tall, wide, tall, 0, self.draw(0.25, 1, 3), power=8.0)
             drops = torch.linspace(0.5 - 0.85 * wide, 0.5 + 0.85 * wide, self.count(5, 12))
             top, wide = top - 2 * tall, wide * self.one(0.6, 0.9)
             self.blobs(drops, top, 0.03, 0.05, 0, self.draw(0.4, 1, 3))
 
     def furniture(self) -> None:
-        """A chair, table or shelf: boards on legs."""
+        """A chair, table or shelf: boards on legs, perhaps a back."""
         wood, wide, seat = self.muted(), self.one(0.15, 0.45), self.one(0.3, 0.8)
         legs = 0.5 + wide * torch.linspace(-0.9, 0.9, self.count(2, 4))
         self.blobs(legs, (1 + seat) / 2, 0.018, (1 - seat) / 2, 0, wood * 0.8, power=9.0)
         for y in torch.linspace(seat, 0.95, self.count(1, 3)).tolist():
             self.blobs(0.5, y, wide, 0.025, 0, self.vary(wood, 1, 0.2), power=12.0)
-        if self.often(0.5):  # a back
-            self.blobs(0.5 - 0.85 * wide, seat / 2 + 0.1, 0.03, seat / 2, 0, wood, power=9.0)
+        self.blobs(legs[0], seat * self.one(0.6, 1), 0.03, seat * 0.4, 0, wood, power=9.0)
 
     def print(self) -> None:
-        """Leaves and flowers that are printed: wallpaper, a cushion, a mat; or bare planks."""
-        wide, tall, cloth = self.one(0.2, 0.48), self.one(0.2, 0.48), self.muted()
-        self.blobs(0.5, 1 - tall, wide, tall, 0, cloth, power=16.0)
-        if self.often(0.3):
+        """Leaves that are printed, on wallpaper, a cushion or a mat; or planks."""
+        wide, tall, planks = self.one(0.2, 0.48), self.one(0.2, 0.48), self.often(0.3)
+        self.blobs(0.5, 1 - tall, wide, tall, 0, self.muted(), power=16.0)
+        if planks:
             self._fold(self.one(3, 16), across=self.often(0.5))
-            return
-        x, y = self.draw(-0.85, 0.85, 2, self.count(15, 60))
-        color = self.green() if self.often(0.6) else self.draw(0.2, 1, 3)
-        x, y = 0.5 + wide * x, 1 - tall + tall * y
+        x, y = self.draw(-0.85, 0.85, 2, 0 if planks else self.count(15, 60))
+        x, y, color = 0.5 + wide * x, 1 - tall + tall * y, self.draw(0.1, 0.9, 3)
         self.leaves(x, y, (0.03, 0.07), (0.012, 0.03), (0, 3), color, 0.4)
 
 
