@@ -174,9 +174,9 @@ def test_what_hangs_in_a_row_swings_each_as_one_body():
 
 
 def test_still_things_do_not_move():
-    scenes, *_ = only(*STILL, "fern", "curtain")
+    scenes, *_ = only(*STILL, "fern", "cloth")
     kind = list(KINDS).index("still")
-    fixed = Pieces.painted(*STILL, "fern", "curtain", count=8).kind == kind
+    fixed = Pieces.painted(*STILL, "fern", "cloth", count=8).kind == kind
     still = functional.pad(fixed[scenes.traits["piece"]], (1, 0), value=True)
     still = still.gather(1, scenes.depth.flatten(1)).view_as(scenes.depth)
     motion = scenes.motion().abs().amax((1, 2))

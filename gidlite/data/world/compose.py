@@ -350,8 +350,13 @@ def _paint_layer(traits: dict, pieces: Pieces, size: torch.Size, tint: Tensor) -
     light = torch.where(traits["glows"][:, None] > 0, 1.0, light)
     # Out of focus by 0 to about 10 px; colours are premultiplied, so that nothing bleeds in.
     sharp = torch.cat([(color * light).clamp(0, 1) * alpha, alpha], dim=1)
-    soft = functional.avg_pool2d(sharp, 5, 1, 2)
-    softer = functional.avg_pool2d(soft, 9, 1, 4)
+    soft = _box(sharp, 5)
+    softer = _box(soft, 9)
     blur = 2 * traits["blur"][:, None]
     seen = torch.lerp(torch.lerp(sharp, soft, blur.clamp(max=1)), softer, (blur - 1).clamp(min=0))
     return torch.cat([seen[:, :3] / seen[:, 3:].clamp(min=1e-3), seen[:, 3:]], dim=1).clamp(0, 1)
+
+
+def _box(picture: Tensor, size: int) -> Tensor:
+    tall = functional.avg_pool2d(picture, (size, 1), 1, (size // 2, 0))
+    return functional.avg_pool2d(tall, (1, size), 1, (0, size // 2))

@@ -73,8 +73,8 @@ _PAINTED = {
     "vine": ("leafy", "top", 0.08), "lamp": ("pendulum", "top", 0.0),
     "ornament": ("pendulum", "top", 0.0), "flame": ("flame", "bottom", 0.46),
     "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05), "head": ("body", "none", 0.0),
-    "climber": ("leaves", "bottom", 0.0), "curtain": ("cloth", "top", 0.05),
-    "vase": ("leafy", "bottom", 0.5), **dict.fromkeys(STILL, ("still", "bottom", 0.0)),
+    "climber": ("leaves", "bottom", 0.0), "vase": ("leafy", "bottom", 0.5),
+    **dict.fromkeys(STILL, ("still", "bottom", 0.0)),
     **dict.fromkeys(("lights", "laundry", "pennants"), ("pendulum", "line", 0.05)),
 }  # fmt: skip
 # ... and kind and share of what was photographed, unless it is a stem; manifests say the anchor.
@@ -86,10 +86,8 @@ _PHOTOGRAPHED = {
     "bamboo": ("tree", 0.05),
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
-_OFTEN_MISSING = (
-    *"palm vine lamp ornament flame cloth flag branch curtain climber vase".split(),
-    *("lights", "laundry", "pennants"), *STILL,
-)  # fmt: skip
+_OFTEN_MISSING = "palm vine lamp ornament flame cloth cloth flag branch climber vase".split()
+_OFTEN_MISSING += ["lights", "laundry", "pennants", *STILL]
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ class Cutout(Plants):
         color, wide, tall = self.draw(0.3, 1, 3), self.one(0.05, 0.2), self.one(0.05, 0.2)
         self.stroke((0.5, 1), (0.5, 0.2), 0.006, 0.006, self.draw(0, 0.3, 3))
         self.blobs(0.5, 0.22, wide, tall, 0, color, power=self.one(1.6, 5))
-        if self.often(0.3):  # a shade
-            self.blobs(0.5, 0.22 - 0.6 * tall, 1.4 * wide, 0.5 * tall, 0, color * 0.6, power=1.3)
         for y in torch.linspace(0.22 - 0.8 * tall, 0.22 + 0.8 * tall, self.count(2, 6)).tolist():
             self.blobs(0.5, y, wide * 0.95, 0.006, 0, color * self.draw(0.5, 1.3), power=6.0)
 
@@ -54,20 +52,19 @@ class Cutout(Plants):
             self.blobs(0.5, top - 0.03 - 2 * tall * inner * t, tall * 0.2, width, 1.5708, color)
 
     def cloth(self) -> None:
-        wide, tall, color = self.one(0.2, 0.45), self.one(0.25, 0.46), self.draw(0.1, 1, 3)
-        middle = 0.95 - tall
-        self.blobs(0.5, middle, wide, tall, 0, color, power=14.0)
-        trim = self.draw(0.1, 1, 3)
-        pattern = ("plain", "stripes", "bars", "checks")[self.count(0, 3)]
-        if pattern in ("stripes", "checks"):
-            for x in torch.linspace(-0.85, 0.85, self.count(3, 7)).tolist():
-                self.blobs(0.5 + x * wide, middle, 0.07 * wide, tall * 0.97, 0, trim, power=10.0)
-        if pattern in ("bars", "checks"):
-            for y in torch.linspace(-0.85, 0.85, self.count(3, 7)).tolist():
-                self.blobs(0.5, middle + y * tall, wide * 0.97, 0.06 * tall, 0, trim, power=10.0)
-        self._fold(self.one(3, 12))
-        rail = self.draw(0.05, 0.5, 3)
-        self.blobs(0.5, 0.97, wide + 0.02, 0.012, 0, rail, power=8.0)
+        """A towel, a banner or a wide curtain, in folds on a rail."""
+        wide, tall, color = self.one(0.2, 0.48), self.one(0.25, 0.48), self.muted()
+        middle, trim, pattern = 0.97 - tall, self.draw(0.1, 1, 3), self.count(0, 6)
+        self._fold(self.one(3, 20))
+        self.blobs(0.5, middle, wide, tall, 0, color, power=30.0)
+        lanes = torch.linspace(-0.85, 0.85, self.count(3, 7))
+        if pattern in (1, 3):  # stripes; 3 means checks, and over 4 plain
+            self.blobs(0.5 + lanes * wide, middle, 0.07 * wide, tall, 0, trim, power=10.0)
+        if pattern in (2, 3):  # bars
+            self.blobs(0.5, middle + lanes * tall, wide, 0.06 * tall, 0, trim, power=10.0)
+        if pattern == 4:  # a hem
+            self.blobs(0.5, middle - 0.85 * tall, wide, 0.15 * tall, 0, trim, power=30.0)
+        self.blobs(0.5, 0.975, wide + 0.02, 0.01, 0, self.draw(0.05, 0.5, 3), power=8.0)
 
     def flag(self) -> None:
         """A flag growing upwards from its pole, which lies along the bottom edge."""
@@ -79,14 +76,6 @@ class Cutout(Plants):
         if self.often(0.4):
             self.blobs(0.5, 0.5, 0.1, 0.1, 0, self.draw(0, 1, 3))
         self.blobs(0.5, 0.975, 0.48, 0.016, 0, self.draw(0.1, 0.6, 3), power=6.0)
-
-    def curtain(self) -> None:
-        """A wide sheet in folds on a rail, with a hem."""
-        wide, tall, color = self.one(0.25, 0.48), self.one(0.35, 0.48), self.muted()
-        self._fold(self.one(5, 20))
-        self.blobs(0.5, 0.97 - tall, wide, tall, 0, color, power=30.0)
-        self.blobs(0.5, 0.97 - 1.85 * tall, wide, 0.15 * tall, 0, self.muted(), power=30.0)
-        self._line()
 
     def _line(self) -> None:
         """A wire along the anchored edge, from border to border, so that copies continue it."""
@@ -132,8 +121,8 @@ class Cutout(Plants):
             self.blobs(0.5, 0.95 - tall, tall * 0.8, tall, 0, torch.ones(3) * 0.9, power=20.0)
             self.blobs(0.5, 0.97 - tall, tall * 0.65, tall * 0.75, 0, color, power=20.0)
         else:
-            for x in torch.linspace(0.36, 0.64, self.count(2, 4)).tolist():
-                self.blobs(x, 0.96 - tall, 0.018, tall * self.one(0.6, 1), 0, color, power=8.0)
+            x = torch.linspace(0.36, 0.64, self.count(2, 4))
+            self.blobs(x, 0.96 - tall, 0.018, tall, 0, color, power=8.0)
 
     def vase(self) -> None:
         """Flowers in a vase of clay, or of glass: their stems stand in its water."""
@@ -157,8 +146,8 @@ class Cutout(Plants):
         self.blobs(0.5, 1 - 2 * tall, lid, self.one(0.01, 0.07), 0, self.muted(), power=7.0)
         if self.often(0.5):
             self.blobs(0.5, 1 - tall, 0.7 * wide, 0.4 * tall, 0, self.draw(0.3, 1, 3), power=12.0)
-            for y in torch.linspace(0.8, 1.2, self.count(2, 4)).tolist():
-                self.blobs(0.5, 1 - y * tall, 0.4 * wide, 0.012, 0, self.draw(0, 0.4, 3), power=8.0)
+            y = 1 - tall * torch.linspace(0.8, 1.2, self.count(2, 4))
+            self.blobs(0.5, y, 0.4 * wide, 0.012, 0, self.draw(0, 0.4, 3), power=8.0)
 
     def cake(self) -> None:
         """A cake of a few tiers with drops of icing."""
@@ -175,8 +164,8 @@ class Cutout(Plants):
         wood, wide, seat = self.muted(), self.one(0.15, 0.45), self.one(0.3, 0.8)
         legs = 0.5 + wide * torch.linspace(-0.9, 0.9, self.count(2, 4))
         self.blobs(legs, (1 + seat) / 2, 0.018, (1 - seat) / 2, 0, wood * 0.8, power=9.0)
-        for y in torch.linspace(seat, 0.95, self.count(1, 3)).tolist():
-            self.blobs(0.5, y, wide, 0.025, 0, self.vary(wood, 1, 0.2), power=12.0)
+        boards = torch.linspace(seat, 0.95, self.count(1, 3))
+        self.blobs(0.5, boards, wide, 0.025, 0, wood, power=12.0)
         self.blobs(legs[0], seat * self.one(0.6, 1), 0.03, seat * 0.4, 0, wood, power=9.0)
 
     def print(self) -> None:
