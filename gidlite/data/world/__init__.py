@@ -51,18 +51,20 @@ class Scenes:
 
     @cached_property
     def expected_level(self) -> Float[Tensor, "batch height width"]:
-        """RMS displacement at every pixel over all the wind there may be, in px of the grid.
+        """RMS displacement over all winds, in px of the grid; 0 on the backdrop.
 
-        That of coordinates of unit variance; 0 on the backdrop. (What is let go has its level in
-        the wind.)
+        Of coordinates of unit variance, even where a layer is let go.
         """
         shapes, owner = self.visible_modes, (self.depth - 1).clamp(min=0)
         # Modes are independent, but gusts: neighbouring hats overlap and share a trajectory.
         hats = shapes[:, : compose.NUM_HATS]
         shared = (hats[:, 1:] * hats[:, :-1]).sum((1, 2))
-        alike = compose.gust_correlation(self.traits).gather(1, owner.flatten(1))
-        power = shapes.square().sum((1, 2)) + 2 * alike.view_as(shared) * shared
-        return power.clamp(min=0).sqrt()
+        hz = torch.arange(301, device=shapes.device) / 20  # as of a run of 150 frames
+        power = compose.gain_of(self.traits, hz)[:, :, 0].abs().square()
+        delayed = power * torch.cos(2 * math.pi * hz * self.traits["gust_delay"][..., None])
+        alike = delayed.sum(-1) / power.sum(-1) * self.traits["gusty"]
+        alike = alike.gather(1, owner.flatten(1)).view_as(shared)
+        return (shapes.square().sum((1, 2)) + 2 * alike * shared).clamp(min=0).sqrt()
 
     def spectral(self, num_frequencies: int) -> Complex[Tensor, "batch freq 2 height width"]:
         """Return the exact spectral volume, in px of the grid."""

@@ -70,8 +70,7 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
     line = (anchor == ANCHORS.index("line")) & ~is_view
     swings = pieces.kind[traits["piece"]] == list(KINDS).index("pendulum")
     apart = line | (top & swings & ~is_view & draw.chance(0.3, layers))
-    row = (bottom & draw.chance(0.28, layers)) | apart
-    top = top | line
+    row, top = (bottom & draw.chance(0.28, layers)) | apart, top | line
     zoom = draw.log(0.6, 1.8, 1)  # from wide shots to close-ups
     size = torch.where(row, draw.log(0.2, 0.7, layers), draw.log(0.3, 1.0, layers))
     size = (size * zoom * (0.7 + 0.7 * depth) * torch.where(loose, 1.2, 1.0)).clamp(0.12, 2.2)
@@ -94,32 +93,30 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
 
 def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
     """Draw natural frequencies, dampings, directions and amplitudes."""
-    is_view, alone, size = traits["is_view"], traits["copies"] == 1, traits["size"]
-    layers = size.shape[1]
+    is_view, size, apart = (traits[name] for name in ("is_view", "size", "apart"))
+    alone, layers = traits["copies"] == 1, size.shape[1]
     kind = torch.where(is_view, list(KINDS).index("view"), pieces.kind[traits["piece"]])
     of_kind = kind_numbers(kind)
-    apart = traits["apart"]
     gusty = (~alone & ~apart) | (is_view & draw.chance(0.7, layers))
     framed = draw.chance(0.05, layers) & alone & ~is_view & ~traits["rides"]
     wind, taste = draw.log(0.22, 4.5, 1), draw.log(0.55, 1.8, layers)
     amplitude = _AMPLITUDE * wind * taste * size**0.7 * ~framed
-    hats = torch.arange(NUM_MODES, device=draw.device) < NUM_HATS
-    hats = (gusty[..., None] & hats) | apart[..., None]
+    hats = gusty[..., None] & (torch.arange(NUM_MODES, device=draw.device) < NUM_HATS)
+    hats |= apart[..., None]
     sway, flutter = of_kind["sway"], of_kind["flutter"] * draw.log(0.5, 1.6, layers)
     share = torch.stack([sway, 0.25 * sway, flutter, flutter, 0.6 * flutter, 0.6 * flutter], dim=-1)
-    share = torch.where(hats, sway[..., None], share)
+    share, fine = torch.where(hats, sway[..., None], share), of_kind["fine"][..., None]
     spread = torch.tensor([0, 0, 0.4, 0.4, 1.2, 1.2], device=draw.device)
     angle = traits["angle"][..., None] + draw(-0.35, 0.35, layers, 1) + torch.where(hats, 0, spread)
     low, high = of_kind["slowest_hz"].log(), of_kind["fastest_hz"].log()
     natural = torch.exp(low + (high - low) * draw(0, 1, layers)) / size.clamp(min=0.3).sqrt()
     factor = torch.tensor([1, 2.5, 1.6, 1.6, 2.6, 2.6], device=draw.device)
-    factor = torch.where(hats, 1.0, factor)
-    factor = torch.where(apart[..., None], draw(0.85, 1.2, layers, NUM_MODES), factor)
+    own = draw(0.85, 1.2, layers, NUM_MODES) ** apart[..., None]
+    factor = torch.where(hats, own, factor)
     least, most = of_kind["least_damping"][..., None], of_kind["most_damping"][..., None]
     damping = least + (most - least) * draw(0, 1, layers, NUM_MODES)
     damping[..., (3, 5)] = damping[..., (2, 4)]
     delay = draw(0.05, 0.5, layers) * torch.where(draw.chance(0.5, layers), 1.0, -1.0)
-    fine = of_kind["fine"][..., None]
     return {
         "rigid": of_kind["rigid"], "beam": of_kind["beam"], "travels": of_kind["travels"],
         "head": of_kind["head"], "frozen": framed | (kind == list(KINDS).index("still")),
@@ -197,7 +194,7 @@ def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tup
     """Return (u, s) of every pixel, the same folded for copies, and how far the wind has come.
 
     The wind, 0 to 1 across the picture, is at a copy that at its middle: each moves as one.
-    Where copies swing apart, it is instead the number of the mode that swings them.
+    Where copies swing apart, it is the number of the mode that swings each.
     """
     root_x, size, flip, copies = (traits[n] for n in ("root_x", "size", "flip", "copies"))
     y = ((torch.arange(height, device=size.device) + 0.5) / height)[:, None]
@@ -221,9 +218,8 @@ def mode_shapes(
 
     Modes 0 and 1 bend a layer like a clamped beam (or swing it, or move it as a body); the rest
     are two pairs of waves. Under gusts, modes 0 to 3 are instead hats along the wind, whose
-    coordinates are one trajectory at four delays: the front travels. Where copies swing apart,
-    every mode swings every sixth copy. From its head on, a flower moves as one body. A view moves
-    by ``growth``.
+    coordinates are one trajectory at four delays: the front travels. Copies apart have a mode each
+    (every sixth the same). A flower's head moves as a body, and a view by ``growth``.
     """
     u, s = local.unbind(1)
     s = ((s - traits["still"]) / (traits["head"] - traits["still"])).clamp(0, 1.5)
@@ -267,7 +263,7 @@ def wind_driven(
     delay = delay * torch.arange(NUM_HATS, device=draw.device)[:, None]
     gusts = noise[..., :1, :] * torch.exp(-2j * torch.pi * hz * delay)
     noise[..., :NUM_HATS, :] = torch.where(gusty > 0, gusts, noise[..., :NUM_HATS, :])
-    path = torch.fft.irfft(noise * _gain(traits, hz), n=run)
+    path = torch.fft.irfft(noise * gain_of(traits, hz), n=run)
     path = (path / path.std(dim=-1, keepdim=True))[..., num_frames : 2 * num_frames]
     seconds = torch.arange(num_frames, device=draw.device) / fps
     swing = torch.cos(2 * torch.pi * natural * seconds * (1 - damping**2).clamp(min=0.1).sqrt())
@@ -276,20 +272,12 @@ def wind_driven(
     return path - path[..., :1]
 
 
-def _gain(traits: dict[str, Tensor], hz: Tensor) -> Complex[Tensor, "batch layers modes freq"]:
+def gain_of(traits: dict[str, Tensor], hz: Tensor) -> Complex[Tensor, "batch layers modes freq"]:
     """Return how strongly the wind moves each oscillator at each frequency."""
     ratio, damping = hz / traits["natural_hz"][..., None], traits["damping"][..., None]
     response = torch.complex(1 - ratio**2, 2 * damping * ratio).reciprocal()
     swell = 1 + 0.9 / (1 + (hz / 0.25) ** 2)
     return response * swell / (1 + (hz / 0.1) ** 2) ** 0.2
-
-
-def gust_correlation(traits: dict[str, Tensor]) -> Float[Tensor, "batch layers"]:
-    """Return the correlation of the coordinates of neighbouring hats; 0 where no gusts travel."""
-    hz = torch.arange(301, device=traits["size"].device) / 20  # as in a run of 150 frames
-    power = _gain(traits, hz)[:, :, 0].abs().square()
-    alike = (power * torch.cos(2 * torch.pi * hz * traits["gust_delay"][..., None])).sum(-1)
-    return alike / power.sum(-1) * traits["gusty"]
 
 
 def draw_backdrop(

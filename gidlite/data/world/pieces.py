@@ -65,8 +65,7 @@ def kind_numbers(kind: Int[Tensor, "*batch"]) -> dict[str, Float[Tensor, "*batch
 
 # Kind, anchor, and the share of the height that cannot move, of what is painted ...
 _PAINTED = {
-    "flower": ("flower", "bottom", 0.0), "rose": ("flower", "bottom", 0.0),
-    "grass": ("stem", "bottom", 0.0), "reeds": ("stem", "bottom", 0.0),
+    "flower": ("flower", "bottom", 0.0), "grass": ("stem", "bottom", 0.0),
     "fern": ("leafy", "bottom", 0.0), "palm": ("tree", "bottom", 0.15),
     "tree": ("tree", "bottom", 0.1), "bush": ("leafy", "bottom", 0.0),
     "potted": ("leafy", "bottom", 0.3), "branch": ("leafy", "any", 0.0),
@@ -75,7 +74,7 @@ _PAINTED = {
     "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05), "head": ("body", "none", 0.0),
     "climber": ("leaves", "bottom", 0.0), "vase": ("leafy", "bottom", 0.5),
     **dict.fromkeys(STILL, ("still", "bottom", 0.0)),
-    **dict.fromkeys(("lights", "laundry", "pennants"), ("pendulum", "line", 0.05)),
+    **dict.fromkeys(("lights", "laundry"), ("pendulum", "line", 0.05)),
 }  # fmt: skip
 # ... and kind and share of what was photographed, unless it is a stem; manifests say the anchor.
 _PHOTOGRAPHED = {
@@ -87,7 +86,7 @@ _PHOTOGRAPHED = {
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
 _OFTEN_MISSING = "palm vine lamp ornament flame cloth cloth flag branch climber vase".split()
-_OFTEN_MISSING += ["lights", "laundry", "pennants", *STILL]
+_OFTEN_MISSING += ["lights", "laundry", "laundry", *STILL]
 
 
 @dataclass(frozen=True)

@@ -118,48 +118,32 @@ class Plants(Brush):
     """A brush that knows plants: every public method paints a family of them."""
 
     def flower(self) -> None:
+        """A stem with leaves and a ring of petals, or a rose of several."""
         green, petal, bend = self.green(), self.draw(0.2, 1.0, 3), self.one(-0.3, 0.3)
         self.stroke((0.5, 1), (0.5, 0.3), 0.014, 0.009, green, bend=bend)
         x, tilt = torch.tensor([[0.38, 0.62], [0.5, -0.5]])
         y = self.draw(0.6, 0.8, 2)
         self.blobs(x + bend / 5, y, 0.13, 0.04, tilt, self.vary(green, 2, 0.2))
-        count, size = self.count(5, 13), self.one(0.07, 0.12)
-        angle, across = self.around(count), size * self.one(0.3, 0.55)
-        x, y = 0.5 + angle.cos() * size, 0.24 + angle.sin() * size
-        self.blobs(x, y, size, across, angle, self.vary(petal, count, 0.2))
-        self.blobs(0.5, 0.24, size * 0.45, size * 0.45, 0, self.draw(0, 0.6, 3))
-
-    def rose(self) -> None:
-        green, petal = self.green(), self.draw(0.25, 1.0, 3)
-        self.stroke((0.5, 1), (0.5, 0.3), 0.015, 0.011, green, bend=self.one(-0.25, 0.25))
-        for y in self.draw(0.55, 0.85, 4).tolist():
-            side = 1 if self.often(0.5) else -1
-            self.blobs(0.5 + 0.1 * side, y, 0.1, 0.05, -0.5 * side, self.vary(green, 1, 0.25))
-        for ring, radius in enumerate((0.13, 0.1, 0.07, 0.035)):
-            angle = self.around(6)
+        count, size, slim = self.count(5, 13), self.one(0.07, 0.12), self.one(0.3, 0.8)
+        for shrink in (1.0, 0.77, 0.54, 0.3) if self.often(0.5) else (1.0,):
+            angle, radius = self.around(count), size * shrink
             x, y = 0.5 + angle.cos() * radius, 0.24 + angle.sin() * radius
-            color = self.vary(petal * (1 - 0.12 * ring), 6, 0.15)
-            self.blobs(x, y, radius * 0.8 + 0.02, radius * 0.55 + 0.02, angle + 1.57, color)
+            color = self.vary(petal * (0.5 + 0.5 * shrink), count, 0.2)
+            self.blobs(x, y, radius, radius * slim, angle, color)
+        self.blobs(0.5, 0.24, size * 0.3, size * 0.3, 0, self.draw(0, 0.6, 3))
 
     def grass(self) -> None:
-        green, thick = self.green(), self.one(0.3, 1)  # from hairs to blades
-        for _ in range(self.count(14, 30)):
+        """Blades, from hairs to reeds, some of them with plumes."""
+        green, thick, plumed = self.green(), self.one(0.3, 1), self.one(-0.8, 0.6)
+        plume = torch.tensor([0.75, 0.62, 0.42]) * self.draw(0.6, 1.2)
+        for _ in range(self.count(7, 30)):
             root, tip, height, bend = self.draw(-1, 1, 4).tolist()
             start, end = (0.5 + 0.25 * root, 1), (0.5 + 0.42 * tip, 0.3 + 0.25 * height)
             blade = self.vary(green, 1, 0.35)
-            self.stroke(start, end, 0.012 * thick, 0.003, blade, bend=0.2 * bend, count=10)
-
-    def reeds(self) -> None:
-        green, plume = self.green(), torch.tensor([0.75, 0.62, 0.42]) * self.draw(0.6, 1.2)
-        for _ in range(self.count(5, 12)):
-            root, tip, height, bend = self.draw(-1, 1, 4).tolist()
-            start, end = (0.5 + 0.28 * root, 1), (0.5 + 0.3 * tip, 0.22 + 0.2 * height)
-            blade = self.vary(green, 1, 0.3)
-            x, y, _ = self.stroke(start, end, 0.008, 0.004, blade, bend=0.15 * bend)
-            if self.often(0.6):
-                angle = math.atan2(float(y[-1] - y[-3]), float(x[-1] - x[-3]))
+            x, y, angle = self.stroke(start, end, 0.012 * thick, 0.003, blade, bend=0.2 * bend)
+            if self.often(plumed):
                 long, short = self.one(0.05, 0.1), self.one(0.012, 0.03)
-                self.blobs(x[-1], y[-1], long, short, angle, self.vary(plume, 1, 0.2))
+                self.blobs(x[-1], y[-1], long, short, angle[-1], self.vary(plume, 1, 0.2))
 
     def _frond(self, start, end, color, leaflet: float, *, bend: float = 0.0) -> None:
         """A midrib with leaflets on both sides that shorten towards the tip."""

@@ -93,43 +93,40 @@ class Cutout(Plants):
             self.blobs(0.5, y - tall, wide * 0.6, tall * 0.6, 0, torch.tensor([1.0, 0.95, 0.75]))
 
     def laundry(self) -> None:
-        """A shirt, a towel, a sock or a glove on a line."""
-        kind, wide, tall = self.count(0, 3), self.one(0.16, 0.3), self.one(0.25, 0.4)
-        color = self.draw(0.1, 1, 3) if self.often(0.4) else self.muted()
-        wide, foot = wide * (1, 1, 0.5, 0.5)[kind], 0.95 - 2 * tall
+        """A shirt, towel, sock or glove on a line, or a card, pennant or chime."""
+        kind = ("towel", "shirt", "card", "sock", "glove", "chime", "pennant")[self.count(0, 6)]
+        wide, tall = self.one(0.16, 0.3), self.one(0.2, 0.4)
+        wide = wide / 2 if kind in ("sock", "glove") else wide
+        foot, color = 0.95 - 2 * tall, self.draw(0.1, 1, 3) if self.often(0.5) else self.muted()
         self._fold(self.one(3, 9))
         self._line()
-        self.blobs(0.5, 0.95 - tall, wide, tall, 0, color, power=9.0)
-        if kind == 0:
-            x, turn = 0.5 + wide * torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0])
-            self.blobs(x, 0.83, 0.18, 0.07, turn, color, power=6.0)
-        elif kind == 2:
+        if kind == "pennant":  # of ever shorter bars
+            t = torch.linspace(0, 1, 24)
+            self.blobs(0.5, 0.96 - 1.6 * tall * t, 0.42 * (1 - t) + 0.01, tall / 15, 0, color)
+        elif kind == "chime":
+            x = torch.linspace(0.36, 0.64, self.count(2, 4))
+            self.blobs(x, 0.95 - tall, 0.018, tall, 0, color, power=8.0)
+        else:
+            self.blobs(0.5, 0.95 - tall, wide, tall, 0, color, power=9.0)
+        if kind == "card":
+            self.blobs(0.5, 0.95 - tall, 0.8 * wide, 0.8 * tall, 0, self.muted(), power=20.0)
+        elif kind == "shirt":
+            turn = torch.tensor([-1.0, 1.0])
+            self.blobs(0.5 + wide * turn, 0.83, 0.18, 0.07, turn, color, power=6.0)
+        elif kind == "sock":
             self.blobs(0.5 + 0.6 * wide, foot, wide * 1.6, 0.08, 0.1, color, power=3.0)
-        elif kind == 3:
+        elif kind == "glove":
             x = 0.5 + wide * torch.tensor([-0.75, -0.25, 0.25, 0.75])
             self.blobs(x, foot, 0.1, 0.25 * wide, 1.57, color)
             self.blobs(0.5 + 1.2 * wide, 0.95 - tall, 0.1, 0.3 * wide, -0.9, color)
-
-    def pennants(self) -> None:
-        """A paper flag, a card, or the rods of a chime on a string."""
-        kind, color, tall = self.count(0, 2), self.draw(0.15, 1, 3), self.one(0.15, 0.42)
-        self._line()
-        if kind == 0:  # a triangle, of ever shorter bars
-            t = torch.linspace(0, 1, 24)
-            self.blobs(0.5, 0.96 - 1.8 * tall * t, 0.42 * (1 - t) + 0.01, tall / 15, 0, color)
-        elif kind == 1:
-            self.blobs(0.5, 0.95 - tall, tall * 0.8, tall, 0, torch.ones(3) * 0.9, power=20.0)
-            self.blobs(0.5, 0.97 - tall, tall * 0.65, tall * 0.75, 0, color, power=20.0)
-        else:
-            x = torch.linspace(0.36, 0.64, self.count(2, 4))
-            self.blobs(x, 0.96 - tall, 0.018, tall, 0, color, power=8.0)
 
     def vase(self) -> None:
         """Flowers in a vase of clay, or of glass: their stems stand in its water."""
         wide, glass = self.one(0.08, 0.16), torch.tensor([0.75, 0.85, 0.88])
         clear, petal = self.often(0.4), self.draw(0.2, 1, 3)
-        color = glass if clear else self.draw(0.1, 0.9, 3)
-        self.blobs(0.5, 0.78, wide, 0.22, 0, color, power=self.one(2.5, 8))
+        self.blobs(
+            0.5, 0.78, wide, 0.22, 0, glass if clear else self.muted(), power=self.one(2.5, 8)
+        )
         for tip in self.draw(0.2, 0.8, self.count(3, 8)).tolist():
             y, root = self.one(0.12, 0.36), (1 - tip, 0.9) if clear else (0.5, 0.57)
             root = (0.5 + wide * (root[0] - 0.5), root[1])
