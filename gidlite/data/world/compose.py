@@ -70,10 +70,12 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
     line = (anchor == ANCHORS.index("line")) & ~is_view
     swings = pieces.kind[traits["piece"]] == list(KINDS).index("pendulum")
     apart = line | (top & swings & ~is_view & draw.chance(0.3, layers))
-    row, top = (bottom & draw.chance(0.28, layers)) | apart, top | line
+    row, plumb, top = (bottom & draw.chance(0.28, layers)) | apart, top, top | line
     zoom = draw.log(0.6, 1.8, 1)  # from wide shots to close-ups
     size = torch.where(row, draw.log(0.2, 0.7, layers), draw.log(0.3, 1.0, layers))
-    size = (size * zoom * (0.7 + 0.7 * depth) * torch.where(loose, 1.2, 1.0)).clamp(0.12, 2.2)
+    size = (size * zoom * (0.7 + 0.7 * depth) * torch.where(loose | plumb, 1.25, 1.0)).clamp(
+        0.12, 2.2
+    )
     left = draw.chance(0.5, layers)
     x = torch.where(side, torch.where(left, -0.03, 1.03), draw(0.03, 0.97, layers))
     y = torch.where(bottom, draw(0.72, 1.25, layers), draw(0.65, 1.2, layers))
@@ -82,7 +84,8 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
         top & ~line, draw(-0.25, 0.1, layers), torch.where(side, draw(0.05, 0.9, layers), y)
     )
     turn = torch.where(side, torch.where(left, 0.5, -0.5), torch.where(top, 1.0, 0.0)) * math.pi
-    angle = turn + draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, 1.0)
+    tilt = torch.where(loose, 6.0, torch.where(plumb, 0.3, 1.0))
+    angle = turn + draw(-0.2, 0.2, layers) * tilt
     still = pieces.still[traits["piece"]]
     drawn = {"size": size, "root_x": x, "root_y": y, "angle": angle, "still": still}
     whole = {"size": 1.0, "root_x": 0.5, "root_y": 1.0, "angle": 0.0, "still": 0.0}
@@ -112,7 +115,6 @@ def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
     natural = torch.exp(low + (high - low) * draw(0, 1, layers)) / size.clamp(min=0.3).sqrt()
     factor = torch.tensor([1, 2.5, 1.6, 1.6, 2.6, 2.6], device=draw.device)
     own = draw(0.85, 1.2, layers, NUM_MODES) ** apart[..., None]
-    factor = torch.where(hats, own, factor)
     least, most = of_kind["least_damping"][..., None], of_kind["most_damping"][..., None]
     damping = least + (most - least) * draw(0, 1, layers, NUM_MODES)
     damping[..., (3, 5)] = damping[..., (2, 4)]
@@ -125,7 +127,7 @@ def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
         "let_go": (draw.chance(0.08, 1) & ~gusty).float(),
         "direction": torch.stack([angle.cos(), angle.sin()], dim=-1)
         * (amplitude[..., None] * share)[..., None],
-        "natural_hz": (natural[..., None] * factor).clamp(max=7),
+        "natural_hz": (natural[..., None] * torch.where(hats, own, factor)).clamp(max=7),
         "damping": torch.where(hats, damping[..., :1], damping),
         "wave_a": draw(-8, 8, layers, 2) * fine, "wave_b": draw(-14, 14, layers, 2) * fine,
     }  # fmt: skip

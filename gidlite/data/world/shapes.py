@@ -233,10 +233,10 @@ class Plants(Brush):
 
     def climber(self) -> None:
         """Small leaves all over a wall, on thin stems."""
-        green, thin = self.green(), self.one(0.012, 0.03)
+        green, thin = self.green(), self.one(0.015, 0.035)
         for tip in self.draw(0.1, 0.9, self.count(4, 9)).tolist():
             self.stroke((0.5, 1), (tip, 0.1), 0.004, 0.002, _WOOD, bend=self.one(-0.4, 0.4))
-        x, y = self.draw(-1, 1, 2, self.count(80, 220))
+        x, y = self.draw(-1, 1, 2, self.count(120, 300))
         kept = x.abs() < self.one(0.5, 1) * (1 + 0.4 * (9 * y).sin())
         x, y = 0.5 + 0.44 * x[kept], 0.52 + 0.46 * y[kept]
         self.leaves(x, y, (thin, 1.5 * thin), (0.6 * thin, thin), (0, 3), green, 0.45)

@@ -112,7 +112,7 @@ class Cutout(Plants):
             self.blobs(0.5, 0.95 - tall, 0.8 * wide, 0.8 * tall, 0, self.muted(), power=20.0)
         elif kind == "shirt":
             turn = torch.tensor([-1.0, 1.0])
-            self.blobs(0.5 + wide * turn, 0.83, 0.18, 0.07, turn, color, power=6.0)
+            self.blobs(0.5 + wide * turn, 0.83, 0.18, 0.07, -turn, color, power=6.0)
         elif kind == "sock":
             self.blobs(0.5 + 0.6 * wide, foot, wide * 1.6, 0.08, 0.1, color, power=3.0)
         elif kind == "glove":
