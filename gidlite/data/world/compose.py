@@ -61,7 +61,7 @@ def draw_traits(draw: Draw, pieces: Pieces, layers: int) -> dict[str, Tensor]:
 def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict[str, Tensor]:
     """Draw size, root and direction; sizes and places are in picture heights, x from the left."""
     layers, is_view = len(depth), traits["is_view"]
-    anchor = pieces.anchor[traits["piece"]]
+    anchor, still = pieces.anchor[traits["piece"]], pieces.still[traits["piece"]]
     # A branch may enter from any border, or stand.
     any_side = draw.index(torch.tensor([0.3, 0.4, 0.3]), layers)
     anchor = torch.where(anchor == ANCHORS.index("any"), any_side, anchor)
@@ -84,9 +84,7 @@ def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict
         top & ~line, draw(-0.25, 0.1, layers), torch.where(side, draw(0.05, 0.9, layers), y)
     )
     turn = torch.where(side, torch.where(left, 0.5, -0.5), torch.where(top, 1.0, 0.0)) * math.pi
-    tilt = torch.where(loose, 6.0, torch.where(plumb, 0.3, 1.0))
-    angle = turn + draw(-0.2, 0.2, layers) * tilt
-    still = pieces.still[traits["piece"]]
+    angle = turn + draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, torch.where(plumb, 0.3, 1.0))
     drawn = {"size": size, "root_x": x, "root_y": y, "angle": angle, "still": still}
     whole = {"size": 1.0, "root_x": 0.5, "root_y": 1.0, "angle": 0.0, "still": 0.0}
     place = {name: torch.where(is_view, whole[name], drawn[name]) for name in whole}

@@ -86,7 +86,7 @@ _PHOTOGRAPHED = {
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
 _OFTEN_MISSING = "palm vine lamp ornament flame cloth cloth flag branch climber vase".split()
-_OFTEN_MISSING += ["lights", "laundry", "laundry", *STILL]
+_OFTEN_MISSING += ["lights", "laundry", "laundry", *STILL, *STILL]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Pieces:
             "weight": torch.tensor([classes[row["class"]] ** -0.5 for row in cut]),
             **_sway([_manner_of(row) for row in cut]),
         }
-        fill = cls.painted(*_OFTEN_MISSING, count=108, generator=torch.Generator().manual_seed(0))
+        fill = cls.painted(*_OFTEN_MISSING, count=110, generator=torch.Generator().manual_seed(0))
         backdrops = torch.cat([_read_backdrops(static), fill.backdrops])
         views = _read_backdrops([v for v in rows["scene"] if v["class"].startswith("scene ")])
         # Painted cut-outs make up two fifths of all draws.
