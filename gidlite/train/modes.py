@@ -15,7 +15,7 @@ from gidlite.prior.modes import Evidence, ModesNet
 from gidlite.train.tasks import Batch, Task, held_out, on_device
 
 # Weights of the losses beside the likelihood: of the level, its edges, the amount, the parts.
-_LEVEL, _EDGES, _AMOUNT, _PARTS = 0.3, 0.3, 0.02, 0.1
+_LEVEL, _EDGES, _AMOUNT, _PARTS = 0.3, 0.3, 0.02, 0.4
 _PAIRED = 192  # cells of a scene whose parts are compared
 _TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
 

@@ -50,16 +50,28 @@ class Scenes:
         return shapes * (self.depth > 0)[:, None, None]
 
     def expected_level(self, num_frequencies: int) -> Float[Tensor, "batch height width"]:
-        """Return the RMS displacement expected in bins 1 to K − 1, in px of the grid.
+        """Return the RMS displacement over all winds in bins 1 to K − 1, in px of the grid.
 
-        Modal coordinates have unit variance; of each counts the share that is in these bins.
+        Of coordinates of unit variance, even where a layer is let go; 0 on the backdrop.
         """
-        power = torch.fft.rfft(self.coords, norm="forward").abs().square()[..., 1:]
-        share = power[..., : num_frequencies - 1].sum(-1) / power.sum(-1).clamp(min=1e-12)
-        owner = (self.depth - 1).clamp(min=0).flatten(1)
-        shares = share.gather(1, owner[..., None].expand(-1, -1, share.shape[-1]))  # (B, h w, 2M)
-        squares = self.visible_modes.square().sum(2).flatten(2)
-        return (squares * shares.mT).sum(1).sqrt().unflatten(1, self.grid)
+        shapes, owner = self.visible_modes, (self.depth - 1).clamp(min=0).flatten(1)
+        hz = torch.arange(301, device=shapes.device) / 20  # as of a run of 150 frames
+        power = compose.gain_of(self.traits, hz).abs().square()
+        # Half a bin of the period, 5 s, on either side.
+        inside = (hz > 0.1) & (hz < (num_frequencies - 0.5) / 5)
+        share = power[..., inside].sum(-1) / power.sum(-1)
+        parents = share.gather(1, self.traits["parent"][..., None].expand_as(share))
+        share = torch.cat([share, parents], dim=2)
+        share = share.gather(1, owner[..., None].expand(-1, -1, share.shape[2])).mT
+        share = share.unflatten(2, self.grid)
+        # Modes are independent, but gusts: neighbouring hats overlap and share a trajectory.
+        hats = shapes[:, : compose.NUM_HATS]
+        shared = (hats[:, 1:] * hats[:, :-1]).sum((1, 2))
+        delay = self.traits["gust_delay"][..., None]
+        delayed = power[:, :, 0] * torch.cos(2 * math.pi * hz * delay)
+        alike = delayed[..., inside].sum(-1) / power[:, :, 0].sum(-1) * self.traits["gusty"]
+        alike = alike.gather(1, owner).view_as(shared)
+        return ((shapes.square().sum(2) * share).sum(1) + 2 * alike * shared).clamp(min=0).sqrt()
 
     def spectral(self, num_frequencies: int) -> Complex[Tensor, "batch freq 2 height width"]:
         """Return the exact spectral volume, in px of the grid."""

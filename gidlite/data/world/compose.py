@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +26,7 @@ _ASPECT = 1.6  # of the world; a picture of another shape shows it stretched
 # Traits that decide how a pixel moves.
 _SHAPE_TRAITS = (
     "size", "root_x", "root_y", "angle", "flip", "copies", "still", "beam", "rigid", "is_view",
-    "gusty", "wave_a", "wave_b", "direction", "carry", "turn",
+    "gusty", "apart", "head", "wave_a", "wave_b", "direction", "carry", "turn",
 )  # fmt: skip
 
 
@@ -61,61 +61,73 @@ def draw_traits(draw: Draw, pieces: Pieces, layers: int) -> dict[str, Tensor]:
 def _draw_place(draw: Draw, pieces: Pieces, traits: dict, depth: Tensor) -> dict[str, Tensor]:
     """Draw size, root and direction; sizes and places are in picture heights, x from the left."""
     layers, is_view = len(depth), traits["is_view"]
-    anchor = pieces.anchor[traits["piece"]]
+    anchor, still = pieces.anchor[traits["piece"]], pieces.still[traits["piece"]]
     # A branch may enter from any border, or stand.
     any_side = draw.index(torch.tensor([0.3, 0.4, 0.3]), layers)
     anchor = torch.where(anchor == ANCHORS.index("any"), any_side, anchor)
     bottom, top, side, loose = (anchor == number for number in range(4))
-    row = bottom & draw.chance(0.28, layers)
+    # In rows that hang from a line, and of some lamps, each thing swings by itself.
+    line = (anchor == ANCHORS.index("line")) & ~is_view
+    swings = pieces.kind[traits["piece"]] == list(KINDS).index("pendulum")
+    apart = line | (top & swings & ~is_view & draw.chance(0.3, layers))
+    row, plumb, top = (bottom & draw.chance(0.28, layers)) | apart, top, top | line
     zoom = draw.log(0.6, 1.8, 1)  # from wide shots to close-ups
     size = torch.where(row, draw.log(0.2, 0.7, layers), draw.log(0.3, 1.0, layers))
-    size = (size * zoom * (0.7 + 0.7 * depth) * torch.where(loose, 1.2, 1.0)).clamp(0.12, 2.2)
+    size = (size * zoom * (0.7 + 0.7 * depth) * torch.where(loose | plumb, 1.25, 1.0)).clamp(
+        0.12, 2.2
+    )
     left = draw.chance(0.5, layers)
     x = torch.where(side, torch.where(left, -0.03, 1.03), draw(0.03, 0.97, layers))
     y = torch.where(bottom, draw(0.72, 1.25, layers), draw(0.65, 1.2, layers))
-    y = torch.where(top, draw(-0.25, 0.1, layers), torch.where(side, draw(0.05, 0.9, layers), y))
+    y = torch.where(line, draw(0.02, 0.6, layers), y)
+    y = torch.where(
+        top & ~line, draw(-0.25, 0.1, layers), torch.where(side, draw(0.05, 0.9, layers), y)
+    )
     turn = torch.where(side, torch.where(left, 0.5, -0.5), torch.where(top, 1.0, 0.0)) * math.pi
-    angle = turn + draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, 1.0)
-    still = pieces.still[traits["piece"]]
+    angle = turn + draw(-0.2, 0.2, layers) * torch.where(loose, 6.0, torch.where(plumb, 0.3, 1.0))
     drawn = {"size": size, "root_x": x, "root_y": y, "angle": angle, "still": still}
     whole = {"size": 1.0, "root_x": 0.5, "root_y": 1.0, "angle": 0.0, "still": 0.0}
     place = {name: torch.where(is_view, whole[name], drawn[name]) for name in whole}
-    return place | {"copies": torch.where(row & ~is_view, draw(2, 8, layers).round(), 1.0)}
+    copies = (draw(2, 8, layers) * torch.where(line, 3, 1)).round()
+    return place | {"copies": torch.where(row & ~is_view, copies, 1.0), "apart": apart}
 
 
 def _draw_sway(draw: Draw, pieces: Pieces, traits: dict) -> dict[str, Tensor]:
     """Draw natural frequencies, dampings, directions and amplitudes."""
-    is_view, alone, size = traits["is_view"], traits["copies"] == 1, traits["size"]
-    layers = size.shape[1]
+    is_view, size, apart = (traits[name] for name in ("is_view", "size", "apart"))
+    alone, layers = traits["copies"] == 1, size.shape[1]
     kind = torch.where(is_view, list(KINDS).index("view"), pieces.kind[traits["piece"]])
     of_kind = kind_numbers(kind)
-    gusty = ~alone | (is_view & draw.chance(0.7, layers))
+    gusty = (~alone & ~apart) | (is_view & draw.chance(0.7, layers))
     framed = draw.chance(0.05, layers) & alone & ~is_view & ~traits["rides"]
     wind, taste = draw.log(0.22, 4.5, 1), draw.log(0.55, 1.8, layers)
     amplitude = _AMPLITUDE * wind * taste * size**0.7 * ~framed
     hats = gusty[..., None] & (torch.arange(NUM_MODES, device=draw.device) < NUM_HATS)
+    hats |= apart[..., None]
     sway, flutter = of_kind["sway"], of_kind["flutter"] * draw.log(0.5, 1.6, layers)
     share = torch.stack([sway, 0.25 * sway, flutter, flutter, 0.6 * flutter, 0.6 * flutter], dim=-1)
-    share = torch.where(hats, sway[..., None], share)
+    share, fine = torch.where(hats, sway[..., None], share), of_kind["fine"][..., None]
     spread = torch.tensor([0, 0, 0.4, 0.4, 1.2, 1.2], device=draw.device)
-    angle = traits["angle"][..., None] + draw(-0.35, 0.35, layers, 1) + spread
+    angle = traits["angle"][..., None] + draw(-0.2, 0.2, layers, 1) + torch.where(hats, 0, spread)
     low, high = of_kind["slowest_hz"].log(), of_kind["fastest_hz"].log()
     natural = torch.exp(low + (high - low) * draw(0, 1, layers)) / size.clamp(min=0.3).sqrt()
     factor = torch.tensor([1, 2.5, 1.6, 1.6, 2.6, 2.6], device=draw.device)
+    own = draw(0.85, 1.2, layers, NUM_MODES) ** apart[..., None]
     least, most = of_kind["least_damping"][..., None], of_kind["most_damping"][..., None]
     damping = least + (most - least) * draw(0, 1, layers, NUM_MODES)
     damping[..., (3, 5)] = damping[..., (2, 4)]
     delay = draw(0.05, 0.5, layers) * torch.where(draw.chance(0.5, layers), 1.0, -1.0)
     return {
         "rigid": of_kind["rigid"], "beam": of_kind["beam"], "travels": of_kind["travels"],
+        "head": of_kind["head"], "frozen": framed | (kind == list(KINDS).index("still")),
         "glows": (kind == list(KINDS).index("flame")).float(), "framed": framed,
         "gusty": gusty.float(), "gust_delay": delay,
         "let_go": (draw.chance(0.08, 1) & ~gusty).float(),
         "direction": torch.stack([angle.cos(), angle.sin()], dim=-1)
         * (amplitude[..., None] * share)[..., None],
-        "natural_hz": (natural[..., None] * torch.where(hats, 1.0, factor)).clamp(max=7),
+        "natural_hz": (natural[..., None] * torch.where(hats, own, factor)).clamp(max=7),
         "damping": torch.where(hats, damping[..., :1], damping),
-        "wave_a": draw(-8, 8, layers, 2), "wave_b": draw(-14, 14, layers, 2),
+        "wave_a": draw(-8, 8, layers, 2) * fine, "wave_b": draw(-14, 14, layers, 2) * fine,
     }  # fmt: skip
 
 
@@ -137,8 +149,8 @@ def _draw_riding(draw: Draw, traits: dict) -> dict[str, Tensor]:
     """Put every rider on its parent, and find how the parent's modes carry and turn it there."""
     scene = torch.arange(draw.batch, device=draw.device)[:, None]
     owner = {name: values[scene, traits["parent"]] for name, values in traits.items()}
-    # Nothing rides on a view, on a row of copies, on a painting or on another rider.
-    able = owner["present"] & ~owner["is_view"] & (owner["copies"] == 1) & ~owner["framed"]
+    # Nothing rides on a view, on a row of copies, on what is still or on another rider.
+    able = owner["present"] & ~owner["is_view"] & (owner["copies"] == 1) & ~owner["frozen"]
     rides = traits["rides"] & able
     u, s = draw(-0.15, 0.15, *rides.shape[1:]), draw(0.55, 0.9, *rides.shape[1:])
     sin, cos = owner["angle"].sin(), owner["angle"].cos()
@@ -182,6 +194,7 @@ def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tup
     """Return (u, s) of every pixel, the same folded for copies, and how far the wind has come.
 
     The wind, 0 to 1 across the picture, is at a copy that at its middle: each moves as one.
+    Where copies swing apart, it is the number of the mode that swings each.
     """
     root_x, size, flip, copies = (traits[n] for n in ("root_x", "size", "flip", "copies"))
     y = ((torch.arange(height, device=size.device) + 0.5) / height)[:, None]
@@ -192,6 +205,7 @@ def local_coordinates(traits: dict[str, Tensor], height: int, width: int) -> tup
     number = (u * _COPY_SPACING + 0.5).floor()
     middle = root_x + number / _COPY_SPACING * flip * size / _ASPECT
     wind = torch.where(copies > 1, middle, x / _ASPECT + 0.2 * y)
+    wind = torch.where(traits["apart"], number.remainder(NUM_MODES), wind)
     folded = torch.where(number.abs() <= copies // 2, u * _COPY_SPACING - number, 9.0)
     folded = torch.where(copies > 1, folded, u)
     return torch.stack([u, s], 1), torch.stack([folded, s], 1), wind
@@ -204,10 +218,13 @@ def mode_shapes(
 
     Modes 0 and 1 bend a layer like a clamped beam (or swing it, or move it as a body); the rest
     are two pairs of waves. Under gusts, modes 0 to 3 are instead hats along the wind, whose
-    coordinates are one trajectory at four delays: the front travels. A view moves by ``growth``.
+    coordinates are one trajectory at four delays: the front travels. Copies apart have a mode each
+    (every sixth the same). A flower's head moves as a body, and a view by ``growth``.
     """
     u, s = local.unbind(1)
-    s = ((s - traits["still"]) / (1 - traits["still"])).clamp(0, 1.5)
+    s = ((s - traits["still"]) / (traits["head"] - traits["still"])).clamp(0, 1.5)
+    s = torch.where(traits["head"] < 1, s.clamp(max=1), s)
+    u = torch.where(traits["head"] < 1, u * (4 - 4 * s).clamp(max=1), u)
     beam = 0.5 * s * s * (3 - s.clamp(max=1))
     profile = torch.lerp(torch.lerp(s, beam, traits["beam"]), 0.75 + 0.25 * s, traits["rigid"])
     flutter = s.clamp(max=1).sqrt() * (1 - traits["rigid"])
@@ -216,11 +233,12 @@ def mode_shapes(
     a, b = (wave[:, 0] * u + wave[:, 1] * s for wave in (traits["wave_a"], traits["wave_b"]))
     waves = [flutter * wave for wave in (a.cos(), a.sin(), b.cos(), b.sin())]
     overtone = s * (s - 0.75) * 3 * (1 - traits["rigid"])
-    along = wind.clamp(0, 1) * (NUM_HATS - 1)
-    hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_HATS)]
+    apart, gusty = traits["apart"], traits["gusty"] > 0
+    along = torch.where(apart, wind, wind.clamp(0, 1) * (NUM_HATS - 1))
+    hats = [profile * (1 - (along - j).abs()).clamp(min=0) for j in range(NUM_MODES)]
     bends = [profile, overtone, *waves]
-    gusty = traits["gusty"] > 0
-    bends[:NUM_HATS] = [torch.where(gusty, *pair) for pair in zip(hats, bends, strict=False)]
+    for j, hat in enumerate(hats):
+        bends[j] = torch.where(apart | (gusty & (j < NUM_HATS)), hat, bends[j])
     return torch.stack(bends, dim=1)[:, :, None] * traits["direction"]
 
 
@@ -245,17 +263,21 @@ def wind_driven(
     delay = delay * torch.arange(NUM_HATS, device=draw.device)[:, None]
     gusts = noise[..., :1, :] * torch.exp(-2j * torch.pi * hz * delay)
     noise[..., :NUM_HATS, :] = torch.where(gusty > 0, gusts, noise[..., :NUM_HATS, :])
-    ratio = hz / natural
-    response = torch.complex(1 - ratio**2, 2 * damping * ratio).reciprocal()
-    swell = 1 + 0.9 / (1 + (hz / 0.25) ** 2)
-    wind = swell / (1 + (hz / 0.1) ** 2) ** 0.2
-    path = torch.fft.irfft(noise * response * wind, n=run)
+    path = torch.fft.irfft(noise * gain_of(traits, hz), n=run)
     path = (path / path.std(dim=-1, keepdim=True))[..., num_frames : 2 * num_frames]
     seconds = torch.arange(num_frames, device=draw.device) / fps
     swing = torch.cos(2 * torch.pi * natural * seconds * (1 - damping**2).clamp(min=0.1).sqrt())
     ringing = torch.exp(-2 * torch.pi * natural * damping * seconds) * swing
     path = torch.where(let_go > 0, 1.5 * ringing, path)
     return path - path[..., :1]
+
+
+def gain_of(traits: dict[str, Tensor], hz: Tensor) -> Complex[Tensor, "batch layers modes freq"]:
+    """Return how strongly the wind moves each oscillator at each frequency."""
+    ratio, damping = hz / traits["natural_hz"][..., None], traits["damping"][..., None]
+    response = torch.complex(1 - ratio**2, 2 * damping * ratio).reciprocal()
+    swell = 1 + 0.9 / (1 + (hz / 0.25) ** 2)
+    return response * swell / (1 + (hz / 0.1) ** 2) ** 0.2
 
 
 def draw_backdrop(
@@ -294,8 +316,9 @@ def paint_layers(
 
 
 def _paint_layer(traits: dict, pieces: Pieces, size: torch.Size, tint: Tensor) -> Tensor:
-    _, local, _ = local_coordinates(traits, *size)
-    grid = torch.stack([local[:, 0] * 2, 1 - 2 * local[:, 1]], dim=-1)
+    _, local, wind = local_coordinates(traits, *size)
+    # Not quite to the border, beyond which there is nothing: lines go on from copy to copy.
+    grid = torch.stack([local[:, 0] * 1.98, 1 - 2 * local[:, 1]], dim=-1)
     cutouts = pieces.cutouts[traits["piece"].flatten()]
     picture = functional.grid_sample(cutouts, grid, align_corners=False)
     color, alpha = picture[:, :3], picture[:, 3:]
@@ -307,11 +330,21 @@ def _paint_layer(traits: dict, pieces: Pieces, size: torch.Size, tint: Tensor) -
     color = torch.where(hung, torch.lerp(card, color, alpha * mat), color)
     alpha = torch.where(hung, 1.0, alpha) * traits["present"][:, None]
     light = tint[..., None, None] * traits["gain"]
+    # Copies that swing apart may differ in colour, too.
+    motley = traits["apart"] * (traits["card"][:, 0] - 0.4).clamp(min=0)
+    light = light * (
+        1 + (motley * (2.4 * wind + 20 * traits["card"].movedim(1, 0)).sin()).movedim(0, 1)
+    )
     light = torch.where(traits["glows"][:, None] > 0, 1.0, light)
     # Out of focus by 0 to about 10 px; colours are premultiplied, so that nothing bleeds in.
     sharp = torch.cat([(color * light).clamp(0, 1) * alpha, alpha], dim=1)
-    soft = functional.avg_pool2d(sharp, 5, 1, 2)
-    softer = functional.avg_pool2d(soft, 9, 1, 4)
+    soft = _box(sharp, 5)
+    softer = _box(soft, 9)
     blur = 2 * traits["blur"][:, None]
     seen = torch.lerp(torch.lerp(sharp, soft, blur.clamp(max=1)), softer, (blur - 1).clamp(min=0))
     return torch.cat([seen[:, :3] / seen[:, 3:].clamp(min=1e-3), seen[:, 3:]], dim=1).clamp(0, 1)
+
+
+def _box(picture: Tensor, size: int) -> Tensor:
+    tall = functional.avg_pool2d(picture, (size, 1), 1, (size // 2, 0))
+    return functional.avg_pool2d(tall, (1, size), 1, (0, size // 2))

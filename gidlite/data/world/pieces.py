@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.world.shapes import BACKDROP_SIZE, FAMILIES, PIECE_SIZE, Brush, paint_piece
+from gidlite.data.world.shapes import BACKDROP_SIZE, PIECE_SIZE, Brush
+from gidlite.data.world.things import FAMILIES, STILL, paint_piece
 from gidlite.errors import GidliteError, require
 from gidlite.media import read_image, resize
 
-ANCHORS = ("bottom", "top", "side", "none", "any")
+ANCHORS = ("bottom", "top", "side", "none", "any", "line")
 
 
 class Kind(NamedTuple):
@@ -36,10 +37,15 @@ class Kind(NamedTuple):
     sway: float  # amplitude of the swinging of the whole
     flutter: float  # amplitude of waves within it
     travels: float  # 1 if its waves run through it, 0 if they stand
+    head: float = 1.0  # share of the height from which it moves as one body
+    fine: float = 1.0  # how many more waves than usual it has: of leaves on their own
 
 
 KINDS = {
     "stem": Kind(0, 1, 0.4, 3.2, 0.06, 0.3, 1.0, 0.25, 0),
+    "flower": Kind(0, 1, 0.4, 3.2, 0.06, 0.3, 1.0, 0.25, 0, head=0.55),
+    "leaves": Kind(0, 1, 0.6, 3.5, 0.1, 0.4, 0.12, 0.4, 0, fine=2.0),
+    "still": Kind(1, 1, 1.0, 1.0, 0.1, 0.1, 0.0, 0.0, 0),
     "leafy": Kind(0, 1, 0.4, 3.0, 0.08, 0.4, 0.8, 0.5, 0),
     "tree": Kind(0, 1, 0.3, 1.8, 0.1, 0.4, 0.6, 0.55, 0),
     "pendulum": Kind(0, 0, 0.35, 1.2, 0.02, 0.1, 1.0, 0.04, 0),
@@ -59,23 +65,28 @@ def kind_numbers(kind: Int[Tensor, "*batch"]) -> dict[str, Float[Tensor, "*batch
 
 # Kind, anchor, and the share of the height that cannot move, of what is painted ...
 _PAINTED = {
-    "flower": ("stem", "bottom", 0.0), "rose": ("stem", "bottom", 0.0),
-    "grass": ("stem", "bottom", 0.0), "reeds": ("stem", "bottom", 0.0),
+    "flower": ("flower", "bottom", 0.0), "grass": ("stem", "bottom", 0.0),
     "fern": ("leafy", "bottom", 0.0), "palm": ("tree", "bottom", 0.15),
     "tree": ("tree", "bottom", 0.1), "bush": ("leafy", "bottom", 0.0),
     "potted": ("leafy", "bottom", 0.3), "branch": ("leafy", "any", 0.0),
     "vine": ("leafy", "top", 0.08), "lamp": ("pendulum", "top", 0.0),
     "ornament": ("pendulum", "top", 0.0), "flame": ("flame", "bottom", 0.46),
     "cloth": ("cloth", "top", 0.04), "flag": ("cloth", "side", 0.05), "head": ("body", "none", 0.0),
+    "climber": ("leaves", "bottom", 0.0), "vase": ("leafy", "bottom", 0.5),
+    **dict.fromkeys(STILL, ("still", "bottom", 0.0)),
+    **dict.fromkeys(("lights", "laundry"), ("pendulum", "line", 0.05)),
 }  # fmt: skip
 # ... and kind and share of what was photographed, unless it is a stem; manifests say the anchor.
 _PHOTOGRAPHED = {
     "tree": ("tree", 0.12), "potted": ("leafy", 0.4), "bush": ("leafy", 0.0),
     "bouquet": ("leafy", 0.35), "branch": ("leafy", 0.0), "leaf": ("leafy", 0.0),
+    "flower": ("flower", 0.0), "frond": ("leafy", 0.0), "vine": ("leafy", 0.0),
     "flag": ("cloth", 0.03), "hanging": ("pendulum", 0.0), "flame": ("flame", 0.4),
+    "bamboo": ("tree", 0.05),
 }  # fmt: skip
 # Families that folders of cut-outs have few of; painted ones then fill in.
-_OFTEN_MISSING = "reeds fern palm vine lamp ornament flame cloth flag branch".split()
+_OFTEN_MISSING = "palm vine lamp ornament flame cloth cloth flag branch climber vase".split()
+_OFTEN_MISSING += ["lights", "laundry", "laundry", *STILL, *STILL]
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class Pieces:
         Kinds are cutout (an image with alpha; anchor bottom, top, side or none), background
         (nothing in it moves) and scene, used as a view if its class is "scene NAME". Classes are
         drawn more evenly than they occur, and painted pieces fill in families that folders have
-        few of: cloth, flags, flames, ferns, reeds, vines, hanging things. ``GidliteError`` if
+        few of: cloth, flames, vines, what hangs, what stands still. ``GidliteError`` if
         there is no manifest, cut-out or background, or an image cannot be read.
         """
         manifest = Path(folder) / "manifest.csv"
@@ -140,11 +151,11 @@ class Pieces:
             "weight": torch.tensor([classes[row["class"]] ** -0.5 for row in cut]),
             **_sway([_manner_of(row) for row in cut]),
         }
-        backdrops = _read_backdrops(static)
+        fill = cls.painted(*_OFTEN_MISSING, count=110, generator=torch.Generator().manual_seed(0))
+        backdrops = torch.cat([_read_backdrops(static), fill.backdrops])
         views = _read_backdrops([v for v in rows["scene"] if v["class"].startswith("scene ")])
-        fill = cls.painted(*_OFTEN_MISSING, count=80, generator=torch.Generator().manual_seed(0))
-        # Painted cut-outs make up a quarter of all draws.
-        factor = 1 / 3 * ours["weight"].sum() / fill.weight.sum()
+        # Painted cut-outs make up two fifths of all draws.
+        factor = 2 / 3 * ours["weight"].sum() / fill.weight.sum()
         theirs = vars(fill) | {"weight": fill.weight * factor}
         both = {name: torch.cat([value, theirs[name]]) for name, value in ours.items()}
         return cls(**both, backdrops=backdrops, views=views, growth=_liveliness(views))
@@ -227,6 +238,8 @@ def paint_backdrop(generator: torch.Generator | None) -> Float[Tensor, "3 height
         ground = b.green() if b.often(0.5) else b.muted()
         grain = 1 + b.one(0.05, 0.4) * b.noise(b.count(10, 90))
         picture = torch.where(ramp > edge, ground[:, None, None] * grain, picture)
+    if b.often(0.35):
+        picture = picture * _texture(b)
     picture = picture.clamp(0, 1)
     for _ in range(b.count(0, 5)):
         _add_clutter(picture, b)
@@ -234,8 +247,14 @@ def paint_backdrop(generator: torch.Generator | None) -> Float[Tensor, "3 height
 
 
 def _add_clutter(picture: Tensor, b: Brush) -> None:
-    """Draw a box (wall, window, book), a stone or a pole, often in the colours of plants."""
+    """Draw a still thing, or a box (wall, book), a stone or a pole, often in plants' colours."""
     height, width = BACKDROP_SIZE
+    if b.often(0.3):
+        side, family = b.count(30, 120), STILL[b.count(0, len(STILL) - 1)]
+        thing = resize(paint_piece(family, b.generator)[None], height=side, width=side)[0]
+        top, left = b.count(0, height - side), b.count(0, width - side)
+        picture[:, top : top + side, left : left + side].lerp_(thing[:3], thing[3:])
+        return
     x, y = b.one(0, 1), b.one(0.2, 1)
     kind = ("windows", "box", "stone", "pole")[b.count(0, 3)]
     long, short = b.one(0.03, 0.25), b.one(0.03, 0.25)
@@ -255,6 +274,18 @@ def _add_clutter(picture: Tensor, b: Brush) -> None:
         step = b.count(8, 20)
         mesh = ((torch.arange(width) % step) < 2) | ((torch.arange(height) % step) < 2)[:, None]
         picture.mul_(1 - 0.4 * alpha * mesh)
+
+
+def _texture(b: Brush) -> Float[Tensor, "height width"]:
+    """Return the light on planks, tiles, bark or water: they look like stems, leaves or waves."""
+    x, y = torch.meshgrid(*(torch.arange(side) for side in BACKDROP_SIZE), indexing="ij")
+    if b.often(0.5):
+        x, y = y, x
+    if b.often(0.3):  # streaks
+        return b.draw(0.6, 1.2, 300)[x] * (1 + b.one(0.1, 0.4) * b.noise(6, 30))
+    step = b.count(8, 40)
+    gap = (x % step < 2) | (b.often(0.5) & (y % step < 2))
+    return b.draw(0.75, 1.15, 40)[x // step] * (1 - b.one(0.2, 0.6) * gap)
 
 
 def collect_pieces(sprites: str | Path | None, *, seed: int = 0) -> list[Pieces]:

@@ -1,4 +1,4 @@
-"""What is painted: a brush, and 17 families of cut-outs growing from the bottom edge.
+"""What is painted: a brush, and families of plants growing from the bottom edge.
 
 Places and sizes are in widths of the picture, y downwards; angles are in radians.
 """
@@ -23,6 +23,7 @@ class Brush:
     def __init__(self, generator: torch.Generator | None) -> None:
         self.generator = generator
         self.shapes: list[Tensor] = []
+        self.light = torch.ones(())  # of every pixel of a cut-out
 
     def draw(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape or (1,), generator=self.generator)
@@ -87,6 +88,7 @@ class Brush:
     def paint(self) -> Float[Tensor, "4 size size"]:
         """Return the shapes so far, painted back to front: RGBA in [0, 1]."""
         texture = 1 + 0.16 * self.noise(24, 64, size=(PIECE_SIZE, PIECE_SIZE))
+        texture = texture * self.light
         canvas = torch.zeros(4, PIECE_SIZE, PIECE_SIZE)
         for shape in torch.cat(self.shapes).tolist():
             _stamp(canvas, shape, texture)
@@ -112,52 +114,36 @@ def _stamp(canvas: Tensor, shape: list[float], texture: Tensor) -> None:
     patch.copy_(patch * (1 - alpha) + paint.clamp(0, 1) * alpha)
 
 
-class Cutout(Brush):
-    """A brush that knows the families: every public method paints one of them."""
+class Plants(Brush):
+    """A brush that knows plants: every public method paints a family of them."""
 
     def flower(self) -> None:
+        """A stem with leaves and a ring of petals, or a rose of several."""
         green, petal, bend = self.green(), self.draw(0.2, 1.0, 3), self.one(-0.3, 0.3)
         self.stroke((0.5, 1), (0.5, 0.3), 0.014, 0.009, green, bend=bend)
         x, tilt = torch.tensor([[0.38, 0.62], [0.5, -0.5]])
         y = self.draw(0.6, 0.8, 2)
         self.blobs(x + bend / 5, y, 0.13, 0.04, tilt, self.vary(green, 2, 0.2))
-        count, size = self.count(5, 13), self.one(0.08, 0.16)
-        angle, across = self.around(count), size * self.one(0.3, 0.55)
-        x, y = 0.5 + angle.cos() * size, 0.28 + angle.sin() * size
-        self.blobs(x, y, size, across, angle, self.vary(petal, count, 0.2))
-        self.blobs(0.5, 0.28, size * 0.45, size * 0.45, 0, self.draw(0, 0.6, 3))
-
-    def rose(self) -> None:
-        green, petal = self.green(), self.draw(0.25, 1.0, 3)
-        self.stroke((0.5, 1), (0.5, 0.3), 0.015, 0.011, green, bend=self.one(-0.25, 0.25))
-        for y in self.draw(0.55, 0.85, 4).tolist():
-            side = 1 if self.often(0.5) else -1
-            self.blobs(0.5 + 0.1 * side, y, 0.1, 0.05, -0.5 * side, self.vary(green, 1, 0.25))
-        for ring, radius in enumerate((0.13, 0.1, 0.07, 0.035)):
-            angle = self.around(6)
-            x, y = 0.5 + angle.cos() * radius, 0.27 + angle.sin() * radius
-            color = self.vary(petal * (1 - 0.12 * ring), 6, 0.15)
-            self.blobs(x, y, radius * 0.8 + 0.02, radius * 0.55 + 0.02, angle + 1.57, color)
+        count, size, slim = self.count(5, 13), self.one(0.07, 0.12), self.one(0.3, 0.8)
+        for shrink in (1.0, 0.77, 0.54, 0.3) if self.often(0.5) else (1.0,):
+            angle, radius = self.around(count), size * shrink
+            x, y = 0.5 + angle.cos() * radius, 0.24 + angle.sin() * radius
+            color = self.vary(petal * (0.5 + 0.5 * shrink), count, 0.2)
+            self.blobs(x, y, radius, radius * slim, angle, color)
+        self.blobs(0.5, 0.24, size * 0.3, size * 0.3, 0, self.draw(0, 0.6, 3))
 
     def grass(self) -> None:
-        green = self.green()
-        for _ in range(self.count(14, 30)):
+        """Blades, from hairs to reeds, some of them with plumes."""
+        green, thick, plumed = self.green(), self.one(0.3, 1), self.one(-0.8, 0.6)
+        plume = torch.tensor([0.75, 0.62, 0.42]) * self.draw(0.6, 1.2)
+        for _ in range(self.count(7, 30)):
             root, tip, height, bend = self.draw(-1, 1, 4).tolist()
             start, end = (0.5 + 0.25 * root, 1), (0.5 + 0.42 * tip, 0.3 + 0.25 * height)
             blade = self.vary(green, 1, 0.35)
-            self.stroke(start, end, 0.012, 0.003, blade, bend=0.2 * bend, count=10)
-
-    def reeds(self) -> None:
-        green, plume = self.green(), torch.tensor([0.75, 0.62, 0.42]) * self.draw(0.6, 1.2)
-        for _ in range(self.count(5, 12)):
-            root, tip, height, bend = self.draw(-1, 1, 4).tolist()
-            start, end = (0.5 + 0.28 * root, 1), (0.5 + 0.3 * tip, 0.22 + 0.2 * height)
-            blade = self.vary(green, 1, 0.3)
-            x, y, _ = self.stroke(start, end, 0.008, 0.004, blade, bend=0.15 * bend)
-            if self.often(0.6):
-                angle = math.atan2(float(y[-1] - y[-3]), float(x[-1] - x[-3]))
+            x, y, angle = self.stroke(start, end, 0.012 * thick, 0.003, blade, bend=0.2 * bend)
+            if self.often(plumed):
                 long, short = self.one(0.05, 0.1), self.one(0.012, 0.03)
-                self.blobs(x[-1], y[-1], long, short, angle, self.vary(plume, 1, 0.2))
+                self.blobs(x[-1], y[-1], long, short, angle[-1], self.vary(plume, 1, 0.2))
 
     def _frond(self, start, end, color, leaflet: float, *, bend: float = 0.0) -> None:
         """A midrib with leaflets on both sides that shorten towards the tip."""
@@ -233,70 +219,27 @@ class Cutout(Brush):
             self.leaves(x, 1 - 0.9 * t, (0.03, 0.07), (0.012, 0.03), (-2.5, -0.6), green, 0.4)
 
     def vine(self) -> None:
-        """Many thin strands of small leaves, as from a hanging basket."""
-        green, t = self.green(), torch.linspace(0, 1, 18)
-        self.blobs(0.5, 0.97, 0.22, 0.06, 0, self.draw(0.15, 0.7, 3), power=4.0)
-        for root in torch.linspace(0.25, 0.75, self.count(6, 11)).tolist():
-            tip, length = root + self.one(-0.15, 0.15), self.one(0.4, 0.9)
+        """Many thin strands of small leaves, as from a basket, or of a willow."""
+        green, t, slim = self.green(), torch.linspace(0, 1, 18), self.one(0.4, 1)
+        basket = self.often(0.5)
+        if basket:
+            self.blobs(0.5, 0.97, 0.22, 0.06, 0, self.draw(0.15, 0.7, 3), power=4.0)
+        wide, tilt = (0.25, (0, 3)) if basket else (0.42, (1.2, 1.9))
+        for root in torch.linspace(0.5 - wide, 0.5 + wide, self.count(6, 14)).tolist():
+            tip, length = root + self.one(-0.15, 0.15) * slim, self.one(0.4, 0.9)
             self.stroke((root, 0.98), (tip, 1 - length), 0.005, 0.003, green * 0.7)
             x, y = root + (tip - root) * t + self.draw(-0.03, 0.03, 18), 0.98 - (length - 0.02) * t
-            self.leaves(x, y, (0.018, 0.035), (0.01, 0.018), (0, 3), green, 0.35)
+            self.leaves(x, y, (0.018, 0.035), (0.01 * slim, 0.018 * slim), tilt, green, 0.35)
 
-    def lamp(self) -> None:
-        self.stroke((0.5, 1), (0.5, 0.35), 0.006, 0.006, self.draw(0, 0.3, 3))
-        color, wide, tall = self.draw(0.3, 1, 3), self.one(0.1, 0.2), self.one(0.1, 0.2)
-        self.blobs(0.5, 0.22, wide, tall, 0, color, power=self.one(1.6, 5))
-        for y in torch.linspace(0.22 - 0.8 * tall, 0.22 + 0.8 * tall, self.count(2, 6)).tolist():
-            self.blobs(0.5, y, wide * 0.95, 0.006, 0, color * self.draw(0.5, 1.3), power=6.0)
-
-    def ornament(self) -> None:
-        self.stroke((0.5, 1), (0.5, 0.12), 0.004, 0.004, self.draw(0, 0.4, 3))
-        for y in torch.linspace(0.75, 0.12, self.count(1, 5)).tolist():
-            color, size = self.draw(0.1, 1, 3), self.one(0.05, 0.13)
-            self.blobs(0.5, y, size, size * self.one(0.3, 1), 0, color, power=self.one(1.2, 4))
-            if self.often(0.4):  # a brim
-                self.blobs(0.5, y + 0.03, size * 1.7, size * 0.3, 0, color * 0.8)
-
-    def flame(self) -> None:
-        wide, top = self.one(0.06, 0.2), 0.55
-        self.blobs(0.5, 0.79, wide, 0.24, 0, self.draw(0.5, 1.0, 3), power=8.0)
-        self.blobs(0.5, top, wide, 0.025, 0, self.draw(0.8, 1.0, 3))
-        self.stroke((0.5, top), (0.5, top - 0.06), 0.005, 0.005, torch.tensor([0.1, 0.08, 0.05]))
-        tall, slim = self.one(0.14, 0.22), self.one(0.03, 0.055)
-        glow, core = torch.tensor([1.0, 0.6, 0.15]), torch.tensor([1.0, 1.0, 0.85])
-        t = torch.linspace(0, 1, 16)
-        # A teardrop: widest low down, drawn from the outside inwards and ever brighter.
-        for inner in (1.0, 0.7, 0.4):
-            width = slim * inner * (1 - t).sqrt() * (0.55 + t).clamp(max=1) + 0.004
-            color = glow + (core - glow) * (1 - inner) / 0.6
-            self.blobs(0.5, top - 0.03 - 2 * tall * inner * t, tall * 0.2, width, 1.5708, color)
-
-    def cloth(self) -> None:
-        wide, tall, color = self.one(0.2, 0.45), self.one(0.25, 0.46), self.draw(0.1, 1, 3)
-        middle = 0.95 - tall
-        self.blobs(0.5, middle, wide, tall, 0, color, power=14.0)
-        trim = self.draw(0.1, 1, 3)
-        pattern = ("plain", "stripes", "bars", "checks")[self.count(0, 3)]
-        if pattern in ("stripes", "checks"):
-            for x in torch.linspace(-0.85, 0.85, self.count(3, 7)).tolist():
-                self.blobs(0.5 + x * wide, middle, 0.07 * wide, tall * 0.97, 0, trim, power=10.0)
-        if pattern in ("bars", "checks"):
-            for y in torch.linspace(-0.85, 0.85, self.count(3, 7)).tolist():
-                self.blobs(0.5, middle + y * tall, wide * 0.97, 0.06 * tall, 0, trim, power=10.0)
-        for x in torch.linspace(-0.8, 0.8, self.count(2, 5)).tolist():  # folds, as darker lines
-            self.blobs(0.5 + x * wide, middle, 0.012, tall * 0.93, 0, color * 0.7, power=4.0)
-        rail = self.draw(0.05, 0.5, 3)
-        self.blobs(0.5, 0.97, wide + 0.02, 0.012, 0, rail, power=8.0)
-
-    def flag(self) -> None:
-        """A flag growing upwards from its pole, which lies along the bottom edge."""
-        tall = self.one(0.2, 0.32)
-        for lane in (-1, 0, 1):
-            x, color = 0.5 + lane * tall * 0.66, self.draw(0, 1, 3)
-            self.blobs(x, 0.5, tall * 0.36, 0.44, 0, color, power=14.0)
-        if self.often(0.4):
-            self.blobs(0.5, 0.5, 0.1, 0.1, 0, self.draw(0, 1, 3))
-        self.blobs(0.5, 0.975, 0.48, 0.016, 0, self.draw(0.1, 0.6, 3), power=6.0)
+    def climber(self) -> None:
+        """Small leaves all over a wall, on thin stems."""
+        green, thin = self.green(), self.one(0.015, 0.035)
+        for tip in self.draw(0.1, 0.9, self.count(4, 9)).tolist():
+            self.stroke((0.5, 1), (tip, 0.1), 0.004, 0.002, _WOOD, bend=self.one(-0.4, 0.4))
+        x, y = self.draw(-1, 1, 2, self.count(120, 300))
+        kept = x.abs() < self.one(0.5, 1) * (1 + 0.4 * (9 * y).sin())
+        x, y = 0.5 + 0.44 * x[kept], 0.52 + 0.46 * y[kept]
+        self.leaves(x, y, (thin, 1.5 * thin), (0.6 * thin, thin), (0, 3), green, 0.45)
 
     def head(self) -> None:
         """A flower head, fruit or leaf cluster without a stem: it rides on something else."""
@@ -307,13 +250,3 @@ class Cutout(Brush):
             color = self.vary(petal * (0.7 + 0.3 * shrink), count, 0.2)
             self.blobs(x, y, size * shrink, size * 0.35, angle, color)
         self.blobs(0.5, 0.5, size * 0.4, size * 0.4, 0, self.draw(0, 0.7, 3))
-
-
-FAMILIES = tuple(name for name in vars(Cutout) if not name.startswith("_"))
-
-
-def paint_piece(family: str, generator: torch.Generator | None) -> Float[Tensor, "4 size size"]:
-    """Paint one RGBA cut-out of a family, in [0, 1], anchored at the bottom edge."""
-    cutout = Cutout(generator)
-    getattr(cutout, family)()
-    return cutout.paint()
