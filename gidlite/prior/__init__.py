@@ -57,7 +57,7 @@ def _layers(pictures: Photos) -> Iterator[tuple[int, Tensor]]:
 
 
 @torch.no_grad()
-def image_taps(image: Photos) -> list[Features]:
+def image_taps(image: Photos) -> list[Tensor]:
     """Return the network's maps of photos in [0, 1] at strides 4, 8, 16 and 32, RMS 1 each."""
     # They differ in scale by an order of magnitude.
     return [

@@ -25,7 +25,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gidlite.prior import PHOTO_STRIDE, Features, Photos, image_taps, mute
+from gidlite.prior import PHOTO_STRIDE, Photos, image_taps, mute
 from gidlite.prior.encoder import WIDTHS, PhotoEncoder
 
 EMBEDDING, BASIS, WIDTH = 32, 12, 128  # of pixels for masks and for shapes, and of a part's token
@@ -143,7 +143,7 @@ class ModesNet(ModelMixin, ConfigMixin):
         flat = torch.full((num_frequencies - 1,), (8 * (num_frequencies - 1)) ** -0.5)
         self.register_buffer("scale", flat)
 
-    def forward(self, photo: Photos, taps: list[Features] | None = None) -> Modes:
+    def forward(self, photo: Photos, taps: list[Tensor] | None = None) -> Modes:
         """Return the modes of photos in [0, 1], sides multiples of 32; taps may be given."""
         maps = self.encoder(photo, image_taps(photo) if taps is None else taps)
         pixels = self.pixels(maps[0])

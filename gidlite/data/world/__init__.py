@@ -57,8 +57,8 @@ class Scenes:
         shapes, owner = self.visible_modes, (self.depth - 1).clamp(min=0).flatten(1)
         hz = torch.arange(301, device=shapes.device) / 20  # as of a run of 150 frames
         power = compose.gain_of(self.traits, hz).abs().square()
-        # Half a bin of the period, 5 s, on either side.
-        inside = (hz > 0.1) & (hz < (num_frequencies - 0.5) / 5)
+        # Slower than this, hardly anything moves within a period of 5 s.
+        inside = (hz > 0.05) & (hz < (num_frequencies - 0.5) / 5)
         share = power[..., inside].sum(-1) / power.sum(-1)
         parents = share.gather(1, self.traits["parent"][..., None].expand_as(share))
         share = torch.cat([share, parents], dim=2)
