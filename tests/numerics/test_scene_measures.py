@@ -65,6 +65,9 @@ def test_things_are_whole_lively_and_large_enough(truth, masks):
     assert len(things(level * (DEPTH == 1), DEPTH)) == 1  # the other is still
     speck = DEPTH * (COLUMN == 20) * (ROW < 20)  # a line is nowhere whole
     assert things(level, speck) == []
+    for width, cells in ((5, []), (6, [12])):  # of 3 × 3 inner cells, and of 3 × 4
+        box = (ROW >= 10) & (ROW < 15) & (COLUMN >= 20) & (COLUMN < 20 + width)
+        assert [mask.sum() for mask in things(1.0 * box, box.long())] == cells
 
 
 def test_the_truth_is_flat_still_coherent_and_of_its_own_amount(truth, masks):
