@@ -172,7 +172,7 @@ def evaluate_scenes(
                 progress(place + 1, count * draws.samples)
         exact = scene.spectral(len(volumes[0]))[0]
         found = _compare(volumes, exact, scene.depth[0])
-        if hasattr(pipeline, "surprise"):
+        if getattr(pipeline, "representation", None) == "modes":
             own, others = (pipeline.surprise(s.photo[0], exact) for s in (scene, other))
             found["photo_gain"] = [float(others - own)]
         scenes.append({n: [v for v in f if math.isfinite(v)] for n, f in found.items()})
