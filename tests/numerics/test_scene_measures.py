@@ -166,6 +166,8 @@ class Oracle:
 class Surprised(Oracle):
     """Knows which photo belongs to a volume: 1 if it is another."""
 
+    representation = "modes"
+
     def surprise(self, photo, spectral):
         return 0.25 + (not torch.equal(self(photo, num_inference_steps=1, guidance_scale=0,
                        generator=torch.Generator()).spectral, spectral))  # fmt: skip
