@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite import prior
+from gidlite.pipeline import GidPipeline
 from gidlite.prior import modes
 from gidlite.prior.diffusion import denoising_loss, make_scheduler
-from gidlite.prior.drawer import Drawer
+from gidlite.prior.drawer import Drawer, ModesPrior
 from gidlite.prior.modes import Evidence, ModesNet
-from gidlite.train.tasks import Batch, Task, held_out, on_device
+from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
 
 # Weights of the losses beside the likelihood.
 _LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.2, 0.3
@@ -226,5 +227,4 @@ class DrawerTask(ModesTask):
             )  # fmt: skip
 
     def columns(self, model: Drawer, batch: Batch) -> list[Tensor]:
-        """Return photo, true level, and the motion of one draw."""
-        raise NotImplementedError
+        return sampled_columns(GidPipeline(ModesPrior(self.parts["modes"], model)), batch)
