@@ -16,7 +16,7 @@ from gidlite.prior.modes import Evidence, ModesNet
 from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
 
 # Weights of the losses beside the likelihood.
-_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.2, 0.3
+_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.3, 1.0
 _PAIRED = 192  # cells of a scene that are compared with each other
 _TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
 
