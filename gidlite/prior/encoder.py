@@ -81,7 +81,7 @@ class PhotoEncoder(nn.Module):
             nn.Sequential(*(Attention(coarsest, 6) for _ in range(2))),
         ])  # fmt: skip
 
-    def forward(self, photo: Photos, taps: Sequence[Map]) -> list[Map]:
+    def forward(self, photo: Photos, taps: Sequence[Tensor]) -> list[Tensor]:
         """Return the maps, finest first; taps are those of ``image_taps``."""
         if self.training:
             taps = [functional.dropout2d(tap, self.dropped) for tap in taps]

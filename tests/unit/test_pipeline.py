@@ -1,5 +1,6 @@
 """The pipeline with a tiny untrained model, its files, and the command line."""
 
+import functools
 import json
 import math
 import subprocess
@@ -17,10 +18,12 @@ from gidlite.media import read_image, sample_photo, write_image
 from gidlite.motion import SpectralVolume, load_volume, save_volume
 from gidlite.motion.normalize import FrequencyStats
 from gidlite.motion.spectral import motion_amplitude, resize_spectral
-from gidlite.pipeline import DEFAULT_WEIGHTS, PARTS, GidPipeline, Sampling, working_size
+from gidlite.pipeline import DEFAULT_WEIGHTS, REPRESENTATIONS, GidPipeline, Sampling, working_size
 from gidlite.prior import AmplitudeNet
 from gidlite.prior.autoencoder import SliceAutoencoder
-from gidlite.prior.denoiser import Denoiser
+from gidlite.prior.denoiser import Denoiser, GridPrior
+from gidlite.prior.drawer import Drawer, ModesPrior
+from gidlite.prior.modes import ModesNet
 from gidlite.render import farthest_motion
 
 shipped = pytest.mark.skipif(
@@ -28,15 +31,18 @@ shipped = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def pipeline():
+@functools.cache
+def tiny(representation):
     torch.manual_seed(0)
-    return GidPipeline(
-        SliceAutoencoder((8, 16)),
-        AmplitudeNet(4, 16),
-        Denoiser(4, (32, 32, 32)),
-        FrequencyStats(torch.ones(4)),
-    )
+    if representation == "modes":
+        return GidPipeline(ModesPrior(ModesNet(4, 3, 2), Drawer(4, 3, 2, width=16, layers=1)))
+    networks = SliceAutoencoder((8, 16)), AmplitudeNet(4, 16), Denoiser(4, (32, 32, 32))
+    return GidPipeline(GridPrior(*networks, FrequencyStats(torch.ones(4))))
+
+
+@pytest.fixture(params=REPRESENTATIONS)
+def pipeline(request):
+    return tiny(request.param)
 
 
 def run(pipe, seed=0, **options):
@@ -77,8 +83,8 @@ def test_loops_of_any_length(pipeline):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"contrast": -0.1}, "contrast"),
-        ({"contrast": float("nan")}, "contrast"),
+        ({"wind": -0.1}, "wind"),
+        ({"wind": float("nan")}, "wind"),
         ({"loop_weight": float("inf")}, "loop weight"),
         ({"recurrence": 0}, "recurrence"),
         ({"solver": "euler"}, "use dpm or ddim"),
@@ -97,6 +103,9 @@ def test_save_and_load_agree(pipeline, tmp_path):
     for name, part in pipeline._parts().items():
         assert all(torch.equal(v, before[name][k]) for k, v in part.state_dict().items()), name
     loaded = GidPipeline.from_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "pipeline.json").read_text())
+    assert (config["version"], config["representation"]) == (4, loaded.representation)
+    assert loaded.representation == pipeline.representation
     assert torch.allclose(run(loaded).spectral, run(pipeline).spectral, atol=0.05)
     with pytest.raises(GidliteError, match=r"pipeline\.json"):
         GidPipeline.from_pretrained(tmp_path)
@@ -106,14 +115,19 @@ NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 @pytest.mark.parametrize(
-    "missing",
-    ["pipeline.json", "frequency_stats.safetensors"]
-    + [f"{part}/{name}" for part in PARTS for name in NETWORK_FILES],
+    ("representation", "missing"),
+    [("grid", "frequency_stats.safetensors"), ("grid", "pipeline.json"), ("modes", "pipeline.json")]
+    + [
+        (representation, f"{part}/{name}")
+        for representation, prior in REPRESENTATIONS.items()
+        for part in prior.PARTS
+        for name in NETWORK_FILES
+    ],
 )
 def test_an_incomplete_folder_is_refused_by_the_name_of_what_is_missing(
-    pipeline, tmp_path, missing
+    representation, missing, tmp_path
 ):
-    pipeline.save_pretrained(tmp_path)
+    tiny(representation).save_pretrained(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(GidliteError) as refused:
         GidPipeline.from_pretrained(tmp_path)
@@ -129,11 +143,14 @@ def test_an_incomplete_folder_is_refused_by_the_name_of_what_is_missing(
         ({"fps": 0}, "150 frames at 0 a second"),
         ({"fps": float("nan")}, "at nan a second"),
         ({"num_frames": "many"}, "many frames"),
-        ({"version": 1}, "unknown format or version"),
+        ({"version": 3}, "unknown format or version"),
+        ({"representation": "words"}, "unknown format or version"),
+        ({"representation": "grid"}, "incomplete or damaged"),
+        ({"representation": None}, "unknown format or version"),
     ],
 )
-def test_a_damaged_configuration_is_refused(pipeline, tmp_path, changed, words):
-    pipeline.save_pretrained(tmp_path)
+def test_a_damaged_configuration_is_refused(tmp_path, changed, words):
+    tiny("modes").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "pipeline.json").read_text()) | changed
     config = {key: value for key, value in config.items() if value is not None}
     (tmp_path / "pipeline.json").write_text(json.dumps(config))
@@ -208,6 +225,15 @@ def gidlite(*arguments):
         (("animate", "{tiny}",), "tiny.png"),
         (("animate", "{photo}", "--steps", "0"), "steps"),
         (("animate", "{photo}", "--guidance", "nan"), "guidance"),
+        (("animate", "{photo}", "--wind", "strong"), "give calm, breeze, gusty or a number from"),
+        (("predict", "{photo}", "--wind", "2"), "--wind is 2;"),
+        (("poke", "{photo}", "--wind", "nan"), "--wind is nan;"),
+        (("predict", "{photo}", "--mask", "no.png"), "no.png does not exist"),
+        (("predict", "{photo}", "--mask", "{text}"), "text.mp4 is not a known image"),
+        (("animate", "{photo}", "--mask", "{tiny}", "-o", "x.mp4", "--xt", "{tiny}"), "be lost"),
+        (("predict", "{photo}", "--still", "40,3"), "--still is 40,3; give x,y in pixels of the"),
+        (("predict", "{photo}", "--move", "5,-1"), "photo, which has 40x32"),
+        (("predict", "{photo}", "--still", "10"), "--still is 10;"),
         (("render", "{photo}", "{photo}"), "not a safetensors file"),
         (("reanimate", "{text}"), "not a video"),
         (("train", "everything", "--config", "{text}", "--out", "{text}"), "JSON"),
@@ -258,8 +284,8 @@ def test_the_flower_moves_wherever_it_is_and_its_background_does_not():
     assert rms(torch.full_like(photo, 0.5)).max() < 0.01
 
 
-def test_missing_weights_are_refused_not_made_up(pipeline, tmp_path):
-    pipeline.save_pretrained(tmp_path)
+def test_missing_weights_are_refused_not_made_up(tmp_path):
+    tiny("grid").save_pretrained(tmp_path)
     path = tmp_path / "amplitude" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     del weights["mix.weight"]
