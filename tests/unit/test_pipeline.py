@@ -1,6 +1,5 @@
 """The pipeline with a tiny untrained model, its files, and the command line."""
 
-import functools
 import json
 import math
 import subprocess
@@ -11,44 +10,31 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_pipeline import run, tiny
 
 from gidlite.errors import GidliteError
 from gidlite.loops import loop_gap
 from gidlite.media import read_image, sample_photo, write_image
 from gidlite.motion import SpectralVolume, load_volume, save_volume
-from gidlite.motion.normalize import FrequencyStats
 from gidlite.motion.spectral import motion_amplitude, resize_spectral
-from gidlite.pipeline import DEFAULT_WEIGHTS, REPRESENTATIONS, GidPipeline, Sampling, working_size
-from gidlite.prior import AmplitudeNet
-from gidlite.prior.autoencoder import SliceAutoencoder
-from gidlite.prior.denoiser import Denoiser, GridPrior
-from gidlite.prior.drawer import Drawer, ModesPrior
-from gidlite.prior.modes import ModesNet
+from gidlite.pipeline import (
+    DEFAULT,
+    REPRESENTATIONS,
+    WEIGHTS,
+    GidPipeline,
+    Sampling,
+    working_size,
+)  # fmt: skip
 from gidlite.render import farthest_motion
 
 shipped = pytest.mark.skipif(
-    not (DEFAULT_WEIGHTS / "pipeline.json").is_file(), reason="no shipped weights"
+    not (WEIGHTS / DEFAULT / "pipeline.json").is_file(), reason="no shipped weights"
 )
-
-
-@functools.cache
-def tiny(representation):
-    torch.manual_seed(0)
-    if representation == "modes":
-        return GidPipeline(ModesPrior(ModesNet(4, 3, 2), Drawer(4, 3, 2, width=16, layers=1)))
-    networks = SliceAutoencoder((8, 16)), AmplitudeNet(4, 16), Denoiser(4, (32, 32, 32))
-    return GidPipeline(GridPrior(*networks, FrequencyStats(torch.ones(4))))
 
 
 @pytest.fixture(params=REPRESENTATIONS)
 def pipeline(request):
     return tiny(request.param)
-
-
-def run(pipe, seed=0, **options):
-    image = torch.linspace(0, 1, 3 * 40 * 60).view(3, 40, 60)
-    generator = torch.Generator().manual_seed(seed)
-    return pipe(image, num_inference_steps=2, generator=generator, **options)
 
 
 def test_seed_decides_and_motion_starts_at_the_photo(pipeline):
