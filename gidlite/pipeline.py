@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, load_network, require, written
+from gidlite.errors import GidliteError, load_network, require, require_file, written
 from gidlite.loops import Predict, close_loop, loop_guidance
 from gidlite.media import as_image, resize
 from gidlite.motion import ModalBasis, SpectralVolume, check_timing
@@ -274,6 +274,8 @@ def _reduced(image: Tensor) -> Tensor:
 
 def _opaque(mask: Any) -> Float[Tensor, "3 height width"]:
     """Return a picture with the colours that lie under its transparency."""
+    if isinstance(mask, str | Path):
+        require_file(mask, what="a mask")
     picture = as_image(mask)
     if isinstance(mask, str | Path):
         mask = Image.open(mask)

@@ -59,8 +59,12 @@ class PhotoOptions(PriorOptions):
         str | None, Option(help="calm, breeze, gusty, or 0 to 1; drawn with the seed if not given.")
     ] = None
     mask: Annotated[Path | None, Option(help="Picture: white may move, black stays.")] = None
-    still: Annotated[Points, Option(metavar="X,Y", help="The thing at this pixel stays.")] = None
-    move: Annotated[Points, Option(metavar="X,Y", help="The thing at this pixel moves.")] = None
+    still: Annotated[
+        Points, Option(metavar="X,Y", help="What is at this pixel stays; repeatable.")
+    ] = None
+    move: Annotated[
+        Points, Option(metavar="X,Y", help="What is at this pixel moves; repeatable.")
+    ] = None
 
     def strength(self) -> float | None:
         """Return the wind as a number from 0 to 1, or refuse it."""

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import run, tiny
 
+from gidlite.cli.photo import _warn
 from gidlite.errors import GidliteError
 from gidlite.loops import loop_gap
 from gidlite.media import read_image, sample_photo, write_image
@@ -19,6 +21,7 @@ from gidlite.motion import SpectralVolume, load_volume, save_volume
 from gidlite.motion.spectral import motion_amplitude, resize_spectral
 from gidlite.pipeline import (
     DEFAULT,
+    FARTHEST,
     REPRESENTATIONS,
     WEIGHTS,
     GidPipeline,
@@ -214,7 +217,7 @@ def gidlite(*arguments):
         (("animate", "{photo}", "--wind", "strong"), "give calm, breeze, gusty or a number from"),
         (("predict", "{photo}", "--wind", "2"), "--wind is 2;"),
         (("poke", "{photo}", "--wind", "nan"), "--wind is nan;"),
-        (("predict", "{photo}", "--mask", "no.png"), "no.png does not exist"),
+        (("predict", "{photo}", "--mask", "no.png"), "the path to a mask"),
         (("predict", "{photo}", "--mask", "{text}"), "text.mp4 is not a known image"),
         (("animate", "{photo}", "--mask", "{tiny}", "-o", "x.mp4", "--xt", "{tiny}"), "be lost"),
         (("predict", "{photo}", "--still", "40,3"), "--still is 40,3; give x,y in pixels of the"),
@@ -237,7 +240,7 @@ def test_bad_input_is_one_sentence_and_exit_2(arguments, words, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_far_motion_is_said_to_be_far(tmp_path):
+def test_far_motion_is_said_to_be_far(tmp_path, capsys):
     spectral = torch.zeros(4, 2, 16, 24, dtype=torch.complex64)
     spectral[2, 0, :, 10:] = 1.0  # 2 px to either side of 24, which is 21.3 of 256
     volume = SpectralVolume(spectral)
@@ -246,11 +249,16 @@ def test_far_motion_is_said_to_be_far(tmp_path):
     write_image(tmp_path / "photo.png", torch.rand(3, 32, 48))
     arguments = ("render", tmp_path / "photo.png", tmp_path / "v.safetensors", "--seconds", "1")
     far = gidlite(*arguments, "-o", tmp_path / "far.gif")
-    near = gidlite(*arguments, "-o", tmp_path / "near.gif", "--amplify", "0.2")
     assert "moves by 21 px of 256" in " ".join(far.stdout.split())
-    assert near.returncode == 0 and "px of 256" not in near.stdout
-    slight = gidlite(*arguments, "-o", tmp_path / "slight.gif", "--amplify", "0.02")
-    assert "The motion is slight, 0.4 px of 256" in " ".join(slight.stdout.split())
+    for scale, amplify, words in (
+        (1, 0.2, ""),
+        (1, 0.02, "The motion is slight, 0.4 px of 256"),
+        (FARTHEST * 24 / 512, 1, "The motion is held at 12 px of 256"),
+        (FARTHEST * 24 / 512, 2, "Something moves by 24 px of 256"),
+    ):
+        _warn(replace(volume, spectral=scale * spectral), amplify)
+        said = capsys.readouterr().out
+        assert words in said and bool(words) == bool(said)
 
 
 @shipped
