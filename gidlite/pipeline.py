@@ -232,9 +232,8 @@ class GidPipeline:
         It does not ask how much moves, but what moves with what; lower is better.
         """
         require(self.representation == "modes", f"{self.name} has no modes; use one that has")
-        image = as_image(image)
-        height, width = working_size(*image.shape[-2:])
-        photo = resize(image, height=height, width=width)[None].to(self.device)
+        photo = _reduced(as_image(image))[None].to(self.device)
+        height, width = photo.shape[-2:]
         return self.prior.surprise(photo, resize_spectral(spectral, height=height, width=width))
 
     @torch.no_grad()

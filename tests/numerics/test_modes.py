@@ -206,7 +206,6 @@ def test_a_basis_has_the_shapes_in_pairs(net, modes):
 
 def test_a_region_holds_its_point(net):
     prior = ModesPrior(net, Drawer(BINS + 1, PARTS, EACH))
-    region = prior.region(torch.rand(1, 3, 64, 96), 0.5, 0.25)
-    assert (
-        region[4, 12].item() == pytest.approx(1) and 0 <= region.min() <= region.max() <= 1 + 1e-5
-    )
+    level, (region,) = prior.things(torch.rand(1, 3, 64, 96), [(0.5, 0.25)])
+    assert level.shape == region.shape == (16, 24)
+    assert region[4, 12].item() == pytest.approx(1) and 0 <= region.min() <= region.max() <= 1
