@@ -254,6 +254,23 @@ export class ModeField {
     return shape;
   }
 
+  /** Return the largest displacement of a grid point that is seen. */
+  farthest(q) {
+    const size = this.rows * this.columns;
+    let most = 0;
+    for (let cell = 0; cell < size; cell++) {
+      if (this.seen[cell] < 0.5) continue;
+      let [dx, dy] = [0, 0];
+      for (let k = 0; k < this.count; k++) {
+        const i = 4 * (k * size + cell);
+        dx += this.values[i] * q[2 * k] - this.values[i + 1] * q[2 * k + 1];
+        dy += this.values[i + 2] * q[2 * k] - this.values[i + 3] * q[2 * k + 1];
+      }
+      most = Math.max(most, dx * dx + dy * dy);
+    }
+    return Math.sqrt(most);
+  }
+
   /** Return the square of the largest displacement per |q| at every grid point. */
   mobility(omega) {
     const result = new Float32Array(this.rows * this.columns);
@@ -581,6 +598,7 @@ const SEEN = 0.1; // of the reach: what wind 1 moves the liveliest at least, whe
 const STILL = 0.02; // px: less than this is rest
 const REACH = 0.07; // of the photo's width: how far anything goes at gain 1
 const NEAR = 0.08; // of the photo's width: where the pointer attracts most, and looks for a hold
+const OTHERS = 1.5; // of the reach: how far what is drawn along goes at most
 const CALM = 0.01; // of the liveliest's mobility: less is not worth holding
 
 let serial = 0;
@@ -620,18 +638,17 @@ class Explorer {
 
   /** Return the photo pixel in front that moves most, weighted by a function of its place. */
   liveliest(weight) {
-    const { front, width, height, opacity } = this.data;
-    let best = [-1, width / 2, height / 2];
+    const { front, width, height } = this.data;
+    let best = { x: width / 2, y: height / 2, value: 0 };
     for (let row = 1; row < front.rows - 1; row++) {
       for (let column = 1; column < front.columns - 1; column++) {
         const x = ((column + 0.5) * width) / front.columns;
         const y = ((row + 0.5) * height) / front.rows;
-        const seen = opacity[4 * (Math.floor(y) * width + Math.floor(x))] / 255;
-        const value = this.mobility[row * front.columns + column] * seen * weight(x, y);
-        if (value > best[0]) best = [value, x, y];
+        const value = this.mobility[row * front.columns + column] * weight(x, y);
+        if (value > best.value && this.sheet(x, y) === front) best = { x, y, value };
       }
     }
-    return { x: best[1], y: best[2] };
+    return best;
   }
 
   build() {
@@ -778,10 +795,21 @@ class Explorer {
     this.wake();
   }
 
-  /** Largest |q| for a pixel: it goes as far as the reach, a calm one less lest others fly off. */
+  /** Largest |q| for a pixel: it goes as far as the reach, unless others would fly off. */
   radius(place) {
-    const bounded = Math.max(this.able(place), 0.2 * this.lively);
-    return (this.settings.gain * REACH * this.data.width) / Math.sqrt(bounded);
+    place.most ??= (REACH * this.data.width) / Math.max(this.farthest(place), 1e-12);
+    return this.settings.gain * place.most;
+  }
+
+  /** Return how far |q| = 1 moves the pixel held, or others, those by 1 / OTHERS of it. */
+  farthest(place) {
+    const { front, behind } = this.data;
+    const able = Math.sqrt(this.able(place));
+    const [xx, xy, yy] = gram(gripped(place.shape, place.grip), this.system.omega);
+    const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
+    const [dx, dy] = [able * Math.cos(angle), able * Math.sin(angle)];
+    const q = this.system.leastNorm(place.shape, dx, dy, Infinity, place.grip);
+    return Math.max(able, front.farthest(q) / OTHERS, behind.farthest(q) / OTHERS);
   }
 
   /** Return the square of how far the pixel moves per |q|, held with its grip. */
@@ -825,23 +853,33 @@ class Explorer {
   grab(event) {
     if (event.button > 0) return;
     const [x, y] = this.position(event);
-    let found = this.find(x, y);
     this.arrows();
-    this.say("Let go, and it rings.");
-    if (this.able(found) < CALM * this.lively) {
-      const { width, front } = this.data;
-      const near = this.liveliest((u, v) => Math.exp(-0.5 * Math.hypot(u - x, v - y) ** 2
-        / (NEAR * width) ** 2) * (Math.hypot(u - x, v - y) < 1.5 * NEAR * width));
-      found = this.place(front, near.x, near.y);
-      if (this.able(found) < CALM * this.lively) return this.showLiveliest();
-      this.say("Nothing moves here; you hold what moves beside it.");
-    }
+    const under = this.find(x, y);
+    const found = this.moves(under) ? under : this.beside(x, y);
+    if (!found) return this.showLiveliest();
+    this.say(found === under ? "Let go, and it rings."
+      : "Nothing moves here; you hold what moves beside it.");
     this.canvas.setPointerCapture?.(event.pointerId);
     this.touched = { x: found.u, y: found.v };
     const start = this.system.at(found.shape);
     this.held = { ...found, x, y, start, target: start, speed: [0, 0], last: performance.now() };
     this.canvas.classList.add("gidlite-held");
     this.attract(null);
+  }
+
+  moves(place) {
+    return this.able(place) >= CALM * this.lively;
+  }
+
+  /** Return the liveliest place not far from (x, y), or nothing. */
+  beside(x, y) {
+    const near = NEAR * this.data.width;
+    const found = this.liveliest((u, v) => {
+      const away = Math.hypot(u - x, v - y) / near;
+      return away < 1.5 ? Math.exp(-away * away / 2) : 0;
+    });
+    const place = this.place(this.data.front, found.x, found.y);
+    return found.value > 0 && this.moves(place) ? place : null;
   }
 
   /** Say that nothing moves here, and ring what moves most. */
