@@ -223,7 +223,7 @@ def poke(
     *,
     output: cli.Output = None,
     photo: Annotated[Path | None, Option(help="The photo of a volume.")] = None,
-    modes: Annotated[int, Option(help="At most so many modes, the liveliest.")] = 16,
+    modes: Annotated[int, Option(help="At most so many modes, the liveliest.")] = 24,
     damping: Annotated[float, Option(help="Damping ratio, 0.005 to 0.5.")] = 0.05,
     width: Annotated[int, Option(help="Largest width of the photo in pixels.")] = 512,
     alt: Annotated[str | None, Option(help="Describes the photo to those not seeing.")] = None,
@@ -231,7 +231,8 @@ def poke(
 ) -> None:
     """One page to touch: `gidlite poke rose.jpg` writes rose_poke.html; drag it, let go.
 
-    From a volume: `gidlite poke rose.safetensors --photo rose.jpg -o rose.html`.
+    Nothing is sampled where the pipeline knows the photo's own modes. From a volume: `gidlite poke
+    rose.safetensors --photo rose.jpg -o rose.html`.
     """
     import torch
 
@@ -253,7 +254,11 @@ def poke(
         # Impossible options are refused before minutes are spent on the motion.
         probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
         make_scene(image, probe, **options)
-        volume = _predict(image, prior, photo)
+        pipeline = cli.load_pipeline(prior.model)
+        if pipeline.representation == "modes":
+            volume = pipeline.basis(image, gain=prior.gain(pipeline, photo, image))
+        else:
+            volume = _predict(image, prior, photo)
     scene = make_scene(image, volume, **options)
     write_page(output, scene, title=name or "Touch it")
     size = output.stat().st_size / 1e6
