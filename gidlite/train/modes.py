@@ -76,10 +76,11 @@ class ModesTask(Task):
             mean, log_variance = found.amount.unbind(1)
             missed = functional.gaussian_nll_loss(mean, amount, log_variance.exp().clamp(0.02, 4))
             cells = draw_cells(total * reliable, generator)
-            series, shapes, parts = (
-                at_cells(maps, cells) for maps in (motion, found.shapes, found.parts)
+            series, shapes, about = (
+                at_cells(maps, cells) for maps in (motion, found.shapes, found.embedding)
             )
-            parts, pairs = parts_loss(parts, series), pairs_loss(shapes, series)
+            parts = things_loss(modes.square_distances(about, about), series)
+            pairs = pairs_loss(shapes, series)
         return surprise + level + _AMOUNT * missed + _PARTS * parts + _PAIRS * pairs
 
     def columns(self, model: ModesNet, batch: Batch) -> list[Tensor]:
@@ -137,10 +138,10 @@ def at_cells(maps: Tensor, cells: Int[Tensor, "batch cells"]) -> Tensor:
     return flat.gather(-1, index.expand(*flat.shape[:-1], -1))
 
 
-def parts_loss(
-    parts: Float[Tensor, "batch parts cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
+def things_loss(
+    distance: Float[Tensor, "batch cells cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
 ) -> Float[Tensor, ""]:
-    """Return how badly parts tell what moves together: a cross-entropy over pairs of cells.
+    """Return how badly d² tells what moves together: a cross-entropy over pairs of cells.
 
     Two belong together if they are coherent over bins and directions, up to a factor; in between,
     nobody knows.
@@ -148,10 +149,10 @@ def parts_loss(
     series = torch.complex(*series.unbind(1)).flatten(1, 2)
     series = series / series.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
     coherence = (series.mH @ series).abs()
-    same = (parts.mT @ parts).clamp(1e-4, 1 - 1e-4)
     together, apart = (coherence > _TOGETHER).float(), (coherence < _APART).float()
-    found = -(together * same.log()).sum() / together.sum().clamp(min=1)
-    return found - (apart * (1 - same).log()).sum() / apart.sum().clamp(min=1)
+    found = (together * distance.clamp(max=25)).sum() / together.sum().clamp(min=1)
+    unlike = torch.log(-torch.expm1(-distance) + 1e-3)
+    return found - (apart * unlike).sum() / apart.sum().clamp(min=1)
 
 
 def pairs_loss(
@@ -192,7 +193,9 @@ class DrawerTask(ModesTask):
         reliable = batch["reliable"][:, stride // 2 :: stride, stride // 2 :: stride].float()
         evidence = Evidence(found, motion, reliable)
         generator = torch.Generator().manual_seed(int(batch["image"].sum()))
-        draws = [evidence.draw(torch.randn(evidence.seen.shape, generator=generator)) for _ in range(2)]
+        draws = [
+            evidence.draw(torch.randn(evidence.seen.shape, generator=generator)) for _ in range(2)
+        ]
         energy = (found.shapes * found.level[:, None, None]).square().sum((2, 3, 4))
         parts = energy.unflatten(1, (self.config.parts, -1)).sum(2)
         share = (parts / parts.mean(1, keepdim=True)).clamp(0.02, 4)
