@@ -237,6 +237,13 @@ class GidPipeline:
         return self.prior.surprise(photo, resize_spectral(spectral, height=height, width=width))
 
     @torch.no_grad()
+    def level(self, image: Any) -> Float[Tensor, "rows columns"]:
+        """Return the RMS displacement to be expected in a usual wind, in px of its own grid."""
+        require(self.representation == "modes", f"{self.name} has no modes; use one that has")
+        found = self.prior.modes(_reduced(as_image(image))[None].to(self.device))
+        return (found.level[0] * found.amount[0, 0].exp()).cpu() / PHOTO_STRIDE
+
+    @torch.no_grad()
     def basis(self, image: Any, *, gain: Tensor | None = None) -> ModalBasis:
         """Return the photo's own modes, by which it answers a hand, at the working size."""
         require(self.representation == "modes", f"{self.name} has no modes; give a volume instead")
