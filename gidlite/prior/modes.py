@@ -195,6 +195,14 @@ def gather_parts(
     return (shares / shares.sum(1, keepdim=True)).unflatten(2, embedding.shape[-2:])
 
 
+def swing_axis(moves: Float[Tensor, "batch many 2 cells"]) -> Float[Tensor, "batch 2 cells"]:
+    """Return along which axis cells move: a vector at twice its angle, of length 1 for a line."""
+    dx, dy = moves.unbind(2)
+    power = (dx.square() + dy.square()).sum(1).clamp(min=1e-9)
+    lean = torch.stack([(dx.square() - dy.square()).sum(1), 2 * (dx * dy).sum(1)], 1)
+    return lean / power[:, None]
+
+
 def _swing(lean: Float[Tensor, "batch 2 rows columns"]) -> Float[Tensor, "batch 2 2 rows columns"]:
     """Return symmetric matrices A with A A = 1 + [[α, β], [β, −α]], whose axis ``lean`` tells.
 

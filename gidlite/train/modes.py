@@ -16,7 +16,7 @@ from gidlite.prior.modes import Evidence, ModesNet
 from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
 
 # Weights of the losses beside the likelihood.
-_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.3, 1.0
+_LEVEL, _EDGES, _AMOUNT, _THINGS, _PAIRS, _AXIS = 0.3, 0.3, 0.02, 0.3, 1.0, 0.5
 _PAIRED = 192  # cells of a scene that are compared with each other
 _TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
 
@@ -79,9 +79,10 @@ class ModesTask(Task):
             series, shapes, about = (
                 at_cells(maps, cells) for maps in (motion, found.shapes, found.embedding)
             )
-            parts = things_loss(modes.square_distances(about, about), series)
-            pairs = pairs_loss(shapes, series)
-        return surprise + level + _AMOUNT * missed + _PARTS * parts + _PAIRS * pairs
+            apart = things_loss(modes.square_distances(about, about), series)
+            pairs, axis = pairs_loss(shapes, series), axis_loss(shapes, series)
+        together = _THINGS * apart + _PAIRS * pairs + _AXIS * axis
+        return surprise + level + _AMOUNT * missed + together
 
     def columns(self, model: ModesNet, batch: Batch) -> list[Tensor]:
         """Return photo, true and predicted level, and the parts, each in a grey of its own."""
@@ -168,6 +169,14 @@ def pairs_loss(
     series = (series / size).flatten(1, 2).flatten(2)  # batch, 2 bins, 2 cells
     shapes = shapes.flatten(2)
     return (shapes.mT @ shapes - 2 * series.mT @ series).square().mean()
+
+
+def axis_loss(
+    shapes: Float[Tensor, "batch modes 2 cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
+) -> Float[Tensor, ""]:
+    """Return the squared error of the axis along which cells swing, see ``modes.swing_axis``."""
+    seen = series.flatten(1, 2)
+    return (modes.swing_axis(shapes) - modes.swing_axis(seen)).square().sum(1).mean()
 
 
 class DrawerTask(ModesTask):

@@ -17,6 +17,7 @@ from gidlite.prior.modes import (
     scene_amount,
     split_volume,
     square_distances,
+    swing_axis,
     total_level,
 )
 from gidlite.train.modes import at_cells, draw_cells, level_loss, pairs_loss, things_loss
@@ -204,6 +205,14 @@ def test_a_basis_has_the_shapes_in_pairs(net, modes):
     torch.testing.assert_close(shapes[1].real, modes.shapes[0, 2] * modes.level[0])
     torch.testing.assert_close(shapes[1].imag, modes.shapes[0, 3] * modes.level[0])
     assert (places >= 1).all() and (places <= BINS).all()
+
+
+def test_the_axis_of_a_swing():
+    """Along x, along y, along a diagonal, and in a circle."""
+    moves = torch.tensor([[[1.0, 0, 1, 1], [0, 1, 1, 0]], [[2, 0, 3, 0], [0, -3, 3, 1]]])[None]
+    expected = torch.tensor([[[1.0, -1, 0, 0], [0, 0, 1, 0]]])
+    torch.testing.assert_close(swing_axis(moves), expected)
+    assert (swing_axis(torch.zeros(1, 2, 2, 4)) == 0).all()
 
 
 def test_parts_gather_around_things():
