@@ -20,7 +20,7 @@ from gidlite.loops import Predict, close_loop, loop_guidance
 from gidlite.media import as_image, resize
 from gidlite.motion import ModalBasis, SpectralVolume, check_timing
 from gidlite.motion.normalize import load_stats, save_stats
-from gidlite.motion.spectral import anchor, spectral_to_motion
+from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
 from gidlite.prior import PHOTO_STRIDE
 from gidlite.prior.denoiser import PATCH, GridPrior
 from gidlite.prior.diffusion import Sampler
@@ -222,6 +222,18 @@ class GidPipeline:
         seed = generator.initial_seed() if generator is not None else -1
         volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
         return GidOutput(image, _within_reach(volume), loop_frames)
+
+    @torch.no_grad()
+    def surprise(self, image: Any, spectral: Complex[Tensor, "freq 2 height width"]) -> float:
+        """Return how badly a motion fits a photo: the negative log-likelihood of a component.
+
+        It does not ask how much moves, but what moves with what; lower is better.
+        """
+        require(self.representation == "modes", f"{self.name} has no modes; use one that has")
+        image = as_image(image)
+        height, width = working_size(*image.shape[-2:])
+        photo = resize(image, height=height, width=width)[None].to(self.device)
+        return self.prior.surprise(photo, resize_spectral(spectral, height=height, width=width))
 
     @torch.no_grad()
     def basis(self, image: Any, *, gain: Tensor | None = None) -> ModalBasis:

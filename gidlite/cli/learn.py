@@ -15,6 +15,7 @@ from gidlite.errors import check_output, require
 
 if TYPE_CHECKING:
     from gidlite.data.extract import Report
+    from gidlite.pipeline import GidPipeline
 
 app = Typer()
 evaluate = Typer(help="Compare what the prior imagines with what happens.")
@@ -149,39 +150,49 @@ def evaluate_motion(
 
     Where things move, how much, at which frequencies, how coherently, and how samples differ.
     """
-    from gidlite.evaluate.motion import evaluate_motion as run
+    from gidlite.evaluate import motion
 
-    _report_motion(run, clips, output, samples, prior)
+    def run(pipeline: GidPipeline, **options) -> tuple[list, dict]:
+        report = motion.evaluate_motion(clips, pipeline, **options)
+        left_out = [f"left out: {name}: {reason}" for name, reason in report.failed.items()]
+        return [*motion.report_tables(report), *left_out], report.to_json()
+
+    _measure(run, output, samples, prior)
 
 
 @cli.command(evaluate, "scenes")
 def evaluate_scenes(
     *,
-    count: Scenes = 24,
-    output: cli.Output = None,
-    samples: Samples = 8,
+    count: Scenes = 64,
+    output: Annotated[Path | None, Option("--json", "-o", help="Where to write.")] = None,
+    samples: Samples = 2,
     prior: cli.PriorOptions,
     sprites: cli.Sprites = None,
 ) -> None:
-    """The same against the exact motion of synthetic scenes: `gidlite evaluate scenes`."""
-    from gidlite.evaluate.motion import evaluate_scenes as run
+    """Predicted against exact motion of unseen synthetic scenes: `gidlite evaluate scenes`.
 
-    _report_motion(run, count, output, samples, prior, sprites=sprites)
+    Whether things move as a whole, alone, along one line, as much as they do, and what the photo
+    tells.
+    """
+    from gidlite.evaluate import scenes
+
+    def run(pipeline: GidPipeline, **options) -> tuple[list, dict]:
+        report = scenes.evaluate_scenes(count, pipeline, sprites=sprites, **options)
+        return [scenes.scene_table(report)], report
+
+    _measure(run, output, samples, prior)
 
 
-def _report_motion(
-    run: Callable, what: object, output: Path | None, samples: int, prior: cli.PriorOptions, **more
-) -> None:
-    from gidlite.evaluate.motion import Draws, report_tables
+def _measure(run: Callable, output: Path | None, samples: int, prior: cli.PriorOptions) -> None:
+    from gidlite.evaluate.motion import Draws
 
     if output is not None:
         check_output(output)
     draws = Draws(samples, prior.seed, prior.steps, prior.guidance)
     pipeline = cli.load_pipeline(prior.model)
     with cli.progress_bar("Comparing motion") as progress:
-        report = run(what, pipeline, draws=draws, progress=progress, **more)
-    left_out = [f"left out: {name}: {reason}" for name, reason in report.failed.items()]
-    cli.show_report([*report_tables(report), *left_out], output, report.to_json())
+        tables, report = run(pipeline, draws=draws, progress=progress)
+    cli.show_report(tables, output, report)
 
 
 @evaluate.command("video")

@@ -105,12 +105,13 @@ def _correlation(field: Tensor, mask: Tensor, lag: int) -> float:
     return together / bound if bound > 0 else math.nan
 
 
-def bin_agreement(spectral: Volume, mask: Mask) -> float:
+def bin_agreement(spectral: Volume, mask: Mask, *, double_angle: bool = False) -> float:
     """Return how well neighbouring bins agree on the direction in which a pixel moves, in [0, 1].
 
     Directions are the principal axes of the 2×2 covariance of (dx, dy). The measure is ``|cos|`` of
     the angle between bins k and k + 1, averaged over masked pixels and bins with weight
-    |S_k| |S_{k+1}|. A swing along one line scores 1, independent directions 2/π ≈ 0.64.
+    |S_k| |S_{k+1}|. A swing along one line scores 1, independent directions 2/π ≈ 0.64. With
+    ``double_angle`` it is the cosine of twice the angle: 0 if independent, −1 if crossed.
     """
     _check_field(spectral, mask, bins=3)
     dx, dy = spectral[1:, :, mask].unbind(1)
@@ -118,7 +119,8 @@ def bin_agreement(spectral: Volume, mask: Mask) -> float:
     axis = torch.atan2(2 * (dx * dy.conj()).real, power_x - power_y) / 2
     size = (power_x + power_y).sqrt()
     weight = (size[:-1] * size[1:]).double()
-    alike = axis.diff(dim=0).cos().abs().double()
+    turn = axis.diff(dim=0).double()
+    alike = (2 * turn).cos() if double_angle else turn.cos().abs()
     return ((alike * weight).sum() / weight.sum()).item()
 
 

@@ -1,4 +1,4 @@
-"""What a prior imagines from photos against what happens, in real clips and synthetic scenes."""
+"""What a prior imagines from photos against what real clips then show."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from rich.table import Table
 from torch import Tensor
 
 from gidlite import evaluate as measures
-from gidlite.data.splits import HELD_OUT_SEED
-from gidlite.data.world import make_scenes
-from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, require
 from gidlite.media.video import read_video
 from gidlite.motion import flow, spectral
@@ -107,23 +104,6 @@ def clip_case(path: str | Path, *, fps: float, num_frames: int) -> Case:
     return Case(Path(path).stem, photo, observed.motion, observed.reliable)
 
 
-def scene_cases(
-    count: int, *, fps: float, num_frames: int, sprites: str | Path | None = None
-) -> Iterator[Case]:
-    """Yield synthetic scenes with their exact motion, always the same.
-
-    Pieces come from the folder ``sprites``, where training may have seen some, or are painted anew.
-    """
-    sources = collect_pieces(sprites, seed=HELD_OUT_SEED)
-    for number in range(count):
-        scenes = make_scenes(
-            1, sources[number % len(sources)], num_frames=num_frames, fps=fps,
-            generator=torch.Generator().manual_seed(HELD_OUT_SEED + number),
-        )  # fmt: skip
-        everywhere = torch.ones(scenes.photo.shape[-2:], dtype=torch.bool)
-        yield Case(f"scene {number}", scenes.photo[0], scenes.motion()[0], everywhere)
-
-
 @dataclass(frozen=True)
 class MotionReport:
     """Scores of every case by name, the settings that gave them, and why clips were left out.
@@ -207,21 +187,12 @@ def evaluate_motion(
     return replace(report, failed=failed)
 
 
-def evaluate_scenes(
-    count: int, pipeline: Predictor, *, sprites: str | Path | None = None,
-    draws: Draws | None = None, progress: Progress = None,
-) -> MotionReport:  # fmt: skip
-    """Compare predictions with the exact motion of scenes that are new, see ``scene_cases``."""
-    cases = scene_cases(count, fps=pipeline.fps, num_frames=pipeline.num_frames, sprites=sprites)
-    return evaluate_cases(cases, pipeline, count=count, draws=draws, progress=progress)
-
-
 def evaluate_cases(
     cases: Iterable[Case], pipeline: Predictor, *, count: int,
     draws: Draws | None = None, progress: Progress = None,
 ) -> MotionReport:  # fmt: skip
     """Score a prior on ``count`` cases, which are made and forgotten one at a time."""
-    require(count >= 1, "nothing to evaluate; give at least one clip or scene")
+    require(count >= 1, "nothing to evaluate; give at least one clip")
     draws, scores = draws or Draws(), []
     seeds = [*range(draws.seed, draws.seed + draws.samples), draws.seed]
     for case in cases:
@@ -271,9 +242,9 @@ def compare(case: Case, volumes: Volumes) -> dict[str, float]:
     scores = {
         "reliable_fraction": reliable.float().mean().item(),
         "moving_fraction": moving.sum().item() / max(1, reliable.sum().item()),
-        "amplitude_ratio": _rms_ratio(predicted[:, moving], truth[moving]),
-        "static_to_moving": _rms_ratio(predicted[:, static], predicted[:, moving]),
-        "static_to_moving_observed": _rms_ratio(truth[static], truth[moving]),
+        "amplitude_ratio": rms_ratio(predicted[:, moving], truth[moving]),
+        "static_to_moving": rms_ratio(predicted[:, static], predicted[:, moving]),
+        "static_to_moving_observed": rms_ratio(truth[static], truth[moving]),
         "spectral_distance_db": measures.log_spectral_distance(*powers),
         "spectral_shape_distance_db": measures.log_spectral_distance(*powers, match_level=True),
     }
@@ -288,7 +259,8 @@ def compare(case: Case, volumes: Volumes) -> dict[str, float]:
     return scores | {"correlation_length_ratio": ratio}
 
 
-def _rms_ratio(top: Tensor, bottom: Tensor) -> float:
+def rms_ratio(top: Float[Tensor, "*_"], bottom: Float[Tensor, "*_"]) -> float:
+    """Return the RMS of some values over that of others; NaN over nothing."""
     first, second = (values.square().mean().sqrt().item() for values in (top, bottom))
     return first / second if second > 0 else math.nan
 

@@ -22,7 +22,7 @@ from gidlite.errors import require
 from gidlite.prior import PHOTO_STRIDE, Photos, mute
 from gidlite.prior.denoiser import COORDINATIONS
 from gidlite.prior.diffusion import Sampler, signal_levels
-from gidlite.prior.modes import Coords, ModesNet
+from gidlite.prior.modes import Coords, Evidence, ModesNet, split_volume
 
 Tokens = Float[Tensor, "batch parts features"]
 _WAVES = 32  # frequencies by which a noise level is told
@@ -158,6 +158,12 @@ class ModesPrior:
 
         condition, start = self.drawer.embed(found.tokens), sampler.noise(shape).to(photo.device)
         return volume(sampler.solve(self.drawer, start, condition, bins, volume))[0].cpu()
+
+    def surprise(self, photo: Photos, spectral: Tensor) -> float:
+        """Return how badly a volume, of the size of the photo, fits the photo's modes."""
+        found = self.modes(photo)
+        motion = split_volume(spectral[None].to(photo.device), tuple(found.level.shape[-2:]))
+        return Evidence(found, motion, torch.ones_like(found.level)).surprise().item()
 
     def basis(self, photo: Photos) -> tuple[Complex[Tensor, "modes 2 rows columns"], Tensor]:
         """Return shapes in px of their own grid, at the median amount, and places in the bins."""

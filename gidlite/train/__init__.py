@@ -23,7 +23,9 @@ from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.motion.normalize import VARIANTS, FrequencyStats, load_stats
 from gidlite.pipeline import PARTS as PIPELINE_PARTS
-from gidlite.prior.denoiser import COORDINATIONS
+from gidlite.pipeline import GidPipeline
+from gidlite.prior.denoiser import COORDINATIONS, GridPrior
+from gidlite.prior.drawer import ModesPrior
 from gidlite.render.network import SynthesisNet
 
 # The trained networks that each part builds on, in the order in which the parts are trained.
@@ -254,6 +256,18 @@ def start_from(model: nn.Module, run: str | Path) -> None:
         raise GidliteError(f"{run} holds {kinds} of this config; change one of them") from None
     if (scaling := getattr(start.config, "scaling_factor", None)) is not None:
         model.register_to_config(scaling_factor=scaling)
+
+
+def assemble(
+    config: TrainConfig, parts: Mapping[str, nn.Module], last: nn.Module,
+    stats: FrequencyStats | None, *, name: str,
+) -> GidPipeline:  # fmt: skip
+    """Return the pipeline of trained parts, of which the last was trained with a config."""
+    if config.part == "drawer":
+        prior = ModesPrior(parts["modes"], last)
+    else:
+        prior = GridPrior(parts["autoencoder"], parts["amplitude"], last, stats)
+    return GidPipeline(prior, num_frames=config.num_frames, fps=config.fps, name=name)
 
 
 def make_dataset(

@@ -28,9 +28,6 @@ from gidlite.data import seeded
 from gidlite.errors import GidliteError, require, written
 from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
-from gidlite.pipeline import GidPipeline
-from gidlite.prior.denoiser import GridPrior
-from gidlite.prior.drawer import ModesPrior
 from gidlite.train import RunOptions, TrainConfig
 from gidlite.train.modes import DrawerTask, ModesTask
 from gidlite.train.tasks import GRID_TASKS, Batch, Task, fit_stats, load_items
@@ -344,10 +341,5 @@ def run_training(
     if export is not None and config.part == "renderer":
         model.half().save_pretrained(export)
     elif export is not None:
-        clip = {"num_frames": config.num_frames, "fps": config.fps, "name": Path(out).name}
-        if config.part == "drawer":
-            prior = ModesPrior(networks["modes"], model)
-        else:
-            prior = GridPrior(networks["autoencoder"], networks["amplitude"], model, stats)
-        GidPipeline(prior, **clip).save_pretrained(export)
+        setup.assemble(config, networks, model, stats, name=Path(out).name).save_pretrained(export)
     return setup.load_checkpoint(out)[1]

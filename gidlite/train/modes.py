@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from gidlite import prior
+from gidlite.pipeline import GidPipeline
 from gidlite.prior import modes
 from gidlite.prior.diffusion import denoising_loss, make_scheduler
-from gidlite.prior.drawer import Drawer
+from gidlite.prior.drawer import Drawer, ModesPrior
 from gidlite.prior.modes import Evidence, ModesNet
-from gidlite.train.tasks import Batch, Task, held_out, on_device
+from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
 
-# Weights of the losses beside the likelihood: of the level, its edges, the amount, the parts.
-_LEVEL, _EDGES, _AMOUNT, _PARTS = 0.3, 0.3, 0.02, 0.4
-_PAIRED = 192  # cells of a scene whose parts are compared
+# Weights of the losses beside the likelihood.
+_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.2, 0.3
+_PAIRED = 192  # cells of a scene that are compared with each other
 _TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
 
 
@@ -78,8 +79,12 @@ class ModesTask(Task):
             amount = modes.scene_amount(total, reliable).log()
             mean, log_variance = found.amount.unbind(1)
             missed = functional.gaussian_nll_loss(mean, amount, log_variance.exp().clamp(0.02, 4))
-            parts = parts_loss(found.parts, motion, total * reliable, generator)
-        return surprise + level + _AMOUNT * missed + _PARTS * parts
+            cells = draw_cells(total * reliable, generator)
+            series, shapes, parts = (
+                at_cells(maps, cells) for maps in (motion, found.shapes, found.parts)
+            )
+            parts, pairs = parts_loss(parts, series), pairs_loss(shapes, series)
+        return surprise + level + _AMOUNT * missed + _PARTS * parts + _PAIRS * pairs
 
     def columns(self, model: ModesNet, batch: Batch) -> list[Tensor]:
         """Return photo, true and predicted level, and the parts, each in a grey of its own."""
@@ -120,29 +125,52 @@ def level_loss(
     return total
 
 
+def draw_cells(
+    weight: Float[Tensor, "batch rows columns"], generator: torch.Generator
+) -> Int[Tensor, "batch cells"]:
+    """Return cells drawn by weight, none twice (Efraimidis and Spirakis 2006)."""
+    weight = weight.flatten(1) + 1e-6
+    order = torch.rand(weight.shape, generator=generator).to(weight.device).log() / weight
+    return order.topk(min(_PAIRED, weight.shape[1]), dim=1).indices
+
+
+def at_cells(maps: Tensor, cells: Int[Tensor, "batch cells"]) -> Tensor:
+    """Return maps ``(batch, ..., rows, columns)`` at cells: ``(batch, ..., cells)``."""
+    flat = maps.flatten(-2)
+    index = cells.view(len(cells), *(1,) * (flat.ndim - 2), -1)
+    return flat.gather(-1, index.expand(*flat.shape[:-1], -1))
+
+
 def parts_loss(
-    parts: Float[Tensor, "batch parts rows columns"],
-    motion: Float[Tensor, "batch 2 bins 2 rows columns"],
-    weight: Float[Tensor, "batch rows columns"],
-    generator: torch.Generator,
+    parts: Float[Tensor, "batch parts cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
 ) -> Float[Tensor, ""]:
     """Return how badly parts tell what moves together: a cross-entropy over pairs of cells.
 
-    Cells are drawn by weight, as those that move. Two belong together if they are coherent over
-    bins and directions, up to a factor; in between, nobody knows.
+    Two belong together if they are coherent over bins and directions, up to a factor; in between,
+    nobody knows.
     """
-    weight = weight.flatten(1) + 1e-6
-    order = torch.rand(weight.shape, generator=generator).log() / weight  # Efraimidis and Spirakis
-    drawn = order.topk(min(_PAIRED, weight.shape[1]), dim=1).indices
-    picked = torch.complex(*motion.flatten(4).unbind(1)).flatten(1, 2)
-    picked = picked.gather(2, drawn[:, None].expand(-1, picked.shape[1], -1))
-    picked = picked / picked.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
-    coherence = (picked.mH @ picked).abs()
-    shares = parts.flatten(2).gather(2, drawn[:, None].expand(-1, parts.shape[1], -1))
-    same = (shares.mT @ shares).clamp(1e-4, 1 - 1e-4)
+    series = torch.complex(*series.unbind(1)).flatten(1, 2)
+    series = series / series.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+    coherence = (series.mH @ series).abs()
+    same = (parts.mT @ parts).clamp(1e-4, 1 - 1e-4)
     together, apart = (coherence > _TOGETHER).float(), (coherence < _APART).float()
     found = -(together * same.log()).sum() / together.sum().clamp(min=1)
     return found - (apart * (1 - same).log()).sum() / apart.sum().clamp(min=1)
+
+
+def pairs_loss(
+    shapes: Float[Tensor, "batch modes 2 cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
+) -> Float[Tensor, ""]:
+    """Return the squared error of how any two cells move together, in every pair of directions.
+
+    What shapes expect, Σ_m ψ_m(p) ψ_m(q)ᵀ, is compared with what was seen, the mean over bins. It
+    is what the likelihood wants, too, but tells where to go from far away: which cells are one
+    thing, and along which axis it swings.
+    """
+    size = series.square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)
+    series = (series / size).flatten(1, 2).flatten(2)  # batch, 2 bins, 2 cells
+    shapes = shapes.flatten(2)
+    return (shapes.mT @ shapes - 2 * series.mT @ series).square().mean()
 
 
 class DrawerTask(ModesTask):
@@ -199,5 +227,4 @@ class DrawerTask(ModesTask):
             )  # fmt: skip
 
     def columns(self, model: Drawer, batch: Batch) -> list[Tensor]:
-        """Return photo, true level, and the motion of one draw."""
-        raise NotImplementedError
+        return sampled_columns(GidPipeline(ModesPrior(self.parts["modes"], model)), batch)

@@ -229,16 +229,19 @@ class PriorTask(AmplitudeTask):
         )  # fmt: skip
 
     def columns(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
-        photos, volumes = batch["image"].cpu(), list(batch["spectral"].cpu())
         networks = self.parts["autoencoder"], self.parts["amplitude"], model
-        pipeline = GidPipeline(GridPrior(*networks, self.stats))
-        for seed, photo in enumerate(photos):
-            generator = torch.Generator().manual_seed(seed)
-            volumes.append(pipeline(photo, num_inference_steps=10, generator=generator).spectral)
-        height, width = photos.shape[-2:]
-        tiles = torch.stack([motion_tile(v, height=height, width=width) for v in volumes])
-        return [photos, *tiles.split(len(photos))]
+        return sampled_columns(GidPipeline(GridPrior(*networks, self.stats)), batch)
+
+
+def sampled_columns(pipeline: GidPipeline, batch: Batch) -> list[Tensor]:
+    """Return photo, true RMS motion and that of a sample, see ``viz.motion_tile``."""
+    photos, volumes = batch["image"].cpu(), list(batch["spectral"].cpu())
+    for seed, photo in enumerate(photos):
+        generator = torch.Generator().manual_seed(seed)
+        volumes.append(pipeline(photo, num_inference_steps=10, generator=generator).spectral)
+    height, width = photos.shape[-2:]
+    tiles = torch.stack([motion_tile(v, height=height, width=width) for v in volumes])
+    return [photos, *tiles.split(len(photos))]
 
 
 class CoordinationTask(PriorTask):

@@ -17,7 +17,7 @@ from gidlite.prior.modes import (
     split_volume,
     total_level,
 )
-from gidlite.train.modes import level_loss, parts_loss
+from gidlite.train.modes import at_cells, draw_cells, level_loss, pairs_loss, parts_loss
 
 BINS, PARTS, EACH = 4, 5, 2
 
@@ -155,13 +155,23 @@ def test_the_losses_know_the_truth(generator):
     motion = series[..., 0, None, None] * (body == 0)[:, None, None, None]
     motion = motion + series[..., 1, None, None] * (body == 1)[:, None, None, None]
 
-    def loss(parts: torch.Tensor) -> float:
-        shares = torch.nn.functional.one_hot(parts, 4).movedim(-1, 1).float()
-        moves = total_level(motion)
-        return parts_loss(shares, motion, moves, torch.Generator().manual_seed(0)).item()
+    cells = draw_cells(total_level(motion), torch.Generator().manual_seed(0))
+    series = at_cells(motion, cells)
+    axis = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    straight = (axis[body] * 2**0.5).movedim(-1, 1)[:, None]
 
+    def losses(parts: torch.Tensor) -> list[float]:
+        shares = torch.nn.functional.one_hot(parts, 4).movedim(-1, 1).float()
+        shapes = at_cells(shares[:, :, None] * straight, cells)
+        found = parts_loss(at_cells(shares, cells), series), pairs_loss(shapes, seen)
+        return [value.item() for value in found]
+
+    # Each body swings along its own axis.
+    seen = at_cells(motion[:, :, :, :1] * straight[:, :, None], cells)
     across = (torch.arange(16)[:, None] > 7).long().expand(1, 16, 24)
-    assert loss(body) < 0.01 < 1 < min(loss(torch.zeros_like(body)), loss(across))
+    right, joined, halves = map(losses, (body, torch.zeros_like(body), across))
+    assert right[0] < 0.01 < 1 < min(joined[0], halves[0])
+    assert right[1] < 0.05 < 0.3 < min(joined[1], halves[1])
 
 
 @pytest.mark.parametrize("coordination", COORDINATIONS)
