@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Complex, Float, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, load_network, require, written
+from gidlite.errors import GidliteError, load_network, require, require_file, written
 from gidlite.loops import Predict, close_loop, loop_guidance
 from gidlite.media import as_image, resize
 from gidlite.motion import ModalBasis, SpectralVolume, check_timing
@@ -30,6 +31,8 @@ from gidlite.render.photo import GuidedUpsampling
 
 WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "grid"  # a folder for each representation
 FARTHEST = 12.0  # px at 256 wide; beyond, a renderer invents more than it moves
+_LIVELY = 0.7  # of the level of the liveliest place: what a thing that is told to move has
+_LEAST_LEVEL, _LEAST_LIVELIEST = 1e-3, 0.5  # taken of a still place, and of a still photo
 _WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
 _SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
 _HEAD = {"format": "gidlite-pipeline", "version": 4}
@@ -203,8 +206,7 @@ class GidPipeline:
         loop_frames = None if isinstance(loop, bool) else loop
         closable = loop_frames is None or loop_frames >= 2
         require(closable, f"loop is {loop_frames} frames long; ask for 2 at least")
-        height, width = working_size(*image.shape[-2:])
-        photo = resize(image, height=height, width=width)
+        photo = _reduced(image)
         timing = {"num_frames": self.num_frames, "loop_frames": loop_frames}
 
         def guide(predict: Predict, to_spectral: Callable[[Tensor], Tensor], kind: str) -> Predict:
@@ -230,21 +232,72 @@ class GidPipeline:
         It does not ask how much moves, but what moves with what; lower is better.
         """
         require(self.representation == "modes", f"{self.name} has no modes; use one that has")
-        image = as_image(image)
-        height, width = working_size(*image.shape[-2:])
-        photo = resize(image, height=height, width=width)[None].to(self.device)
+        photo = _reduced(as_image(image))[None].to(self.device)
+        height, width = photo.shape[-2:]
         return self.prior.surprise(photo, resize_spectral(spectral, height=height, width=width))
 
     @torch.no_grad()
     def basis(self, image: Any, *, gain: Tensor | None = None) -> ModalBasis:
         """Return the photo's own modes, by which it answers a hand, at the working size."""
         require(self.representation == "modes", f"{self.name} has no modes; give a volume instead")
-        image = as_image(image)
-        height, width = working_size(*image.shape[-2:])
-        photo = resize(image, height=height, width=width)
+        photo = _reduced(as_image(image))
         shapes, places = self.prior.basis(photo[None].to(self.device))
         shapes = _along_edges(_edited(shapes, gain), photo)
         return ModalBasis(shapes, places * (self.fps / self.num_frames))
+
+    @torch.no_grad()
+    def edit(
+        self, image: Any, *, mask: Any = None,
+        still: Sequence[tuple[float, float]] = (), move: Sequence[tuple[float, float]] = (),
+    ) -> Float[Tensor, "rows columns"]:  # fmt: skip
+        """Return the factors on motion (``Sampling.gain``) by which a photo moves as asked.
+
+        Points are (x, y), each from 0 to 1. What is at a point of ``still`` stands still; what is
+        at one of ``move`` moves as the liveliest do, even if it would not. ``mask`` is a picture
+        like ``image``, of any size: white may move, black stays whatever points say, and
+        transparency is ignored. Raises ``GidliteError`` for points outside, and for any point if
+        the prior is one of grids.
+        """
+        photo = _reduced(as_image(image))[None].to(self.device)
+        size = tuple(side // PHOTO_STRIDE for side in photo.shape[-2:])
+        gain = torch.ones(size)
+        if still or move:
+            known = self.representation == "modes"
+            require(known, f"{self.name} does not know what belongs to a point; give a mask")
+            inside = all(0 <= side <= 1 for point in (*still, *move) for side in point)
+            require(inside, "a point lies outside the photo; x and y are from 0 to 1")
+            level, regions = self.prior.things(photo, [*still, *move])
+            stays, moves = regions[: len(still)], regions[len(still) :]
+            stays, moves = (t.sum(0).clamp(max=1) for t in (stays, moves))
+            lively = _LIVELY * level.max().clamp(min=_LEAST_LIVELIEST)
+            raised = 1 + moves * (lively / level.clamp(min=_LEAST_LEVEL) - 1).clamp(min=0)
+            gain = torch.where(moves > stays, raised, 1 - stays)
+        if mask is not None:
+            gray = functional.interpolate(_opaque(mask)[None], size, mode="area")[0].mean(0)
+            gain = gain * gray
+        return gain
+
+
+def _reduced(image: Tensor) -> Tensor:
+    height, width = working_size(*image.shape[-2:])
+    return resize(image, height=height, width=width)
+
+
+def _opaque(mask: Any) -> Float[Tensor, "3 height width"]:
+    """Return a picture with the colours that lie under its transparency."""
+    if isinstance(mask, str | Path):
+        require_file(mask, what="a mask")
+    picture = as_image(mask)
+    if isinstance(mask, str | Path):
+        mask = Image.open(mask)
+    if isinstance(mask, Image.Image) and mask.has_transparency_data:
+        picture = as_image(mask.convert("RGBA").convert("RGB"))
+    return picture
+
+
+def drawn_wind(seed: int) -> float:
+    """Return the wind that a seed draws for a prior of modes if none is asked for."""
+    return torch.special.ndtr(torch.randn(1, generator=torch.Generator().manual_seed(seed))).item()
 
 
 def _edited(spectral: Tensor, gain: Tensor | None) -> Tensor:

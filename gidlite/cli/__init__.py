@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -17,6 +18,8 @@ from typer import Argument, Option, Typer
 from gidlite.errors import protected, require, written
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gidlite.pipeline import GidPipeline
 
 console = Console(highlight=False, soft_wrap=True)
@@ -42,6 +45,63 @@ class PriorOptions:
     steps: Steps = 12
     guidance: Annotated[float, Option(help="Weight of classifier-free guidance; 0 is none.")] = 0.0
     model: Annotated[Path | None, Option(help="Folder of a trained pipeline.")] = None
+
+
+WINDS = {"calm": 0.15, "breeze": 0.5, "gusty": 0.85}
+Points = list[str] | None
+
+
+@dataclass(frozen=True)
+class PhotoOptions(PriorOptions):
+    """Options of commands that imagine the motion of one photo, and may be told of it."""
+
+    wind: Annotated[
+        str | None, Option(help="calm, breeze, gusty, or 0 to 1; drawn with the seed if not given.")
+    ] = None
+    mask: Annotated[Path | None, Option(help="Picture: white may move, black stays.")] = None
+    still: Annotated[
+        Points, Option(metavar="X,Y", help="What is at this pixel stays; repeatable.")
+    ] = None
+    move: Annotated[
+        Points, Option(metavar="X,Y", help="What is at this pixel moves; repeatable.")
+    ] = None
+
+    def strength(self) -> float | None:
+        """Return the wind as a number from 0 to 1, or refuse it."""
+        if self.wind is None:
+            return None
+        try:
+            wind = WINDS.get(self.wind) or float(self.wind)
+        except ValueError:
+            wind = math.nan
+        known = ", ".join(WINDS)
+        require(0 <= wind <= 1, f"--wind is {self.wind}; give {known} or a number from 0 to 1")
+        return wind
+
+    def points(self, option: str, photo: Path) -> list[tuple[float, float]]:
+        """Return the points of an option, in pixels of the photo as viewers show it, as shares."""
+        from PIL import ExifTags, Image
+
+        with Image.open(photo) as file:
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = file.size[::-1] if turned else file.size
+        found = []
+        for text in getattr(self, option) or ():
+            try:
+                x, y = (float(number) for number in text.split(","))
+            except ValueError:
+                x = y = math.nan
+            ask = f"give x,y in pixels of the photo, which has {width}x{height}"
+            require(0 <= x < width and 0 <= y < height, f"--{option} is {text}; {ask}")
+            found.append((x / width, y / height))
+        return found
+
+    def gain(self, pipeline: GidPipeline, photo: Path, image: Tensor) -> Tensor | None:
+        """Return the factors on motion that the mask and the points ask for, if any."""
+        still, move = self.points("still", photo), self.points("move", photo)
+        if self.mask is None and not (still or move):
+            return None
+        return pipeline.edit(image, mask=self.mask, still=still, move=move)
 
 
 def command(app: Typer, name: str | None = None, *, reads: tuple[str, ...] = ()) -> Callable:

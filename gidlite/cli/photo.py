@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 app = Typer()
 
-# Swing of the liveliest pixels in px at 256 wide: below the first, motion is easily missed; beyond
-# the second, a renderer invents more than it moves.
-_SLIGHT, _FAR = 1.0, 12.0
+_SLIGHT = 1.0  # px at 256 wide; a smaller swing of the liveliest pixels is easily missed
 
 
 @dataclass(frozen=True)
@@ -74,17 +72,23 @@ def _read_photo(path: Path, max_width: int) -> Tensor:
     return resize(image, height=height, width=width)
 
 
-def _predict(image: Tensor, prior: cli.PriorOptions) -> SpectralVolume:
+def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVolume:
     import torch
 
+    from gidlite.pipeline import Sampling, drawn_wind
+
     require(prior.seed >= 0, f"--seed is {prior.seed}; it must be 0 or a positive number")
-    pipeline = cli.load_pipeline(prior.model)
+    wind, pipeline = prior.strength(), cli.load_pipeline(prior.model)
+    sampling = Sampling(wind=wind, gain=prior.gain(pipeline, photo, image))
     generator = torch.Generator().manual_seed(prior.seed)
     with cli.progress_bar("Imagining motion") as progress:
-        return pipeline(
+        volume = pipeline(
             image, num_inference_steps=prior.steps, guidance_scale=prior.guidance,
-            generator=generator, progress=progress,
+            generator=generator, progress=progress, sampling=sampling,
         ).volume  # fmt: skip
+    if wind is None and pipeline.representation == "modes":
+        cli.say(f"Wind {drawn_wind(prior.seed):.2f} of 1, drawn with the seed; --wind sets it.")
+    return volume
 
 
 def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) -> None:
@@ -120,21 +124,24 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
 
 def _warn(volume: SpectralVolume, amplify: float) -> None:
     """Say so if the motion is so far that shapes stretch, or so slight that it is missed."""
+    from gidlite.pipeline import FARTHEST
     from gidlite.render import farthest_motion
 
     farthest = amplify * farthest_motion(volume)
-    if farthest > _FAR:
+    if farthest > 1.05 * FARTHEST:  # a volume that is held at it, and its loop closed, may pass it
         cli.say(
-            f"Something moves by {farthest:.0f} px of 256: shapes will stretch, and what they "
-            "uncover is guessed. A smaller --amplify looks better."
+            f"Something moves by {farthest:.0f} px of 256: beyond {FARTHEST:.0f}, shapes stretch, "
+            "and what they uncover is guessed. A smaller --amplify looks better."
         )
+    elif amplify == 1 and farthest > 0.99 * FARTHEST:
+        cli.say(f"The motion is held at {FARTHEST:.0f} px of 256, as far as pixels go unharmed.")
     elif 0 < farthest < _SLIGHT:
         cli.say(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
 
 
-@cli.command(app, reads=("photo",))
+@cli.command(app, reads=("photo", "mask"))
 def animate(
-    photo: cli.Photo, *, output: cli.Output = None, video: Video, prior: cli.PriorOptions
+    photo: cli.Photo, *, output: cli.Output = None, video: Video, prior: cli.PhotoOptions
 ) -> None:
     """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
     started = time.monotonic()
@@ -142,19 +149,19 @@ def animate(
     output = output or photo.with_name(f"{photo.stem}_{'loop' if video.loop else 'video'}.mp4")
     video = replace(video, xt=video.xt or output.with_name(f"{photo.stem}_xt.png"))
     video.check(output)
-    _write(image, _predict(image, prior), output, video)
+    _write(image, _predict(image, prior, photo), output, video)
     cli.say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
-@cli.command(app, reads=("photo",))
-def predict(photo: cli.Photo, *, output: cli.Output = None, prior: cli.PriorOptions) -> None:
+@cli.command(app, reads=("photo", "mask"))
+def predict(photo: cli.Photo, *, output: cli.Output = None, prior: cli.PhotoOptions) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
     from gidlite.motion import save_volume
 
     image = _read_photo(photo, 768)
     output = output or photo.with_suffix(".safetensors")
     check_output(output)
-    volume = _predict(image, prior)
+    volume = _predict(image, prior, photo)
     save_volume(output, volume)
     bins, _, height, width = volume.spectral.shape
     cli.say(f"{output}  {bins} frequencies at {width}x{height}")
@@ -208,7 +215,7 @@ def reanimate(
     )
 
 
-@cli.command(app, reads=("source", "photo"))
+@cli.command(app, reads=("source", "photo", "mask"))
 def poke(
     source: Annotated[
         Path, Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
@@ -216,15 +223,16 @@ def poke(
     *,
     output: cli.Output = None,
     photo: Annotated[Path | None, Option(help="The photo of a volume.")] = None,
-    modes: Annotated[int, Option(help="At most so many modes, the liveliest.")] = 16,
+    modes: Annotated[int, Option(help="At most so many modes, the liveliest.")] = 24,
     damping: Annotated[float, Option(help="Damping ratio, 0.005 to 0.5.")] = 0.05,
     width: Annotated[int, Option(help="Largest width of the photo in pixels.")] = 512,
     alt: Annotated[str | None, Option(help="Describes the photo to those not seeing.")] = None,
-    prior: cli.PriorOptions,
+    prior: cli.PhotoOptions,
 ) -> None:
     """One page to touch: `gidlite poke rose.jpg` writes rose_poke.html; drag it, let go.
 
-    From a volume: `gidlite poke rose.safetensors --photo rose.jpg -o rose.html`.
+    Nothing is sampled where the pipeline knows the photo's own modes. From a volume: `gidlite poke
+    rose.safetensors --photo rose.jpg -o rose.html`.
     """
     import torch
 
@@ -246,7 +254,11 @@ def poke(
         # Impossible options are refused before minutes are spent on the motion.
         probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
         make_scene(image, probe, **options)
-        volume = _predict(image, prior)
+        pipeline = cli.load_pipeline(prior.model)
+        if pipeline.representation == "modes":
+            volume = pipeline.basis(image, gain=prior.gain(pipeline, photo, image))
+        else:
+            volume = _predict(image, prior, photo)
     scene = make_scene(image, volume, **options)
     write_page(output, scene, title=name or "Touch it")
     size = output.stat().st_size / 1e6

@@ -24,7 +24,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from gidlite.dynamics.layers import split_layers
-from gidlite.dynamics.modal import dominant_modes
+from gidlite.dynamics.modal import chief_modes, dominant_modes, tuned_by_size
 from gidlite.errors import require, written
 from gidlite.media import encode_jpeg, fit_size, resize, to_bytes
 from gidlite.motion import ModalBasis, SpectralVolume
@@ -53,25 +53,28 @@ def make_scene(
     image: Float[Tensor, "3 height width"],
     volume: SpectralVolume | ModalBasis,
     *,
-    modes: int = 16,
+    modes: int = 24,
     damping: float = 0.05,
     width: int = 512,
     alt: str = "A photo that moves when it is touched.",
 ) -> Scene:
     """Prepare a photo in [0, 1] and its volume or basis, of any resolution, for the browser.
 
-    Kept are at most so many ``modes``, 1–64, the liveliest at 0.5 Hz or more, and at most so
-    many px of ``width``. The ratio ζ begins at ``damping``, 0.005–0.5; ``alt`` describes the photo
-    to those who cannot see it. A number out of range and a volume without a bin at 0.5 Hz or more
-    raise ``GidliteError``.
+    Kept are at most so many ``modes``, 1–64: of a volume the liveliest at 0.5 Hz or more, of a
+    basis the chief one of every thing first; and at most so many px of ``width``. The ratio ζ
+    begins at ``damping``, 0.005–0.5; ``alt`` describes the photo to those who cannot see it. A
+    number out of range and a volume without a bin at 0.5 Hz or more raise ``GidliteError``.
     """
     require(1 <= modes <= 64, f"modes is {modes}; it must lie between 1 and 64")
     require(0.005 <= damping <= 0.5, f"damping is {damping}; it must lie between 0.005 and 0.5")
     height, width = fit_size(*image.shape[-2:], max_width=width)
     image = resize(image, height=height, width=width)
-    hertz = volume.frequencies_hz
-    audible = hertz * (hertz >= SLOWEST_HZ - 1e-6)
-    kept = dominant_modes(volume.spectral, frequencies_hz=audible, count=modes)
+    if isinstance(volume, ModalBasis):
+        hertz, kept = tuned_by_size(volume), chief_modes(volume, count=modes)
+    else:
+        hertz = volume.frequencies_hz
+        audible = hertz * (hertz >= SLOWEST_HZ - 1e-6)
+        kept = dominant_modes(volume.spectral, frequencies_hz=audible, count=modes)
     require(bool(kept), f"the volume has no frequency of {SLOWEST_HZ} Hz or more; keep more")
     layers = split_layers(image, volume.spectral[kept])
     one_sheet = layers.back is image

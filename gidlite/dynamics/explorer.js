@@ -29,9 +29,13 @@ export class ModalSystem {
     return [dx, dy];
   }
 
-  /** Return the shortest q that brings the pixel closest to (dx, dy), |q| at most radius. */
-  leastNorm(shape, dx, dy, radius = Infinity) {
-    const [xx, xy, yy] = gram(shape, this.omega);
+  /**
+   * Return the shortest q that brings the pixel closest to (dx, dy), |q| at most radius.
+   * Held with a grip (see there), a mode's share of q costs 1 / grip² as much.
+   */
+  leastNorm(shape, dx, dy, radius = Infinity, grip = null) {
+    const felt = grip ? gripped(shape, grip) : shape;
+    const [xx, xy, yy] = gram(felt, this.omega);
     const values = eigenvalues(xx, xy, yy);
     const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
     const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
@@ -44,8 +48,9 @@ export class ModalSystem {
     const q = new Float64Array(2 * this.count);
     for (let k = 0; k < this.count; k++) {
       if (this.omega[k] === 0) continue;
-      q[2 * k] = shape[4 * k] * wx + shape[4 * k + 2] * wy;
-      q[2 * k + 1] = -shape[4 * k + 1] * wx - shape[4 * k + 3] * wy;
+      const share = grip ? grip[k] : 1;
+      q[2 * k] = share * (felt[4 * k] * wx + felt[4 * k + 2] * wy);
+      q[2 * k + 1] = -share * (felt[4 * k + 1] * wx + felt[4 * k + 3] * wy);
     }
     return q;
   }
@@ -55,8 +60,8 @@ export class ModalSystem {
     this.rate.fill(0);
   }
 
-  impulse(shape, vx, vy, radius) {
-    this.leastNorm(shape, vx, vy, radius).forEach((value, i) => (this.rate[i] += value));
+  impulse(shape, vx, vy, radius, grip) {
+    this.leastNorm(shape, vx, vy, radius, grip).forEach((value, i) => (this.rate[i] += value));
   }
 
   pull(shape, ax, ay, radius) {
@@ -157,6 +162,21 @@ function noiseFactor(omega, [a, b, c, d], wind) {
   return [first, cross, Math.sqrt(Math.max(0, rest))];
 }
 
+/**
+ * Return how firmly a hand at a pixel takes hold of each mode, 0 to 1: by its share of the motion.
+ * Things overlap softly; with an even grip, the soft rim of a neighbour would drag it along.
+ */
+export function gripOf(shape, omega) {
+  const power = Float64Array.from(omega, (speed, k) =>
+    speed === 0 ? 0 : Math.hypot(...shape.subarray(4 * k, 4 * k + 4)) ** 2);
+  const most = Math.max(...power, 1e-300);
+  return power.map((value) => value / most);
+}
+
+function gripped(shape, grip) {
+  return shape.map((value, i) => value * grip[i >> 2]);
+}
+
 function gram(shape, omega) {
   let [xx, xy, yy] = [0, 0, 0];
   for (let i = 0; i < shape.length; i += 4) {
@@ -232,6 +252,23 @@ export class ModeField {
       }
     }
     return shape;
+  }
+
+  /** Return the largest displacement of a grid point that is seen. */
+  farthest(q) {
+    const size = this.rows * this.columns;
+    let most = 0;
+    for (let cell = 0; cell < size; cell++) {
+      if (this.seen[cell] < 0.5) continue;
+      let [dx, dy] = [0, 0];
+      for (let k = 0; k < this.count; k++) {
+        const i = 4 * (k * size + cell);
+        dx += this.values[i] * q[2 * k] - this.values[i + 1] * q[2 * k + 1];
+        dy += this.values[i + 2] * q[2 * k] - this.values[i + 3] * q[2 * k + 1];
+      }
+      most = Math.max(most, dx * dx + dy * dy);
+    }
+    return Math.sqrt(most);
   }
 
   /** Return the square of the largest displacement per |q| at every grid point. */
@@ -560,7 +597,9 @@ const DEFAULTS = { stiffness: 1, damping: 0.05, gain: 1, wind: 0, attraction: 0 
 const SEEN = 0.1; // of the reach: what wind 1 moves the liveliest at least, where the photo is calmer
 const STILL = 0.02; // px: less than this is rest
 const REACH = 0.07; // of the photo's width: how far anything goes at gain 1
-const NEAR = 0.08; // of the photo's width: where the pointer attracts most
+const NEAR = 0.08; // of the photo's width: where the pointer attracts most, and looks for a hold
+const OTHERS = 1.5; // of the reach: how far what is drawn along goes at most
+const CALM = 0.01; // of the liveliest's mobility: less is not worth holding
 
 let serial = 0;
 
@@ -578,13 +617,14 @@ class Explorer {
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.frequencies = data.header.frequencies;
     this.system = new ModalSystem(this.frequencies, settings.damping);
-    const frontMobility = data.front.mobility(this.system.omega);
-    const sorted = frontMobility.slice().sort();
+    this.mobility = data.front.mobility(this.system.omega);
+    const sorted = this.mobility.slice().sort();
     this.largest = Math.max(sorted[sorted.length - 1], 1e-12);
     this.lively = Math.max(sorted[Math.floor(0.95 * sorted.length)], 1e-12);
     // |q| = 2 is the photo's own motion; the RMS along the way is |q| √(largest / 2) px.
     this.breeze = Math.max(2, (SEEN * REACH * data.width) / Math.sqrt(this.largest / 2));
-    this.grip = this.liveliest(frontMobility);
+    this.central = (x, y) => Math.min(x, data.width - x, y, data.height - y, 0.2 * data.width);
+    this.touched = this.liveliest(this.central);
     this.lean = this.leaning();
     this.build();
     this.painter = this.makePainter();
@@ -596,21 +636,19 @@ class Explorer {
     this.wake();
   }
 
-  /** Return the photo pixel in front that moves most, away from the border. */
-  liveliest(mobility) {
-    const { front, width, height, opacity } = this.data;
-    let best = [-1, width / 2, height / 2];
+  /** Return the photo pixel in front that moves most, weighted by a function of its place. */
+  liveliest(weight) {
+    const { front, width, height } = this.data;
+    let best = { x: width / 2, y: height / 2, value: 0 };
     for (let row = 1; row < front.rows - 1; row++) {
       for (let column = 1; column < front.columns - 1; column++) {
         const x = ((column + 0.5) * width) / front.columns;
         const y = ((row + 0.5) * height) / front.rows;
-        const central = Math.min(x / width, 1 - x / width, y / height, 1 - y / height, 0.2);
-        const seen = opacity[4 * (Math.floor(y) * width + Math.floor(x))] / 255;
-        const value = mobility[row * front.columns + column] * seen * central;
-        if (value > best[0]) best = [value, x, y];
+        const value = this.mobility[row * front.columns + column] * weight(x, y);
+        if (value > best.value && this.sheet(x, y) === front) best = { x, y, value };
       }
     }
-    return { x: best[1], y: best[2] };
+    return best;
   }
 
   build() {
@@ -734,7 +772,7 @@ class Explorer {
   /** Return the acceleration that makes the liveliest pixel lean by half the reach. */
   leaning() {
     const { omega } = this.system;
-    const shape = this.data.front.shape(this.grip.x, this.grip.y);
+    const shape = this.data.front.shape(this.touched.x, this.touched.y);
     const able = gram(shape, omega);
     const bent = gram(shape.map((value, i) => value / (omega[i >> 2] || 1)), omega);
     return (0.5 * REACH * this.data.width * (able[0] + able[2])) / Math.max(bent[0] + bent[2], 1e-12);
@@ -757,11 +795,26 @@ class Explorer {
     this.wake();
   }
 
-  /** Largest |q| for a pixel: it goes as far as the reach, a calm one less lest others fly off. */
-  radius(shape) {
-    const able = eigenvalues(...gram(shape, this.system.omega))[0];
-    const bounded = Math.max(able, 0.2 * this.lively);
-    return (this.settings.gain * REACH * this.data.width) / Math.sqrt(bounded);
+  /** Largest |q| for a pixel: it goes as far as the reach, unless others would fly off. */
+  radius(place) {
+    place.most ??= (REACH * this.data.width) / Math.max(this.farthest(place), 1e-12);
+    return this.settings.gain * place.most;
+  }
+
+  /** Return how far |q| = 1 moves the pixel held, or others, those by 1 / OTHERS of it. */
+  farthest(place) {
+    const { front, behind } = this.data;
+    const able = Math.sqrt(this.able(place));
+    const [xx, xy, yy] = gram(gripped(place.shape, place.grip), this.system.omega);
+    const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
+    const [dx, dy] = [able * Math.cos(angle), able * Math.sin(angle)];
+    const q = this.system.leastNorm(place.shape, dx, dy, Infinity, place.grip);
+    return Math.max(able, front.farthest(q) / OTHERS, behind.farthest(q) / OTHERS);
+  }
+
+  /** Return the square of how far the pixel moves per |q|, held with its grip. */
+  able({ shape, grip }) {
+    return eigenvalues(...gram(gripped(shape, grip), this.system.omega))[0];
   }
 
   position(event) {
@@ -778,7 +831,13 @@ class Explorer {
     return opacity[4 * (row * width + column)] > 127 ? front : behind;
   }
 
-  /** Return the pixel of the photo that is drawn at (x, y), and its shape; front first. */
+  /** Return a pixel of the photo, the modes of a sheet there and the grip on each. */
+  place(field, u, v) {
+    const shape = field.shape(u, v);
+    return { u, v, shape, grip: gripOf(shape, this.system.omega) };
+  }
+
+  /** Return the pixel of the photo that is drawn at (x, y), with its modes; front first. */
   find(x, y) {
     const { front, behind } = this.data;
     for (const field of [front, behind]) {
@@ -787,25 +846,53 @@ class Explorer {
         const [dx, dy] = this.system.at(field.shape(u, v));
         [u, v] = [x - dx, y - dy];
       }
-      if (field === behind || this.sheet(u, v) === front) return { u, v, shape: field.shape(u, v) };
+      if (field === behind || this.sheet(u, v) === front) return this.place(field, u, v);
     }
   }
 
   grab(event) {
     if (event.button > 0) return;
     const [x, y] = this.position(event);
-    const found = this.find(x, y);
-    const able = eigenvalues(...gram(found.shape, this.system.omega))[0];
-    if (able < 0.01 * this.lively) {
-      this.say("Nothing moves here; try a flower, a leaf or a tip.");
-      return;
-    }
+    this.arrows();
+    const under = this.find(x, y);
+    const found = this.moves(under) ? under : this.beside(x, y);
+    if (!found) return this.showLiveliest();
+    this.say(found === under ? "Let go, and it rings."
+      : "Nothing moves here; you hold what moves beside it.");
     this.canvas.setPointerCapture?.(event.pointerId);
-    this.grip = { x: found.u, y: found.v };
+    this.touched = { x: found.u, y: found.v };
     const start = this.system.at(found.shape);
     this.held = { ...found, x, y, start, target: start, speed: [0, 0], last: performance.now() };
     this.canvas.classList.add("gidlite-held");
     this.attract(null);
+  }
+
+  moves(place) {
+    return this.able(place) >= CALM * this.lively;
+  }
+
+  /** Return the liveliest place not far from (x, y), or nothing. */
+  beside(x, y) {
+    const near = NEAR * this.data.width;
+    const found = this.liveliest((u, v) => {
+      const away = Math.hypot(u - x, v - y) / near;
+      return away < 1.5 ? Math.exp(-away * away / 2) : 0;
+    });
+    const place = this.place(this.data.front, found.x, found.y);
+    return found.value > 0 && this.moves(place) ? place : null;
+  }
+
+  /** Say that nothing moves here, and ring what moves most. */
+  showLiveliest() {
+    const { x, y } = this.liveliest(this.central);
+    const context = this.overlay.getContext("2d");
+    for (const [colour, thick] of [["#000", 5], ["#fff", 2]]) {
+      Object.assign(context, { strokeStyle: colour, lineWidth: thick });
+      context.beginPath();
+      context.arc(x, y, 0.5 * NEAR * this.data.width, 0, 2 * Math.PI);
+      context.stroke();
+    }
+    this.say("Nothing moves here; try inside the ring.");
   }
 
   follow(event) {
@@ -834,28 +921,30 @@ class Explorer {
     const fade = Math.exp(-idle / 0.05);
     const [vx, vy] = held.speed.map((value) => value * fade);
     // No faster than a swing through the whole reach at 1.5 Hz.
-    const most = this.radius(held.shape) * 2 * Math.PI * 1.5;
-    this.unhold(system.rate, held.shape);
-    system.impulse(held.shape, vx, vy, most);
-    system.tame(1.2 * this.radius(held.shape));
+    const most = this.radius(held) * 2 * Math.PI * 1.5;
+    this.unhold(system.rate, held);
+    system.impulse(held.shape, vx, vy, most, held.grip);
+    system.tame(1.2 * this.radius(held));
     this.held = null;
     this.canvas.classList.remove("gidlite-held");
     this.wake();
   }
 
   /** Remove from coordinates (or rates) what moves the held pixel. */
-  unhold(values, shape) {
+  unhold(values, { shape, grip }) {
     const [dx, dy] = this.system.at(shape, values);
-    this.system.leastNorm(shape, dx, dy).forEach((value, i) => (values[i] -= value));
+    this.system.leastNorm(shape, dx, dy, Infinity, grip)
+      .forEach((value, i) => (values[i] -= value));
   }
 
   /** Return the q to draw: free motion, except that a held pixel is at the pointer. */
   coordinates() {
     if (!this.held) return this.system.q;
-    const { shape, target } = this.held;
+    const { shape, grip, target } = this.held;
     const q = Float64Array.from(this.system.q);
-    this.unhold(q, shape);
-    this.system.leastNorm(shape, ...target, this.radius(shape)).forEach((value, i) => (q[i] += value));
+    this.unhold(q, this.held);
+    this.system.leastNorm(shape, ...target, this.radius(this.held), grip)
+      .forEach((value, i) => (q[i] += value));
     return q;
   }
 
@@ -870,17 +959,16 @@ class Explorer {
 
   /** Tap the pixel last touched (or the liveliest) in a direction. */
   push(x, y, strength = 1) {
-    const { shape } = this.find(this.grip.x, this.grip.y);
-    const able = Math.sqrt(eigenvalues(...gram(shape, this.system.omega))[0]);
-    const radius = this.radius(shape) * 2 * Math.PI * Math.sqrt(this.settings.stiffness);
-    const speed = 0.8 * strength * radius * able;
-    this.system.impulse(shape, speed * x, speed * y, radius);
-    this.system.tame(this.radius(shape)); // however often it is pushed
+    const place = this.find(this.touched.x, this.touched.y);
+    const radius = this.radius(place) * 2 * Math.PI * Math.sqrt(this.settings.stiffness);
+    const speed = 0.8 * strength * radius * Math.sqrt(this.able(place));
+    this.system.impulse(place.shape, speed * x, speed * y, radius, place.grip);
+    this.system.tame(this.radius(place)); // however often it is pushed
     this.wake();
   }
 
   poke() {
-    const { shape } = this.find(this.grip.x, this.grip.y);
+    const { shape } = this.find(this.touched.x, this.touched.y);
     const [xx, xy, yy] = gram(shape, this.system.omega);
     const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
     this.push(Math.cos(angle), Math.sin(angle), 1.25);

@@ -98,25 +98,34 @@ def _fill(picture: Tensor, weight: Tensor) -> Tensor:
 
 
 def _front(guide: Tensor, amplitude: Tensor) -> Float[Tensor, "1 rows columns"]:
-    """Return 1 where a pixel belongs to what moves, by motion nearby and by colour."""
+    """Return 1 where a pixel belongs to what moves, by motion nearby and by colour.
+
+    Where that is all of it, as where the background sways too, the liveliest of all is in front.
+    """
     top = float(amplitude.quantile(0.99).clamp(min=1e-6))
-    nearby = functional.max_pool2d(amplitude[None], 41, stride=1, padding=20)[0]
-    share = (amplitude / _blur(nearby, 8.0).clamp(min=0.15 * top))[0].numpy()
+    nearby = _blur(functional.max_pool2d(amplitude[None], 41, stride=1, padding=20)[0], 8.0)
+    for most in (nearby.clamp(min=0.15 * top), nearby.clamp(min=top)):
+        share = (amplitude / most)[0].numpy()
+        if 0 < (share > _LIKELY).mean() < _ALL:
+            front = _cut(guide, share, (amplitude[0] > _LIVELY * top).numpy())
+            if front.mean() < _ALL:
+                return torch.from_numpy(front)[None]
+    return torch.ones_like(amplitude)  # all of it moves alike: one sheet
+
+
+def _cut(guide: Tensor, share: np.ndarray, lively: np.ndarray) -> np.ndarray:
+    """Return 1 in front, cut along edges of the photo between what moves and what does not."""
     seeds = np.where(share > _LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     seeds[share > _SURELY] = cv2.GC_FGD
     # A prior's motion may end before its flower does: near what is lively, colour decides.
-    lively = cv2.dilate((amplitude[0] > _LIVELY * top).numpy().astype(np.uint8), _disc(_DOUBTFUL))
-    seeds[(share < _NEVER) & (lively == 0)] = cv2.GC_BGD
-    whole = torch.ones_like(amplitude)  # all of it moves: one sheet
-    if not 0 < (share > _LIKELY).mean() < _ALL:
-        return whole
+    near = cv2.dilate(lively.astype(np.uint8), _disc(_DOUBTFUL))
+    seeds[(share < _NEVER) & (near == 0)] = cv2.GC_BGD
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(to_bytes(guide), seeds, None, *models, 3, cv2.GC_INIT_WITH_MASK)
     front = ((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD)).astype(np.float32)
     # What is shut in by a flower belongs to it, a shadow between its petals, say.
-    front = cv2.morphologyEx(front, cv2.MORPH_CLOSE, _disc(_CLOSED))
-    return torch.from_numpy(front)[None] if front.mean() < _ALL else whole
+    return cv2.morphologyEx(front, cv2.MORPH_CLOSE, _disc(_CLOSED))
 
 
 def _disc(radius: int) -> np.ndarray:

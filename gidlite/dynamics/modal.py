@@ -25,6 +25,7 @@ from jaxtyping import Complex, Float, Num
 from torch import Tensor
 
 from gidlite.errors import ShapeError, all_finite, check_shape, require
+from gidlite.motion import ModalBasis
 
 # Directions in which a pixel can move this much less (as a share of its mobility) count as none.
 _DEGENERATE = 1e-12
@@ -60,6 +61,32 @@ def dominant_modes(
     speed = frequencies_hz.square().cpu() * spectral.abs().square().mean(dim=(1, 2, 3)).cpu()
     moving = [k for k in range(len(speed)) if frequencies_hz[k] > 0]
     return sorted(sorted(moving, key=lambda k: -float(speed[k]))[:count])
+
+
+def chief_modes(basis: ModalBasis, *, count: int) -> list[int]:
+    """Return the modes that somewhere account for most of what moves, lowest index first.
+
+    A thing's chief shape comes before the second of another, however small the thing is; a place
+    that moves less than a tenth as far as the liveliest hardly counts.
+    """
+    power = basis.spectral.abs().square().sum(1).cpu()
+    total = power.sum(0)
+    share = power / (total + 0.01 * total.quantile(0.99)).clamp(min=1e-12)
+    best = share.flatten(1).quantile(0.995, dim=1).tolist()
+    return sorted(sorted(range(len(best)), key=lambda k: -best[k])[:count])
+
+
+def tuned_by_size(basis: ModalBasis) -> Float[Tensor, " modes"]:
+    """Return frequencies in Hz at which small things swing faster than large ones, as they do.
+
+    A photo hardly tells the frequencies of its parts apart. Here they also go with 1 / √size about
+    their mean, at most by a factor of 1.7; the size of a mode is the root of the area in which its
+    power would fit evenly.
+    """
+    power = basis.spectral.abs().square().sum(1).flatten(1).cpu()
+    area = power.sum(1).square() / power.square().sum(1).clamp(min=1e-30)
+    relative = area.clamp(min=1).log() - area.clamp(min=1).log().mean()
+    return basis.frequencies_hz.cpu() * (-relative / 4).exp().clamp(1 / 1.7, 1.7)
 
 
 def _column(index: int, meaning: str) -> property:

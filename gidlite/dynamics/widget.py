@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gidlite.dynamics import asset, make_scene
-from gidlite.motion import SpectralVolume
+from gidlite.motion import ModalBasis, SpectralVolume
 
 
 class ModalExplorer(anywidget.AnyWidget):
-    """A photo in [0, 1] and its volume in the notebook, to be dragged, poked and blown at.
+    """A photo in [0, 1] and its volume or basis in the notebook, to be dragged and blown at.
 
     Physics and drawing run in the browser; Python sends the photo and its modes once and keeps
     the sliders in step, both ways. Further options are ``modes``, ``width`` and ``alt``, as of
@@ -26,7 +26,7 @@ class ModalExplorer(anywidget.AnyWidget):
         attraction: How much things lean towards the hovering pointer, 0–3.
 
     Raises:
-        GidliteError: If the volume or an option does not fit.
+        GidliteError: If the volume, the basis or an option does not fit.
         traitlets.TraitError: If a slider is set out of its range.
     """
 
@@ -43,7 +43,9 @@ class ModalExplorer(anywidget.AnyWidget):
     wind = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
     attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
 
-    def __init__(self, image: Float[Tensor, "3 height width"], volume: SpectralVolume, **options):
+    def __init__(
+        self, image: Float[Tensor, "3 height width"], volume: SpectralVolume | ModalBasis, **options
+    ):
         names = {"stiffness", "gain", "wind", "attraction"} & options.keys()
         sliders = {name: options.pop(name) for name in names}
         scene = make_scene(image, volume, **options)

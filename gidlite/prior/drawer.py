@@ -9,6 +9,7 @@ to every token, since attention finds a mean far sooner than a covariance.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,11 @@ from gidlite.prior.modes import Coords, Evidence, ModesNet, split_volume
 
 Tokens = Float[Tensor, "batch parts features"]
 _WAVES = 32  # frequencies by which a noise level is told
+_ALIKE = 0.8  # cosine of embeddings from which on two cells belong to one thing
+# Shares of the longer side at which a point's region fades: on the way, and as the crow flies.
+_REACH, _TOUCH = 0.25, 0.04
+# Steps of colour, in [0, 1], that are texture, and that add up to an outline.
+_TEXTURE, _OUTLINE = 0.08, 0.25
 
 
 class Layer(nn.Module):
@@ -74,7 +80,7 @@ class Drawer(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 3,
+        self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 4,
         features: int = 261, width: int = 96, layers: int = 4, coordination: str = "attention",
     ) -> None:  # fmt: skip
         super().__init__()
@@ -171,10 +177,40 @@ class ModesPrior:
         shapes, places = found.basis()
         return (shapes * found.amount[0, 0].exp() / PHOTO_STRIDE).cpu(), places.cpu()
 
-    def region(self, photo: Photos, x: float, y: float) -> Float[Tensor, "rows columns"]:
-        """Return how much each cell belongs, 0 to 1, to what is at a place; sides are 0 to 1."""
+    def things(
+        self, photo: Photos, points: Sequence[tuple[float, float]]
+    ) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "points rows columns"]]:
+        """Return the level of cells, and how much each belongs, 0 to 1, to what is at points.
+
+        It does where it is alike and no outline lies on the way. Points are (x, y), sides 0 to 1.
+        """
         found = self.modes(photo)
-        alike = functional.normalize(found.embedding[0], dim=0)
-        rows, columns = alike.shape[-2:]
-        row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
-        return (torch.einsum("chw,c->hw", alike, alike[:, row, column]) * 2 - 1).clamp(0, 1).cpu()
+        embedding = functional.normalize(found.embedding[0], dim=0)
+        colors = functional.avg_pool2d(photo, PHOTO_STRIDE)[0]
+        rows, columns = embedding.shape[-2:]
+        regions = [torch.zeros(0, rows, columns)]
+        for x, y in points:
+            cell = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+            alike = torch.einsum("chw,c->hw", embedding, embedding[:, cell[0], cell[1]]) / _ALIKE
+            region = alike.clamp(0, 1) / (1 + _distance(colors, cell) ** 4)
+            regions.append(region[None].cpu())
+        return found.level[0].cpu(), torch.cat(regions)
+
+
+def _distance(
+    colors: Float[Tensor, "3 rows columns"], cell: tuple[int, int]
+) -> Float[Tensor, "rows columns"]:
+    """Return how far cells are from one, along the shortest way; to cross an outline is far."""
+    size, device = colors.shape[-2:], colors.device
+    padded = functional.pad(colors[None], (1, 1, 1, 1), mode="replicate")
+    change = functional.unfold(padded, 3).view(3, 9, *size) - colors[:, None]
+    ways = (torch.cartesian_prod(*[torch.arange(-1.0, 2, device=device)] * 2)).norm(dim=1)
+    step = (change.norm(dim=0) - _TEXTURE).clamp(min=0) / _OUTLINE
+    step = step + ways[:, None, None] / (_REACH * max(size))
+    far = torch.full(size, 1e3, device=device)
+    far[cell] = 0
+    for _ in range(sum(size)):
+        padded = functional.pad(far[None, None], (1, 1, 1, 1), value=1e3)
+        far = (functional.unfold(padded, 3).view(9, *size) + step).amin(0)
+    y, x = (torch.arange(n, device=device) - at for n, at in zip(size, cell, strict=True))
+    return far.minimum(torch.hypot(y[:, None].float(), x.float()) / (_TOUCH * max(size)))

@@ -25,10 +25,11 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gidlite.errors import require
 from gidlite.prior import PHOTO_STRIDE, Photos, image_taps, mute
 from gidlite.prior.encoder import WIDTHS, PhotoEncoder
 
-EMBEDDING, BASIS, WIDTH = 32, 12, 128  # of pixels for masks and for shapes, and of a part's token
+EMBEDDING, BASIS, WIDTH = 32, 12, 128  # of cells for masks and for shapes, and of a part's token
 UNEXPLAINED = 0.5  # of what a component varies by, is noise to the likelihood
 STILL = 0.03  # relative level below which differences of level are of no interest
 LEAST_AMOUNT = 0.15  # px of RMS; a scene that moves less is taken to move by this
@@ -73,15 +74,11 @@ class Modes:
     def basis(self) -> tuple[Complex[Tensor, "pairs 2 rows columns"], Float[Tensor, " pairs"]]:
         """Return the shapes of the first photo in pairs, times the level, and places in the bins.
 
-        Two shapes of a part make a complex one; its place is the mean bin, weighted by speed.
+        The two modes of a shape make a complex one; its place is the mean bin, weighted by speed.
         """
-        count = self.parts.shape[1]
-        shapes = (self.shapes[0] * self.level[0]).unflatten(0, (count, -1))
-        power = (self.envelope[0] * self.scale).square().unflatten(0, (count, -1))
-        if shapes.shape[1] % 2:
-            shapes, power = (torch.cat([t, t[:, :1] * 0], 1) for t in (shapes, power))
-        pairs = torch.complex(*shapes.unflatten(1, (-1, 2)).unbind(2)).flatten(0, 1)
-        power = power.unflatten(1, (-1, 2)).sum(2).flatten(0, 1)
+        shapes = (self.shapes[0] * self.level[0]).unflatten(0, (-1, 2))
+        pairs = torch.complex(*shapes.unbind(1))
+        power = (self.envelope[0, ::2] * self.scale).square()
         bins = torch.arange(1, power.shape[1] + 1, device=power.device)
         place = ((power * bins.square()).sum(1) / power.sum(1).clamp(min=1e-9)).sqrt()
         return pairs, place
@@ -112,10 +109,14 @@ class SlotLayer(nn.Module):
 
 
 class ModesNet(ModelMixin, ConfigMixin):
-    """Photo → modes: soft parts by mask attention, each with a few shapes of its own."""
+    """Photo → modes: soft parts by mask attention, each with a few shapes of its own.
+
+    A shape is a scalar, and moves along x in one mode and along y in another, both as far as the
+    axis along which a cell swings allows: a stem goes sideways in either.
+    """
 
     @register_to_config
-    def __init__(self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 3) -> None:
+    def __init__(self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 4) -> None:
         super().__init__()
         self.encoder = PhotoEncoder()
         fine, middle, _, coarsest = WIDTHS
@@ -125,7 +126,7 @@ class ModesNet(ModelMixin, ConfigMixin):
         self.level = nn.Conv2d(wide, 1, 1)
         self.embed = nn.Sequential(
             nn.Conv2d(wide + place, wide, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(wide, EMBEDDING + BASIS, 1),
+            nn.Conv2d(wide, EMBEDDING + BASIS + 2, 1),
         )  # fmt: skip
         seen = middle + place
         self.memory = nn.Sequential(nn.GroupNorm(8, seen), nn.Conv2d(seen, WIDTH, 1))
@@ -136,8 +137,9 @@ class ModesNet(ModelMixin, ConfigMixin):
             return nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, outputs))
 
         self.mask = head(EMBEDDING + 1)
-        self.mix = head(modes_per_part * 2 * (BASIS + 3))
-        self.envelope = head(modes_per_part * (num_frequencies - 1))
+        require(modes_per_part % 2 == 0, f"modes_per_part is {modes_per_part}; it must be even")
+        self.mix = head(modes_per_part // 2 * (BASIS + 3))
+        self.envelope = head(modes_per_part // 2 * (num_frequencies - 1))
         mute(self.envelope[1])
         self.amount = nn.Sequential(nn.Linear(coarsest, 64), nn.SiLU(), nn.Linear(64, 2))
         flat = torch.full((num_frequencies - 1,), (8 * (num_frequencies - 1)) ** -0.5)
@@ -149,18 +151,20 @@ class ModesNet(ModelMixin, ConfigMixin):
         pixels = self.pixels(maps[0])
         level = functional.softplus(self.level(pixels).float())[:, 0]
         place = _places(pixels)
-        embedding, basis = self.embed(torch.cat([pixels, place], 1)).split((EMBEDDING, BASIS), 1)
+        found = self.embed(torch.cat([pixels, place], 1))
+        embedding, basis, lean = found.split((EMBEDDING, BASIS, 2), 1)
         slots = self._slots(maps[1])
         masks = self.mask(slots)
         match = torch.einsum("bjc,bchw->bjhw", masks[..., :-1], embedding) * 3 / EMBEDDING**0.5
         parts = (match + masks[..., -1:, None]).float().softmax(1)
-        envelope = self._envelope(slots)
         basis = torch.cat([basis, _ramps(pixels)], 1).float()
-        mix = self.mix(slots).float().unflatten(-1, (-1, 2, BASIS + 3))
-        shapes = torch.einsum("bjrcn,bnhw->bjrchw", mix, basis) * parts[:, :, None, None]
+        mix = self.mix(slots).float().unflatten(-1, (-1, BASIS + 3))
+        scalars = torch.einsum("bjrn,bnhw->bjrhw", mix, basis) * parts[:, :, None]
+        scalars = scalars.flatten(1, 2)
+        scalars = scalars / (scalars.square().sum(1, keepdim=True) + 1e-8).sqrt()
+        shapes = scalars[:, :, None, None] * _swing(lean.float())[:, None]
         shapes = shapes.flatten(1, 2)
-        power = shapes.square().sum((1, 2)) / 2
-        shapes = shapes / (power[:, None, None] + 1e-8).sqrt()
+        envelope = self._envelope(slots).repeat_interleave(2, 1)
         amount = self.amount(maps[3].mean((-2, -1))).float()
         tokens = _describe(parts, level, slots, maps[1])
         return Modes(shapes, level, envelope, amount, parts, embedding, tokens, self.scale)
@@ -178,6 +182,21 @@ class ModesNet(ModelMixin, ConfigMixin):
         envelope = logs.unflatten(-1, (-1, len(self.scale))).flatten(1, 2).exp()
         power = (self.scale.square() * envelope.square()).sum(-1, keepdim=True)
         return envelope * (self.scale.square().sum() / power).sqrt()
+
+
+def _swing(lean: Float[Tensor, "batch 2 rows columns"]) -> Float[Tensor, "batch 2 2 rows columns"]:
+    """Return symmetric matrices A with A A = 1 + [[α, β], [β, −α]], whose axis ``lean`` tells.
+
+    Of (α, β), the direction is twice the angle of the axis, and the length how strictly a cell
+    keeps to it: 0 swings anyhow, 1 along a line.
+    """
+    length = lean.square().sum(1, keepdim=True).clamp(min=1e-8).sqrt()
+    strict = 0.99 * torch.tanh(length)
+    alpha, beta = (lean / length).unbind(1)
+    long, short = (1 + strict[:, 0]).sqrt(), (1 - strict[:, 0]).sqrt()
+    mean, half = (long + short) / 2, (long - short) / 2
+    rows = [mean + half * alpha, half * beta, half * beta, mean - half * alpha]
+    return torch.stack(rows, 1).unflatten(1, (2, 2))
 
 
 def _places(like: Tensor) -> Tensor:

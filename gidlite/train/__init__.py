@@ -90,7 +90,7 @@ class TrainConfig:
     joint: bool = False
     prediction_type: Annotated[str, ("v_prediction", "epsilon")] = "v_prediction"
     parts: Count = 24  # soft regions of a photo that move on their own
-    modes_per_part: Count = 3
+    modes_per_part: Count = 4  # shapes along x and along y
     renderer_channels: tuple[int, ...] = (16, 32, 48)  # at full, half and quarter resolution
     perceptual_weight: Annotated[float, 0, _MOST, "a finite number of at least 0"] = 0.03
     coarse_share: Share = 0.25  # batches with motion as coarse as a prediction

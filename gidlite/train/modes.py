@@ -16,7 +16,7 @@ from gidlite.prior.modes import Evidence, ModesNet
 from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
 
 # Weights of the losses beside the likelihood.
-_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.2, 0.3
+_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.3, 1.0
 _PAIRED = 192  # cells of a scene that are compared with each other
 _TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
 
@@ -38,15 +38,11 @@ class ModesTask(Task):
         powers = []
         for item in items:
             made = self.make([item])
-            share = (
-                made["motion"]
-                / modes.total_level(made["motion"]).clamp(min=1e-3)[:, None, None, None]
-            )
-            moving = made["level"] > 0.3 * modes.scene_amount(made["level"], made["reliable"])
-            moving = (moving & made["reliable"])[:, None, None, None]
-            powers.append(
-                (share.square() * moving).sum((0, 1, 3, 4, 5)) / moving.sum().clamp(min=1)
-            )
+            total = modes.total_level(made["motion"])
+            amount = modes.scene_amount(total, made["reliable"])[:, None, None]
+            moving = ((total > 0.3 * amount) * made["reliable"])[:, None, None, None]
+            own = made["motion"] / total.clamp(min=1e-3)[:, None, None, None]
+            powers.append((own.square() * moving).sum((0, 1, 3, 4, 5)) / moving.sum().clamp(min=1))
         scale = torch.stack(powers).mean(0).sqrt()
         return scale / (8 * scale.square().sum()).sqrt()
 
@@ -62,7 +58,7 @@ class ModesTask(Task):
             "image": (batch["image"] * 255).round().byte(),
             "motion": modes.split_volume(batch["spectral"], tuple(cells)),
             "level": batch["level"][:, middle, middle] * (prior.PHOTO_STRIDE / stride),
-            "reliable": batch["reliable"][:, middle, middle],
+            "reliable": batch["reliable"][:, middle, middle].float(),
             **{f"tap{n}": tap.half() for n, tap in enumerate(taps)},
         }  # fmt: skip
 
@@ -71,7 +67,7 @@ class ModesTask(Task):
         batch = _mirrored(batch, generator)
         taps = [batch[f"tap{n}"].float() for n in range(4)]
         found = self.model(batch["image"].float() / 255, taps)
-        motion, reliable = batch["motion"].float(), batch["reliable"].float()
+        motion, reliable = batch["motion"].float(), batch["reliable"]
         with torch.autocast(self.device.type, enabled=False):
             surprise = Evidence(found, motion, reliable).surprise().mean()
             level = level_loss(found.level, batch["level"].float(), reliable)
@@ -91,7 +87,7 @@ class ModesTask(Task):
         photos, true = batch["image"], batch["level"]
         with torch.no_grad():
             found = model(photos)
-        true = true / modes.scene_amount(true, batch["reliable"])[:, None, None]
+        true = true / modes.scene_amount(true, batch["reliable"].float())[:, None, None]
         shades = torch.linspace(0, 1, found.parts.shape[1])[found.parts.argmax(1)]
         return [photos, true, found.level, shades * found.level.clamp(max=1).sqrt()]
 
@@ -195,9 +191,8 @@ class DrawerTask(ModesTask):
         stride = batch["level"].shape[-1] // cells[1]
         reliable = batch["reliable"][:, stride // 2 :: stride, stride // 2 :: stride].float()
         evidence = Evidence(found, motion, reliable)
-        shape = *evidence.seen.shape[:2], evidence.seen.shape[3], 2
         generator = torch.Generator().manual_seed(int(batch["image"].sum()))
-        draws = [evidence.draw(torch.randn(shape, generator=generator)) for _ in range(2)]
+        draws = [evidence.draw(torch.randn(evidence.seen.shape, generator=generator)) for _ in range(2)]
         energy = (found.shapes * found.level[:, None, None]).square().sum((2, 3, 4))
         parts = energy.unflatten(1, (self.config.parts, -1)).sum(2)
         share = (parts / parts.mean(1, keepdim=True)).clamp(0.02, 4)

@@ -4,45 +4,40 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_pipeline import run, tiny
 
+from gidlite.cli.photo import _warn
 from gidlite.errors import GidliteError
 from gidlite.loops import loop_gap
 from gidlite.media import read_image, sample_photo, write_image
 from gidlite.motion import SpectralVolume, load_volume, save_volume
-from gidlite.motion.normalize import FrequencyStats
 from gidlite.motion.spectral import motion_amplitude, resize_spectral
-from gidlite.pipeline import DEFAULT_WEIGHTS, PARTS, GidPipeline, Sampling, working_size
-from gidlite.prior import AmplitudeNet
-from gidlite.prior.autoencoder import SliceAutoencoder
-from gidlite.prior.denoiser import Denoiser
+from gidlite.pipeline import (
+    DEFAULT,
+    FARTHEST,
+    REPRESENTATIONS,
+    WEIGHTS,
+    GidPipeline,
+    Sampling,
+    working_size,
+)  # fmt: skip
 from gidlite.render import farthest_motion
 
 shipped = pytest.mark.skipif(
-    not (DEFAULT_WEIGHTS / "pipeline.json").is_file(), reason="no shipped weights"
+    not (WEIGHTS / DEFAULT / "pipeline.json").is_file(), reason="no shipped weights"
 )
 
 
-@pytest.fixture(scope="module")
-def pipeline():
-    torch.manual_seed(0)
-    return GidPipeline(
-        SliceAutoencoder((8, 16)),
-        AmplitudeNet(4, 16),
-        Denoiser(4, (32, 32, 32)),
-        FrequencyStats(torch.ones(4)),
-    )
-
-
-def run(pipe, seed=0, **options):
-    image = torch.linspace(0, 1, 3 * 40 * 60).view(3, 40, 60)
-    generator = torch.Generator().manual_seed(seed)
-    return pipe(image, num_inference_steps=2, generator=generator, **options)
+@pytest.fixture(params=REPRESENTATIONS)
+def pipeline(request):
+    return tiny(request.param)
 
 
 def test_seed_decides_and_motion_starts_at_the_photo(pipeline):
@@ -77,8 +72,8 @@ def test_loops_of_any_length(pipeline):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"contrast": -0.1}, "contrast"),
-        ({"contrast": float("nan")}, "contrast"),
+        ({"wind": -0.1}, "wind"),
+        ({"wind": float("nan")}, "wind"),
         ({"loop_weight": float("inf")}, "loop weight"),
         ({"recurrence": 0}, "recurrence"),
         ({"solver": "euler"}, "use dpm or ddim"),
@@ -97,6 +92,9 @@ def test_save_and_load_agree(pipeline, tmp_path):
     for name, part in pipeline._parts().items():
         assert all(torch.equal(v, before[name][k]) for k, v in part.state_dict().items()), name
     loaded = GidPipeline.from_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "pipeline.json").read_text())
+    assert (config["version"], config["representation"]) == (4, loaded.representation)
+    assert loaded.representation == pipeline.representation
     assert torch.allclose(run(loaded).spectral, run(pipeline).spectral, atol=0.05)
     with pytest.raises(GidliteError, match=r"pipeline\.json"):
         GidPipeline.from_pretrained(tmp_path)
@@ -106,14 +104,19 @@ NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 @pytest.mark.parametrize(
-    "missing",
-    ["pipeline.json", "frequency_stats.safetensors"]
-    + [f"{part}/{name}" for part in PARTS for name in NETWORK_FILES],
+    ("representation", "missing"),
+    [("grid", "frequency_stats.safetensors"), ("grid", "pipeline.json"), ("modes", "pipeline.json")]
+    + [
+        (representation, f"{part}/{name}")
+        for representation, prior in REPRESENTATIONS.items()
+        for part in prior.PARTS
+        for name in NETWORK_FILES
+    ],
 )
 def test_an_incomplete_folder_is_refused_by_the_name_of_what_is_missing(
-    pipeline, tmp_path, missing
+    representation, missing, tmp_path
 ):
-    pipeline.save_pretrained(tmp_path)
+    tiny(representation).save_pretrained(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(GidliteError) as refused:
         GidPipeline.from_pretrained(tmp_path)
@@ -129,11 +132,14 @@ def test_an_incomplete_folder_is_refused_by_the_name_of_what_is_missing(
         ({"fps": 0}, "150 frames at 0 a second"),
         ({"fps": float("nan")}, "at nan a second"),
         ({"num_frames": "many"}, "many frames"),
-        ({"version": 1}, "unknown format or version"),
+        ({"version": 3}, "unknown format or version"),
+        ({"representation": "words"}, "unknown format or version"),
+        ({"representation": "grid"}, "incomplete or damaged"),
+        ({"representation": None}, "unknown format or version"),
     ],
 )
-def test_a_damaged_configuration_is_refused(pipeline, tmp_path, changed, words):
-    pipeline.save_pretrained(tmp_path)
+def test_a_damaged_configuration_is_refused(tmp_path, changed, words):
+    tiny("modes").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "pipeline.json").read_text()) | changed
     config = {key: value for key, value in config.items() if value is not None}
     (tmp_path / "pipeline.json").write_text(json.dumps(config))
@@ -208,6 +214,15 @@ def gidlite(*arguments):
         (("animate", "{tiny}",), "tiny.png"),
         (("animate", "{photo}", "--steps", "0"), "steps"),
         (("animate", "{photo}", "--guidance", "nan"), "guidance"),
+        (("animate", "{photo}", "--wind", "strong"), "give calm, breeze, gusty or a number from"),
+        (("predict", "{photo}", "--wind", "2"), "--wind is 2;"),
+        (("poke", "{photo}", "--wind", "nan"), "--wind is nan;"),
+        (("predict", "{photo}", "--mask", "no.png"), "the path to a mask"),
+        (("predict", "{photo}", "--mask", "{text}"), "text.mp4 is not a known image"),
+        (("animate", "{photo}", "--mask", "{tiny}", "-o", "x.mp4", "--xt", "{tiny}"), "be lost"),
+        (("predict", "{photo}", "--still", "40,3"), "--still is 40,3; give x,y in pixels of the"),
+        (("predict", "{photo}", "--move", "5,-1"), "photo, which has 40x32"),
+        (("predict", "{photo}", "--still", "10"), "--still is 10;"),
         (("render", "{photo}", "{photo}"), "not a safetensors file"),
         (("reanimate", "{text}"), "not a video"),
         (("train", "everything", "--config", "{text}", "--out", "{text}"), "JSON"),
@@ -225,7 +240,7 @@ def test_bad_input_is_one_sentence_and_exit_2(arguments, words, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_far_motion_is_said_to_be_far(tmp_path):
+def test_far_motion_is_said_to_be_far(tmp_path, capsys):
     spectral = torch.zeros(4, 2, 16, 24, dtype=torch.complex64)
     spectral[2, 0, :, 10:] = 1.0  # 2 px to either side of 24, which is 21.3 of 256
     volume = SpectralVolume(spectral)
@@ -234,11 +249,16 @@ def test_far_motion_is_said_to_be_far(tmp_path):
     write_image(tmp_path / "photo.png", torch.rand(3, 32, 48))
     arguments = ("render", tmp_path / "photo.png", tmp_path / "v.safetensors", "--seconds", "1")
     far = gidlite(*arguments, "-o", tmp_path / "far.gif")
-    near = gidlite(*arguments, "-o", tmp_path / "near.gif", "--amplify", "0.2")
     assert "moves by 21 px of 256" in " ".join(far.stdout.split())
-    assert near.returncode == 0 and "px of 256" not in near.stdout
-    slight = gidlite(*arguments, "-o", tmp_path / "slight.gif", "--amplify", "0.02")
-    assert "The motion is slight, 0.4 px of 256" in " ".join(slight.stdout.split())
+    for scale, amplify, words in (
+        (1, 0.2, ""),
+        (1, 0.02, "The motion is slight, 0.4 px of 256"),
+        (FARTHEST * 24 / 512, 1, "The motion is held at 12 px of 256"),
+        (FARTHEST * 24 / 512, 2, "Something moves by 24 px of 256"),
+    ):
+        _warn(replace(volume, spectral=scale * spectral), amplify)
+        said = capsys.readouterr().out
+        assert words in said and bool(words) == bool(said)
 
 
 @shipped
@@ -258,8 +278,8 @@ def test_the_flower_moves_wherever_it_is_and_its_background_does_not():
     assert rms(torch.full_like(photo, 0.5)).max() < 0.01
 
 
-def test_missing_weights_are_refused_not_made_up(pipeline, tmp_path):
-    pipeline.save_pretrained(tmp_path)
+def test_missing_weights_are_refused_not_made_up(tmp_path):
+    tiny("grid").save_pretrained(tmp_path)
     path = tmp_path / "amplitude" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     del weights["mix.weight"]

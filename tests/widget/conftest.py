@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gidlite.motion import SpectralVolume
+from gidlite.motion import ModalBasis, SpectralVolume
 
 MODULE = Path(__file__).resolve().parents[2] / "gidlite" / "dynamics" / "explorer.js"
 
@@ -38,6 +38,16 @@ def volume() -> SpectralVolume:
         -1, 1, 1, 1
     )
     return SpectralVolume((turns * direction * inside).to(torch.complex64))
+
+
+@pytest.fixture(scope="session")
+def basis() -> ModalBasis:
+    """The disc along x and y, a small thing in a corner, and a little more of the disc."""
+    corner = torch.zeros(160, 256)
+    corner[120:140, 20:40] = 0.5
+    bodies = torch.stack([disc(160, 256), corner, 0.3 * disc(160, 256)])
+    axes = torch.tensor([1.0, 1j])[None, :, None, None]
+    return ModalBasis((bodies[:, None] * axes).to(torch.complex64), torch.full((3,), 1.5))
 
 
 @contextmanager

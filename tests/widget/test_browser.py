@@ -210,6 +210,23 @@ def test_touch_and_nothing_to_hold(opened):
     assert opened.evaluate(f"{EXPLORER}.held") is None
 
 
+def test_a_hand_beside_the_disc_holds_the_disc_and_far_away_it_is_shown(opened):
+    box = opened.locator(".gidlite-stage").first.bounding_box()
+    status = opened.locator(".gidlite-status").first
+    ringed = f"{EXPLORER}.overlay.getContext('2d').getImageData(0, 0, 512, 320).data.some(v => v)"
+    opened.mouse.click(box["x"] + 20, box["y"] + 20)
+    assert "inside the ring" in status.inner_text() and opened.evaluate(ringed)
+    beside = box["x"] + 0.5 * box["width"] + 0.19 * box["height"] + 40
+    opened.mouse.move(beside, box["y"] + 0.45 * box["height"])
+    opened.mouse.down()
+    opened.mouse.move(beside + 20, box["y"] + 0.45 * box["height"], steps=4)
+    opened.wait_for_timeout(200)
+    assert "moves beside it" in status.inner_text()
+    moved = f"{EXPLORER}.system.at({EXPLORER}.held.shape, {EXPLORER}.coordinates())[0]"
+    assert opened.evaluate(moved) == pytest.approx(20, abs=1.5)
+    opened.mouse.up()
+
+
 @pytest.mark.parametrize("opened", [{"reduced_motion": "reduce"}], indirect=True)
 def test_reduced_motion_means_no_wind_and_a_short_ring(opened):
     opened.evaluate(f"{EXPLORER}.apply({{wind: 3}})")

@@ -15,6 +15,7 @@ from conftest import disc
 from gidlite import __main__ as cli
 from gidlite.dynamics import make_scene, write_page
 from gidlite.dynamics.layers import split_layers
+from gidlite.dynamics.modal import tuned_by_size
 from gidlite.errors import GidliteError
 from gidlite.media import write_image
 from gidlite.motion import SpectralVolume, save_volume
@@ -73,6 +74,11 @@ def test_a_photo_that_moves_everywhere_is_one_sheet(photo):
     assert make_scene(photo, SpectralVolume(torch.ones(5, 2, 4, 4).to(torch.complex64))).back == b""
 
 
+def test_what_is_liveliest_is_in_front_of_a_background_that_sways_too(photo, volume):
+    layers = split_layers(photo, volume.spectral[3:] + 0.4 * volume.spectral[3:, :, 72:73, 128:129])
+    assert (layers.alpha[0] - disc(320, 512)).abs().mean() < 0.01
+
+
 def test_scene_holds_what_the_header_says(photo, volume):
     scene = make_scene(photo, volume, modes=5)
     hertz = scene.header["frequencies"]
@@ -81,6 +87,17 @@ def test_scene_holds_what_the_header_says(photo, volume):
         halves = np.frombuffer(zlib.decompress(getattr(scene, f"{name}_modes")), "<f2")
         assert halves.size == 5 * 4 * np.prod(scene.header[f"{name}_size"])
         assert np.isfinite(halves).all()
+
+
+def test_a_basis_keeps_its_chief_modes_at_frequencies_of_their_own(photo, basis):
+    scene = make_scene(photo, basis, modes=2)
+    assert scene.header["frequencies"] == [round(float(f), 6) for f in tuned_by_size(basis)[:2]]
+    halves = np.frombuffer(zlib.decompress(scene.front_modes), "<f2").astype(float)
+    rows, columns = scene.header["front_size"]
+    middle = halves.reshape(2, rows, columns, 4)[:, int(0.45 * rows), columns // 2]
+    # Layout (dx re, dx im, dy re, dy im), in px of the photo, which is twice as wide.
+    np.testing.assert_allclose(middle[0], [2, 0, 0, 2], atol=0.02)
+    assert np.abs(middle[1]).max() < 0.02
 
 
 def test_refusals(photo, volume):
@@ -130,12 +147,31 @@ def test_poke_writes_a_page_from_a_volume(photo, volume, tmp_path, monkeypatch, 
     assert stopped.value.code == 0 and page.is_file()
 
 
-def test_widget_checks_its_sliders(photo, volume):
+def test_poke_samples_nothing_where_a_photo_has_modes(photo, basis, tmp_path, monkeypatch, capsys):
+    class Pipeline:  # cannot be called
+        representation = "modes"
+
+        def basis(self, image):
+            return basis
+
+    write_image(tmp_path / "disc.png", photo)
+    monkeypatch.setattr("gidlite.cli.load_pipeline", lambda model: Pipeline())
+    monkeypatch.setattr(sys, "argv", ["gidlite", "poke", str(tmp_path / "disc.png")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0 and "3 modes" in capsys.readouterr().out
+    text, _ = read(tmp_path / "disc_poke.html")
+    data = json.loads(re.search(r'application/json">(.*?)</script>', text, re.S)[1])
+    assert len(data["header"]["frequencies"]) == 3 and len(text) < 2.5e6
+
+
+def test_widget_checks_its_sliders(photo, volume, basis):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     import traitlets
 
     from gidlite.dynamics.widget import ModalExplorer
 
+    assert len(ModalExplorer(photo, basis).header["frequencies"]) == 3
     widget = ModalExplorer(photo, volume, modes=3, wind=0.5, damping=0.1)
     assert (widget.wind, widget.damping, widget.header["damping"]) == (0.5, 0.1, 0.1)
     assert len(widget.header["frequencies"]) == 3 and widget.photo[:2] == b"\xff\xd8"

@@ -131,3 +131,34 @@ def test_javascript_equals_python(system, generator, tmp_path):
                 torch.tensor(one, dtype=torch.float64), torch.tensor(two, dtype=torch.float64),
                 rtol=1e-6, atol=1e-5, msg=lambda text, at=(step, name): f"{at}: {text}",
             )  # fmt: skip
+
+
+GRIP = """
+import { ModalSystem, gripOf } from "./explorer.mjs";
+const system = new ModalSystem([1.5, 1.5, 0], 0.05);
+const [own, rim] = [3.0, 0.9]; // how far each body moves at the pixel; elsewhere one of them only
+const here = Float64Array.of(own, 0.2, 0.1, own, 0, rim, -rim, 0, 9, 9, 9, 9);
+const alone = (k) => here.map((value, i) => (i >> 2 === k ? value : 0));
+const grip = gripOf(here, system.omega);
+const at = (q) => [here, alone(0), alone(1).map((value) => value * own / rim)]
+  .map((shape) => system.at(shape, q));
+console.log(JSON.stringify([at(system.leastNorm(here, 30, -8, Infinity, grip)),
+                            at(system.leastNorm(here, 30, -8)), [...grip]]));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="no Node.js on this machine: the grip is not tested")
+def test_a_hand_on_a_soft_rim_moves_the_neighbour_by_less_than_a_tenth(tmp_path):
+    shutil.copy(MODULE, tmp_path / "explorer.mjs")
+    (tmp_path / "run.mjs").write_text(GRIP)
+    run = [NODE, "run.mjs"]
+    answer = subprocess.run(
+        run, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=True
+    )
+    held, even, grip = (torch.tensor(part) for part in json.loads(answer.stdout))
+    target = torch.tensor([30.0, -8.0])
+    torch.testing.assert_close(held[0], target)  # at the pointer, however it is held
+    torch.testing.assert_close(even[0], target)
+    assert (held[1] - target).norm() < 0.1 * target.norm(), "the body follows as a whole"
+    assert held[2].norm() < 0.1 * target.norm() < 0.25 * target.norm() < even[2].norm()
+    assert grip[0] == 1 and grip[1] < 0.1 and grip[2] == 0
