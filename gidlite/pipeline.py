@@ -29,7 +29,7 @@ from gidlite.prior.drawer import ModesPrior
 from gidlite.render import farthest_motion, render_frames
 from gidlite.render.photo import GuidedUpsampling
 
-WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "grid"  # a folder for each representation
+WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "modes"  # a folder for each representation
 FARTHEST = 12.0  # px at 256 wide; beyond, a renderer invents more than it moves
 _LIVELY = 0.7  # of the level of the liveliest place: what a thing that is told to move has
 _LEAST_LEVEL, _LEAST_LIVELIEST = 1e-3, 0.5  # taken of a still place, and of a still photo
