@@ -72,13 +72,15 @@ export class ModalSystem {
   attract(fields, x, y, strength, radius, mobility) {
     this.force.fill(0);
     for (const field of fields) {
-      const [wide, high] = [field.width / field.columns, field.height / field.rows];
       const size = field.rows * field.columns;
-      const unit = (strength * wide * high) / (Math.sqrt(2 * Math.PI) * radius ** 2 * mobility);
+      const area = (field.width * field.height) / size;
+      const gains = field.gains();
+      const unit = (strength * area) / (Math.sqrt(2 * Math.PI) * radius ** 2 * mobility);
       for (let cell = 0; cell < size; cell++) {
-        const u = (x + 0.5 - ((cell % field.columns) + 0.5) * wide) / radius;
-        const v = (y + 0.5 - (Math.floor(cell / field.columns) + 0.5) * high) / radius;
-        const share = unit * Math.exp(-(u * u + v * v) / 2) * (field.seen ? field.seen[cell] : 1);
+        const [column, row] = field.pixel(cell);
+        const [u, v] = [(x - column) / radius, (y - row) / radius];
+        const seen = gains[cell] * (field.seen ? field.seen[cell] : 1);
+        const share = unit * Math.exp(-(u * u + v * v) / 2) * seen;
         if (Math.abs(share) < 1e-9 * unit) continue;
         for (let k = 0; k < this.count; k++) {
           const i = 4 * (k * size + cell);
@@ -224,15 +226,21 @@ export function halfToFloat(half) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** Mode shapes of every pixel on a grid, values in px of the photo, layout (K, h, w, 4). */
-export class ModeField {
-  constructor(halves, count, [rows, columns], width, height) {
-    Object.assign(this, { halves, count, rows, columns, width, height });
-    this.values = Float32Array.from(halves, halfToFloat);
+/** Points that lie evenly on a photo of so many px. */
+class Grid {
+  constructor([rows, columns], width, height) {
+    Object.assign(this, { rows, columns, width, height });
   }
 
-  /** Return the shape at photo pixel (x, y), bilinear as the graphics card does it. */
-  shape(x, y) {
+  /** Return the photo pixel of a grid point. */
+  pixel(cell) {
+    const [column, row] = [cell % this.columns, Math.floor(cell / this.columns)];
+    const [wide, high] = [this.width / this.columns, this.height / this.rows];
+    return [(column + 0.5) * wide - 0.5, (row + 0.5) * high - 0.5];
+  }
+
+  /** Return the four points around photo pixel (x, y) with weights, as the graphics card has it. */
+  corners(x, y) {
     const clamp = (value, top) => Math.min(Math.max(value, 0), top);
     const column = clamp(((x + 0.5) * this.columns) / this.width - 0.5, this.columns - 1);
     const row = clamp(((y + 0.5) * this.rows) / this.height - 0.5, this.rows - 1);
@@ -240,15 +248,82 @@ export class ModeField {
     const right = Math.min(left + 1, this.columns - 1);
     const below = Math.min(top + 1, this.rows - 1);
     const [u, v] = [column - left, row - top];
-    const corners = [
+    return [
       [top, left, (1 - u) * (1 - v)], [top, right, u * (1 - v)],
       [below, left, (1 - u) * v], [below, right, u * v],
-    ];
+    ].map(([r, c, weight]) => [r * this.columns + c, weight]);
+  }
+}
+
+/** How much each place moves: 1 as it would, 0 is held still. New values are a new array. */
+export class Gain extends Grid {
+  constructor(width, height) {
+    super([Math.max(2, Math.round((128 * height) / width)), 128], width, height);
+    this.clear();
+  }
+
+  clear() {
+    this.values = new Float32Array(this.rows * this.columns).fill(1);
+  }
+
+  get free() {
+    return this.values.every((value) => value === 1);
+  }
+
+  at(x, y) {
+    return this.corners(x, y).reduce((sum, [cell, weight]) => sum + weight * this.values[cell], 0);
+  }
+
+  /** Draw a soft round brush from one photo pixel to another; what it held, a release frees. */
+  brush([fromX, fromY], [toX, toY], radius, release) {
+    const [dx, dy] = [toX - fromX, toY - fromY];
+    this.values = this.values.map((old, cell) => {
+      const [x, y] = this.pixel(cell);
+      const along = ((x - fromX) * dx + (y - fromY) * dy) / (dx * dx + dy * dy || 1);
+      const share = Math.min(Math.max(along, 0), 1);
+      const away = Math.hypot(x - fromX - share * dx, y - fromY - share * dy) / radius;
+      const near = Math.min(Math.max(2 * ((release ? 1.5 : 1) - away), 0), 1);
+      const touched = near * near * (3 - 2 * near);
+      return release ? Math.max(old, touched) : Math.min(old, 1 - touched);
+    });
+  }
+
+  /** Fill a canvas of this grid with a colour for every value. */
+  draw(canvas, colour) {
+    const image = new ImageData(this.columns, this.rows);
+    this.values.forEach((value, cell) => image.data.set(colour(value), 4 * cell));
+    Object.assign(canvas, { width: this.columns, height: this.rows });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  }
+}
+
+/** Mode shapes of every pixel on a grid, values in px of the photo, layout (K, h, w, 4). */
+export class ModeField extends Grid {
+  constructor(halves, count, size, width, height, gain = new Gain(width, height)) {
+    super(size, width, height);
+    Object.assign(this, { halves, count, gain });
+    this.values = Float32Array.from(halves, halfToFloat);
+  }
+
+  /** Return the gain at every grid point. */
+  gains() {
+    if (this.known !== this.gain.values) {
+      this.known = this.gain.values;
+      this.shares = Float32Array.from(
+        { length: this.rows * this.columns }, (_, cell) => this.gain.at(...this.pixel(cell)));
+    }
+    return this.shares;
+  }
+
+  /** Return the shape at photo pixel (x, y) times the gain. */
+  shape(x, y) {
     const shape = new Float64Array(4 * this.count);
-    for (const [r, c, weight] of corners) {
+    const gain = this.gain.at(x, y);
+    for (const [cell, weight] of this.corners(x, y)) {
       for (let k = 0; k < this.count; k++) {
-        const start = 4 * ((k * this.rows + r) * this.columns + c);
-        for (let i = 0; i < 4; i++) shape[4 * k + i] += weight * this.values[start + i];
+        const start = 4 * (k * this.rows * this.columns + cell);
+        for (let i = 0; i < 4; i++) shape[4 * k + i] += gain * weight * this.values[start + i];
       }
     }
     return shape;
@@ -257,6 +332,7 @@ export class ModeField {
   /** Return the largest displacement of a grid point that is seen. */
   farthest(q) {
     const size = this.rows * this.columns;
+    const gains = this.gains();
     let most = 0;
     for (let cell = 0; cell < size; cell++) {
       if (this.seen[cell] < 0.5) continue;
@@ -266,12 +342,12 @@ export class ModeField {
         dx += this.values[i] * q[2 * k] - this.values[i + 1] * q[2 * k + 1];
         dy += this.values[i + 2] * q[2 * k] - this.values[i + 3] * q[2 * k + 1];
       }
-      most = Math.max(most, dx * dx + dy * dy);
+      most = Math.max(most, gains[cell] ** 2 * (dx * dx + dy * dy));
     }
     return Math.sqrt(most);
   }
 
-  /** Return the square of the largest displacement per |q| at every grid point. */
+  /** Return the square of the largest displacement per |q| at every grid point, if none is held. */
   mobility(omega) {
     const result = new Float32Array(this.rows * this.columns);
     const shape = new Float64Array(4 * this.count);
@@ -291,10 +367,14 @@ async function inflate(bytes) {
   return new Uint16Array(await new Response(stream).arrayBuffer());
 }
 
+/** Return a JPEG or PNG as it is stored. */
+function picture(bytes) {
+  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  return createImageBitmap(new Blob([bytes]), options);
+}
+
 async function decode(scene) {
   const { header } = scene;
-  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
-  const picture = (bytes) => createImageBitmap(new Blob([bytes], { type: "image/jpeg" }), options);
   const [photo, back, alpha, front, behind] = await Promise.all([
     picture(scene.photo), picture(scene.back.length ? scene.back : scene.photo),
     picture(scene.alpha),
@@ -302,10 +382,11 @@ async function decode(scene) {
   ]);
   const { width, height } = header;
   const count = header.frequencies.length;
+  const gain = new Gain(width, height);
   const data = {
-    header, photo, back, alpha, width, height, count,
-    front: new ModeField(front, count, header.front_size, width, height),
-    behind: new ModeField(behind, count, header.back_size, width, height),
+    header, photo, back, alpha, width, height, count, gain,
+    front: new ModeField(front, count, header.front_size, width, height, gain),
+    behind: new ModeField(behind, count, header.back_size, width, height, gain),
     opacity: pixels(alpha, width, height),
   };
   data.front.seen = coarse(alpha, data.front);
@@ -313,9 +394,9 @@ async function decode(scene) {
   return data;
 }
 
-/** Return the opacity of the front at every grid point of a field, 0 to 1. */
-function coarse(alpha, { columns, rows }) {
-  const grey = pixels(alpha, columns, rows);
+/** Return a grey picture, such as the opacity of the front, at every grid point, 0 to 1. */
+function coarse(picture, { columns, rows }) {
+  const grey = pixels(picture, columns, rows);
   return Float32Array.from({ length: columns * rows }, (_, cell) => grey[4 * cell] / 255);
 }
 
@@ -333,6 +414,7 @@ precision highp float;
 precision highp sampler2DArray;
 layout(location = 0) in vec2 place;
 uniform sampler2DArray modes;
+uniform highp sampler2D gain;
 uniform vec2 q[64];
 uniform int count;
 uniform vec3 scale;  // 1 / width, 1 / height, 1 / largest mobility
@@ -346,9 +428,10 @@ void main() {
     metric += dot(s, s);
   }
   source = place;
-  vec2 target = place + moved * scale.xy;
+  float share = textureLod(gain, place, 0.0).r;
+  vec2 target = place + share * moved * scale.xy;
   // The splat metric: what moves more lies nearer.
-  float depth = 0.9 - 1.8 * sqrt(clamp(metric * scale.z, 0.0, 1.0));
+  float depth = 0.9 - 1.8 * share * sqrt(clamp(metric * scale.z, 0.0, 1.0));
   gl_Position = vec4(2.0 * target.x - 1.0, 1.0 - 2.0 * target.y, depth, 1.0);
 }`;
 
@@ -378,12 +461,14 @@ class GlPainter {
     gl.useProgram(this.program);
     gl.uniform1i(place("count"), data.count);
     gl.uniform3f(place("scale"), 1 / data.width, 1 / data.height, 1 / largest);
-    picture(gl, 0, data, pixels(data.photo, data.width, data.height));
+    texture(gl, 0, data, pixels(data.photo, data.width, data.height));
     const back = pixels(data.back, data.width, data.height);
     for (let i = 3; i < back.length; i += 4) back[i] = data.opacity[i - 3];
-    picture(gl, 1, data, back);
-    gl.uniform1i(place("photo"), 0);
-    gl.uniform1i(place("back"), 1);
+    texture(gl, 1, data, back);
+    ["photo", "back", "gain"].forEach((name, unit) => gl.uniform1i(place(name), unit));
+    gl.activeTexture(gl.TEXTURE2);
+    gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+    smooth(gl, gl.TEXTURE_2D);
     modes(gl, 3, data.front);
     modes(gl, 4, data.behind);
     // The modes are smooth; more triangles cost a software renderer more than they show.
@@ -395,8 +480,20 @@ class GlPainter {
     gl.enable(gl.DEPTH_TEST);
   }
 
+  /** Bring new values to the graphics card; the edges of what is held need finer meshes. */
+  hold(gain) {
+    if (this.known === gain.values) return;
+    this.known = gain.values;
+    const { gl } = this;
+    const { columns, rows, values } = gain;
+    gl.activeTexture(gl.TEXTURE2);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R16F, columns, rows, 0, gl.RED, gl.FLOAT, values);
+    if (!gain.free) this.frontMesh = this.backMesh = this.fineMesh ??= mesh(gl, columns, rows);
+  }
+
   paint(q) {
     const { gl, at } = this;
+    this.hold(this.data.gain);
     gl.viewport(0, 0, this.canvas.width, this.canvas.height);
     gl.uniform2fv(at.q, new Float32Array(q));
     const passes = [[this.backMesh, 4, 0], [this.frontMesh, 3, 1]];
@@ -430,7 +527,7 @@ function link(gl) {
   return program;
 }
 
-function picture(gl, unit, { width, height }, bytes) {
+function texture(gl, unit, { width, height }, bytes) {
   gl.activeTexture(gl.TEXTURE0 + unit);
   gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
   gl.texImage2D(
@@ -531,7 +628,8 @@ class CanvasPainter {
         moved[2 * cell + 1] += field.values[i + 2] * re - field.values[i + 3] * im;
       }
     }
-    return moved;
+    const gains = field.gains();
+    return moved.map((value, i) => value * gains[i >> 1]);
   }
 
   /** Return where the pixel drawn at (x, y) comes from; short steps, as motion may be steep. */
@@ -600,6 +698,8 @@ const REACH = 0.07; // of the photo's width: how far anything goes at gain 1
 const NEAR = 0.08; // of the photo's width: where the pointer attracts most, and looks for a hold
 const OTHERS = 1.5; // of the reach: how far what is drawn along goes at most
 const CALM = 0.01; // of the liveliest's mobility: less is not worth holding
+const BRUSH = 0.06; // of the photo's width: where the brush that holds still ends, softly
+const HELD = 0.2; // a lower gain counts as a place that does not move
 
 let serial = 0;
 
@@ -613,6 +713,7 @@ export async function mount(root, scene, settings = {}) {
 class Explorer {
   constructor(root, data, settings, started) {
     Object.assign(this, { root, data, settings, frames: 0, started, held: null });
+    this.mask = new Uint8Array();
     this.abort = new AbortController();
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.frequencies = data.header.frequencies;
@@ -639,12 +740,14 @@ class Explorer {
   /** Return the photo pixel in front that moves most, weighted by a function of its place. */
   liveliest(weight) {
     const { front, width, height } = this.data;
+    const gains = front.gains();
     let best = { x: width / 2, y: height / 2, value: 0 };
     for (let row = 1; row < front.rows - 1; row++) {
       for (let column = 1; column < front.columns - 1; column++) {
         const x = ((column + 0.5) * width) / front.columns;
         const y = ((row + 0.5) * height) / front.rows;
-        const value = this.mobility[row * front.columns + column] * weight(x, y);
+        const cell = row * front.columns + column;
+        const value = this.mobility[cell] * gains[cell] ** 2 * weight(x, y);
         if (value > best.value && this.sheet(x, y) === front) best = { x, y, value };
       }
     }
@@ -664,7 +767,8 @@ class Explorer {
     this.canvas.setAttribute("aria-label", `${header.alt} Interactive: arrow keys push, space pokes, escape resets.`);
     this.overlay = make("canvas", { width, height, className: "gidlite-arrows" });
     this.overlay.setAttribute("aria-hidden", "true");
-    this.stage = make("div", { className: "gidlite-stage" }, this.canvas, this.overlay);
+    this.tint = make("canvas", { className: "gidlite-tint" });
+    this.stage = make("div", { className: "gidlite-stage" }, this.canvas, this.tint, this.overlay);
     this.stage.style.aspectRatio = `${width} / ${height}`;
     this.stage.style.maxWidth = `${2 * width}px`;
     this.inputs = {};
@@ -674,8 +778,15 @@ class Explorer {
       this.inputs[name] = { input, output };
       return make("label", { className: "gidlite-slider", title: tip }, label, input, output);
     });
-    const poke = make("button", { type: "button", textContent: "Poke" });
-    const reset = make("button", { type: "button", textContent: "Reset" });
+    const button = (label, title = "") =>
+      make("button", { type: "button", textContent: label, title });
+    const [poke, reset] = [button("Poke"), button("Reset")];
+    this.brushes = {
+      hold: button("Hold still", "Brush over what should not move; Shift paints back"),
+      release: button("Release", "Brush over what should move again"),
+    };
+    this.saveButton = button("Save mask", "Black where held: for gidlite animate --mask");
+    this.saveButton.hidden = !this.settings.save;
     this.choice = make("select", { title: "Arrows along which the pixels of one mode swing" });
     this.choice.setAttribute("aria-label", "Arrows of a mode");
     this.choice.append(make("option", { value: "", textContent: "No arrows" }));
@@ -686,10 +797,13 @@ class Explorer {
     });
     this.status = make("output", { className: "gidlite-status" });
     this.status.setAttribute("aria-live", "polite");
-    const bar = make("div", { className: "gidlite-bar" }, poke, reset, this.choice, ...sliders);
+    const buttons = [poke, reset, ...Object.values(this.brushes), this.saveButton];
+    const bar = make("div", { className: "gidlite-bar" }, ...buttons, this.choice, ...sliders);
     this.box = make("div", { className: "gidlite-box" }, this.stage, bar, this.status);
     this.root.append(this.box);
     Object.assign(this, { pokeButton: poke, resetButton: reset });
+    this.take(null);
+    this.showHeld();
   }
 
   makePainter() {
@@ -719,6 +833,13 @@ class Explorer {
     this.listenToCanvas();
     this.on(this.pokeButton, "click", () => this.poke());
     this.on(this.resetButton, "click", () => this.reset());
+    for (const [name, button] of Object.entries(this.brushes)) {
+      this.on(button, "click", () => this.take(this.brush === name ? null : name));
+    }
+    this.on(this.saveButton, "click", () => {
+      const link = document.createElement("a");
+      Object.assign(link, { href: this.maskAddress(), download: "mask.png" }).click();
+    });
     this.on(this.choice, "change", () => this.arrows());
     for (const [name, { input }] of Object.entries(this.inputs)) {
       this.on(input, "input", () => this.apply({ [name]: Number(input.value) }, true));
@@ -817,6 +938,55 @@ class Explorer {
     return eigenvalues(...gram(gripped(shape, grip), this.system.omega))[0];
   }
 
+  /** Take a brush in hand, "hold" or "release", or none. */
+  take(brush) {
+    this.brush = brush;
+    this.arrows(); // no ring
+    this.stage.classList.toggle("gidlite-brush", brush !== null);
+    for (const [name, button] of Object.entries(this.brushes)) {
+      button.setAttribute("aria-pressed", name === brush);
+    }
+    if (brush) this.attract(null);
+    if (brush) this.say(`${this.brushes[brush].title}.`);
+  }
+
+  /** Paint with the brush in hand as far as the pointer. */
+  stroke(event) {
+    if (!this.painting || !event.isPrimary) return;
+    const to = this.position(event);
+    const release = event.shiftKey || this.brush === "release";
+    const { gain, width } = this.data;
+    gain.brush(this.painting, to, BRUSH * width, release);
+    this.painting = to;
+    this.showHeld();
+  }
+
+  /** Tint what is held, and let pokes go to what is not. */
+  showHeld() {
+    const { gain } = this.data;
+    gain.draw(this.tint, (value) => [76, 159, 254, 110 * (1 - value)]);
+    this.saveButton.disabled = gain.free;
+    if (gain.at(this.touched.x, this.touched.y) < HELD) this.touched = this.liveliest(this.central);
+    if (this.painter) this.wake();
+  }
+
+  /** Return the mask as a data: address of a PNG, white may move. */
+  maskAddress() {
+    const grey = (value) => [255 * value, 255 * value, 255 * value, 255];
+    return this.data.gain.draw(document.createElement("canvas"), grey).toDataURL();
+  }
+
+  /** Take the bytes of a picture in which white may move; without any, everything may. */
+  async setMask(mask) {
+    this.mask = mask;
+    const bitmap = mask.length ? await picture(mask) : null;
+    if (this.mask !== mask) return; // another came meanwhile
+    const { gain } = this.data;
+    if (bitmap) gain.values = coarse(bitmap, gain);
+    else gain.clear();
+    this.showHeld();
+  }
+
   position(event) {
     const box = this.canvas.getBoundingClientRect();
     const x = ((event.clientX - box.left) * this.data.width) / box.width - 0.5;
@@ -834,7 +1004,7 @@ class Explorer {
   /** Return a pixel of the photo, the modes of a sheet there and the grip on each. */
   place(field, u, v) {
     const shape = field.shape(u, v);
-    return { u, v, shape, grip: gripOf(shape, this.system.omega) };
+    return { u, v, shape, grip: gripOf(shape, this.system.omega), gain: field.gain.at(u, v) };
   }
 
   /** Return the pixel of the photo that is drawn at (x, y), with its modes; front first. */
@@ -853,10 +1023,16 @@ class Explorer {
   grab(event) {
     if (event.button > 0) return;
     const [x, y] = this.position(event);
+    if (this.brush) {
+      this.canvas.setPointerCapture?.(event.pointerId);
+      this.painting ??= [x, y];
+      return this.stroke(event);
+    }
     this.arrows();
     const under = this.find(x, y);
-    const found = this.moves(under) ? under : this.beside(x, y);
-    if (!found) return this.showLiveliest();
+    const still = under.gain < HELD;
+    const found = this.moves(under) ? under : !still && this.beside(x, y);
+    if (!found) return this.showLiveliest(still ? "This is held still" : "Nothing moves here");
     this.say(found === under ? "Let go, and it rings."
       : "Nothing moves here; you hold what moves beside it.");
     this.canvas.setPointerCapture?.(event.pointerId);
@@ -868,7 +1044,7 @@ class Explorer {
   }
 
   moves(place) {
-    return this.able(place) >= CALM * this.lively;
+    return place.gain >= HELD && this.able(place) >= CALM * this.lively;
   }
 
   /** Return the liveliest place not far from (x, y), or nothing. */
@@ -882,8 +1058,8 @@ class Explorer {
     return found.value > 0 && this.moves(place) ? place : null;
   }
 
-  /** Say that nothing moves here, and ring what moves most. */
-  showLiveliest() {
+  /** Say why nothing moves here, and ring what moves most. */
+  showLiveliest(why) {
     const { x, y } = this.liveliest(this.central);
     const context = this.overlay.getContext("2d");
     for (const [colour, thick] of [["#000", 5], ["#fff", 2]]) {
@@ -892,10 +1068,11 @@ class Explorer {
       context.arc(x, y, 0.5 * NEAR * this.data.width, 0, 2 * Math.PI);
       context.stroke();
     }
-    this.say("Nothing moves here; try inside the ring.");
+    this.say(`${why}; try inside the ring.`);
   }
 
   follow(event) {
+    if (this.brush) return this.stroke(event);
     const [x, y] = this.position(event);
     if (!this.held) {
       if (event.pointerType !== "touch") this.attract([x, y]); // a finger does not hover
@@ -915,6 +1092,11 @@ class Explorer {
   /** Let go, with the pointer's own speed. */
   letGo() {
     const { held, system } = this;
+    if (this.painting) {
+      this.painting = null;
+      this.mask = fromBase64(this.data.gain.free ? "" : this.maskAddress().split(",")[1]);
+      this.onChange?.(this.settings);
+    }
     if (!held) return;
     system.q = this.coordinates();
     const idle = (performance.now() - held.last) / 1000;
@@ -960,6 +1142,7 @@ class Explorer {
   /** Tap the pixel last touched (or the liveliest) in a direction. */
   push(x, y, strength = 1) {
     const place = this.find(this.touched.x, this.touched.y);
+    if (place.gain < HELD) return;
     const radius = this.radius(place) * 2 * Math.PI * Math.sqrt(this.settings.stiffness);
     const speed = 0.8 * strength * radius * Math.sqrt(this.able(place));
     this.system.impulse(place.shape, speed * x, speed * y, radius, place.grip);
@@ -976,8 +1159,10 @@ class Explorer {
   }
 
   reset() {
-    this.held = null;
+    this.held = this.painting = null;
     this.system.reset();
+    this.take(null);
+    this.setMask(new Uint8Array());
     this.apply({ ...DEFAULTS, damping: this.data.header.damping }, true);
     this.say("Reset.");
   }
@@ -1077,7 +1262,7 @@ export function mountAll(page = document) {
     scene.header.alt = image.alt;
     const { damping } = scene.header;
     const canvas = new URLSearchParams(location.search).has("canvas");
-    figure.explorer = await mount(figure, scene, { damping, canvas });
+    figure.explorer = await mount(figure, scene, { damping, canvas, save: true });
     image.hidden = true;
     return figure.explorer;
   });
@@ -1095,8 +1280,15 @@ async function render({ model, el }) {
   for (const name of names) scene[name] = bytes(name);
   const settings = Object.fromEntries(SYNCED.map((name) => [name, model.get(name)]));
   const explorer = await mount(el, scene, settings);
+  const masked = () => {
+    const mask = bytes("mask");
+    // A stroke comes back from Python as it went.
+    return String(mask) === String(explorer.mask) ? null : explorer.setMask(mask);
+  };
   explorer.onChange = (now) => {
     for (const name of SYNCED) model.set(name, now[name]);
+    const { mask } = explorer;
+    if (String(mask) !== String(bytes("mask"))) model.set("mask", new DataView(mask.buffer));
     model.save_changes();
   };
   const changed = () => explorer.apply(
@@ -1106,9 +1298,12 @@ async function render({ model, el }) {
     if (kind === "reset") explorer.reset();
   };
   for (const name of SYNCED) model.on(`change:${name}`, changed);
+  model.on("change:mask", masked);
   model.on("msg:custom", told);
+  await masked();
   return () => {
     for (const name of SYNCED) model.off(`change:${name}`, changed);
+    model.off("change:mask", masked);
     model.off("msg:custom", told);
     explorer.destroy();
   };

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import anywidget
 import traitlets
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from gidlite.dynamics import asset, make_scene
@@ -16,7 +19,7 @@ class ModalExplorer(anywidget.AnyWidget):
 
     Physics and drawing run in the browser; Python sends the photo and its modes once and keeps
     the sliders in step, both ways. Further options are ``modes``, ``width`` and ``alt``, as of
-    ``make_scene``, and any slider:
+    ``make_scene``, and any slider or the mask:
 
     Attributes:
         stiffness: Factor on every spring, 0.1–4.
@@ -24,10 +27,11 @@ class ModalExplorer(anywidget.AnyWidget):
         gain: Factor on how far things go, 0–3.
         wind: 1 moves as far as the volume's own motion, or just visibly if that is less, 0–3.
         attraction: How much things lean towards the hovering pointer, 0–3.
+        mask: A grey PNG of any size, white may move; empty if nothing is held still.
 
     Raises:
         GidliteError: If the volume, the basis or an option does not fit.
-        traitlets.TraitError: If a slider is set out of its range.
+        traitlets.TraitError: If a slider is set out of its range, or the mask is no picture.
     """
 
     _esm = asset("explorer.js")
@@ -42,14 +46,27 @@ class ModalExplorer(anywidget.AnyWidget):
     gain = traitlets.Float(1.0, min=0.0, max=3.0).tag(sync=True)
     wind = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
     attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
+    mask = traitlets.CBytes().tag(sync=True)  # the browser's bytes arrive as a memoryview
 
     def __init__(
         self, image: Float[Tensor, "3 height width"], volume: SpectralVolume | ModalBasis, **options
     ):
-        names = {"stiffness", "gain", "wind", "attraction"} & options.keys()
-        sliders = {name: options.pop(name) for name in names}
+        names = {"stiffness", "gain", "wind", "attraction", "mask"} & options.keys()
+        synced = {name: options.pop(name) for name in names}
         scene = make_scene(image, volume, **options)
-        super().__init__(**vars(scene), damping=scene.header["damping"], **sliders)
+        super().__init__(**vars(scene), damping=scene.header["damping"], **synced)
+
+    @traitlets.validate("mask")
+    def _is_picture(self, proposal: dict) -> bytes:
+        try:
+            Image.open(BytesIO(proposal["value"] or self.photo)).verify()
+        except Exception as error:
+            raise traitlets.TraitError("mask is no picture; give the bytes of a PNG") from error
+        return proposal["value"]
+
+    def mask_image(self) -> Image.Image | None:
+        """Return what is painted as ``GidPipeline.edit`` takes it, black is held; or None."""
+        return Image.open(BytesIO(self.mask)).convert("L") if self.mask else None
 
     def poke(self) -> None:
         """Tap the pixel touched last, or the liveliest."""

@@ -259,3 +259,113 @@ def test_speed_is_reported(opened, page_path, record_property):
         record_property(name, value)
     print(report)
     assert rate > 1
+
+
+def screen(page, x: float, y: float) -> tuple[float, float]:
+    """Return where a place, as shares of the photo, is on the page."""
+    box = page.locator(".gidlite-stage").first.bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def pull(page, x: float, y: float, *, to: tuple[float, float], key: str | None = None) -> None:
+    """Press at a place and move to another; the button stays down."""
+    page.mouse.move(*screen(page, x, y))
+    if key:
+        page.keyboard.down(key)
+    page.mouse.down()
+    page.mouse.move(*screen(page, *to))
+    if key:
+        page.keyboard.up(key)
+
+
+def paint_disc(page, *, key: str | None = None) -> None:
+    for row in range(24, 67, 6):
+        pull(page, 0.36, row / 100, to=(0.64, row / 100), key=key)
+        page.mouse.up()
+
+
+def drawn(page) -> None:
+    """Wait until what the pointer did is on the screen."""
+    frames = page.evaluate(f"{EXPLORER}.wake() ?? {EXPLORER}.frames")
+    until(page, f"{EXPLORER}.frames > {frames} + 1 || !{EXPLORER}.pending")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+@pytest.fixture(scope="module")
+def pair_path(photo, basis, tmp_path_factory):
+    """The disc, and a small thing in a corner that moves on its own."""
+    path = tmp_path_factory.mktemp("page") / "pair.html"
+    write_page(path, make_scene(photo, basis), title="Disc and corner")
+    return path
+
+
+@pytest.mark.parametrize("query", ["", "?canvas"])
+def test_what_is_painted_holds_still(opened, pair_path, query, tmp_path):
+    page, inner = opened, (slice(6, -6), slice(6, -6))  # the focus ring is drawn around
+    page.goto(pair_path.as_uri() + query)
+    until(page, "document.querySelector('figure').explorer")
+    rest, status = look(page, "brush_rest")[inner], page.locator(".gidlite-status")
+    hold, save = (page.get_by_role("button", name=name) for name in ("Hold still", "Save mask"))
+    assert hold.get_attribute("aria-pressed") == "false" and save.is_disabled()
+    hold.focus()
+    page.keyboard.press("Enter")
+    assert hold.get_attribute("aria-pressed") == "true"
+    paint_disc(page)
+    drawn(page)
+    tinted = look(page, f"brush_tint{query[1:]}")[inner] - rest
+    assert tinted[135:150, 240:260, 2].mean() > 10 > abs(tinted[:30]).max(), "only what is held"
+    hold.click()
+    assert hold.get_attribute("aria-pressed") == "false"
+    page.evaluate(f"{EXPLORER}.overlay.style.display = 'none'")  # the ring is no motion
+    drawn(page)
+    # The mesh is finer now, which moves single pixels of sharp edges by a rounding error.
+    assert abs(look(page, "brush_still")[inner] - rest).mean() < 0.5
+    rest = look(page, "brush_still")[inner]
+
+    def apart(name: str) -> np.ndarray:
+        drawn(page)
+        return abs(look(page, f"{name}{query[1:]}")[inner] - rest).max(-1)
+
+    disc, corner = (slice(60, 230), slice(150, 350)), (slice(235, 285), slice(30, 90))
+    pull(page, 0.5, 0.45, to=(0.56, 0.45))
+    assert "held still" in status.inner_text() and apart("brush_held").max() < 4
+    page.mouse.up()
+    pull(page, 0.12, 0.81, to=(0.16, 0.81))
+    others = apart("brush_other")
+    assert others[corner].max() > 20 and others[disc].max() < 4, "what is not painted moves"
+    page.mouse.up()
+    page.evaluate(f"{EXPLORER}.apply({{wind: 3, attraction: 3}})")
+    page.mouse.move(*screen(page, 0.6, 0.45))
+    until(page, f"{EXPLORER}.system.q.some((value) => Math.abs(value) > 3)")
+    page.evaluate(f"{EXPLORER}.poke()")
+    assert apart("brush_wind")[disc].max() < 4, "in wind, attraction and pokes too"
+    with page.expect_download() as download:
+        save.click()
+    assert download.value.suggested_filename == "mask.png"
+    download.value.save_as(tmp_path / "mask.png")
+    mask = np.asarray(Image.open(tmp_path / "mask.png").convert("L")).astype(float)
+    assert mask.shape == (80, 128) and mask[36, 64] == 0 and mask[:, :20].min() == 255
+    steps = max(abs(np.diff(mask, axis=axis)).max() for axis in (0, 1))
+    assert steps < 128, "soft"
+    page.get_by_role("button", name="Reset").click()
+    assert save.is_disabled() and apart("brush_reset").max() < 4
+    pull(page, 0.5, 0.45, to=(0.56, 0.45))
+    assert apart("brush_freed")[disc].max() > 40, "and what was held moves again"
+
+
+def test_shift_and_the_other_brush_paint_back(opened):
+    least = f"Math.min(...{EXPLORER}.data.gain.values)"
+    hold, release = (
+        opened.get_by_role("button", name=name).first for name in ("Hold still", "Release")
+    )
+    hold.click()
+    paint_disc(opened)
+    assert opened.evaluate(least) == 0
+    paint_disc(opened, key="Shift")
+    assert opened.evaluate(least) == 1
+    paint_disc(opened)
+    release.click()
+    pressed = [button.get_attribute("aria-pressed") for button in (hold, release)]
+    assert pressed == ["false", "true"]
+    paint_disc(opened)
+    assert opened.evaluate(f"{EXPLORER}.data.gain.free && {EXPLORER}.mask.length === 0")

@@ -6,11 +6,14 @@ import json
 import re
 import sys
 import zlib
+from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import disc
+from PIL import Image
 
 from gidlite import __main__ as cli
 from gidlite.dynamics import make_scene, write_page
@@ -19,6 +22,7 @@ from gidlite.dynamics.modal import tuned_by_size
 from gidlite.errors import GidliteError
 from gidlite.media import write_image
 from gidlite.motion import SpectralVolume, save_volume
+from gidlite.pipeline import GidPipeline
 
 
 def test_both_sheets_at_rest_are_the_photo(photo, volume):
@@ -151,7 +155,7 @@ def test_poke_samples_nothing_where_a_photo_has_modes(photo, basis, tmp_path, mo
     class Pipeline:  # cannot be called
         representation = "modes"
 
-        def basis(self, image):
+        def basis(self, image, *, gain=None):
             return basis
 
     write_image(tmp_path / "disc.png", photo)
@@ -178,3 +182,29 @@ def test_widget_checks_its_sliders(photo, volume, basis):
     for name, value in (("wind", 4.0), ("stiffness", 0.0), ("damping", 1.0), ("gain", -1.0)):
         with pytest.raises(traitlets.TraitError):
             setattr(widget, name, value)
+
+
+def test_a_mask_of_the_widget_goes_both_ways_and_edits_motion(photo, basis):
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    import traitlets
+
+    from gidlite.dynamics.widget import ModalExplorer
+
+    widget = ModalExplorer(photo, basis)
+    assert widget.mask == b"" and widget.mask_image() is None
+    half = np.zeros((80, 128), np.uint8)
+    half[:, 64:] = 255
+    file = BytesIO()
+    Image.fromarray(half).convert("RGBA").save(file, "PNG")  # as a browser writes it
+    widget.set_state({"mask": memoryview(file.getvalue())})
+    assert np.array_equal(np.asarray(widget.mask_image()), half)
+    stub = SimpleNamespace(device="cpu")
+    gain = GidPipeline.edit(stub, photo, mask=widget.mask_image())
+    middle = gain.shape[1] // 2
+    assert gain[:, : middle - 1].max() == 0 and gain[:, middle + 1 :].min() == 1
+    again = ModalExplorer(photo, basis, mask=widget.mask)
+    assert again.get_state(["mask"])["mask"] == file.getvalue()
+    with pytest.raises(traitlets.TraitError, match="no picture"):
+        widget.mask = b"white"
+    widget.mask = b""
+    assert widget.mask_image() is None

@@ -162,3 +162,45 @@ def test_a_hand_on_a_soft_rim_moves_the_neighbour_by_less_than_a_tenth(tmp_path)
     assert (held[1] - target).norm() < 0.1 * target.norm(), "the body follows as a whole"
     assert held[2].norm() < 0.1 * target.norm() < 0.25 * target.norm() < even[2].norm()
     assert grip[0] == 1 and grip[1] < 0.1 and grip[2] == 0
+
+
+BRUSH = """
+import { Gain, ModalSystem, ModeField } from "./explorer.mjs";
+const gain = new Gain(256, 160);
+const right = (_, i) => ((i >> 2) % 32 < 12 ? 0 : 0x3c00); // 1 px from column 12 on
+const halves = Uint16Array.from({ length: 4 * 20 * 32 }, right);
+const field = new ModeField(halves, 1, [20, 32], 256, 160, gain);
+const seen = () => [0, 8, 12, 16, 20, 24, 32].map((away) => field.shape(100, 80 + away)[0]);
+const push = () => {
+  const system = new ModalSystem([1], 0.05);
+  system.attract([field], 100, 80, 50, 10, 1);
+  return Math.hypot(...system.force);
+};
+field.seen = new Float32Array(20 * 32).fill(1);
+const results = [seen(), [push(), field.farthest(Float64Array.of(1, 0))]];
+gain.brush([60, 80], [140, 80], 20, false);
+const first = gain.values;
+gain.brush([60, 80], [140, 80], 20, false);
+results.push(seen(), [push(), gain.values.every((value, i) => value === first[i])]);
+gain.brush([60, 80], [140, 80], 20, true);
+results.push([gain.free]);
+gain.brush([0, 0], [256, 160], 1e4, false);
+results.push([push(), field.farthest(Float64Array.of(1, 0))]);
+console.log(JSON.stringify(results));
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="no Node.js on this machine: the brush is not tested")
+def test_a_brush_holds_softly_however_often_and_what_it_held_is_freed(tmp_path):
+    shutil.copy(MODULE, tmp_path / "explorer.mjs")
+    (tmp_path / "run.mjs").write_text(BRUSH)
+    answer = subprocess.run(
+        [NODE, "run.mjs"], cwd=tmp_path, text=True, capture_output=True, timeout=60, check=True
+    )
+    free, (pull, far), held, (less, again), (freed,), nothing = json.loads(answer.stdout)
+    assert free == pytest.approx([1] * 7) and far == pytest.approx(2**0.5)
+    # Smoothstep from half the radius, 10 px, to the radius; the grid has a point every 2 px.
+    steps = [share * share * (3 - 2 * share) for share in (0, 0, 0.2, 0.6, 1, 1, 1)]
+    assert held == pytest.approx(steps, abs=0.02)
+    assert again is True and freed is True
+    assert 0 < less < 0.3 * pull and nothing == [0, 0]
