@@ -29,7 +29,7 @@ from gidlite.prior.drawer import ModesPrior
 from gidlite.render import farthest_motion, render_frames
 from gidlite.render.photo import GuidedUpsampling
 
-WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "grid"  # a folder for each representation
+WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "modes"  # a folder for each representation
 FARTHEST = 12.0  # px at 256 wide; beyond, a renderer invents more than it moves
 _LIVELY = 0.7  # of the level of the liveliest place: what a thing that is told to move has
 _LEAST_LEVEL, _LEAST_LIVELIEST = 1e-3, 0.5  # taken of a still place, and of a still photo
@@ -235,6 +235,13 @@ class GidPipeline:
         photo = _reduced(as_image(image))[None].to(self.device)
         height, width = photo.shape[-2:]
         return self.prior.surprise(photo, resize_spectral(spectral, height=height, width=width))
+
+    @torch.no_grad()
+    def level(self, image: Any) -> Float[Tensor, "rows columns"]:
+        """Return the RMS displacement to be expected in a usual wind, in px of its own grid."""
+        require(self.representation == "modes", f"{self.name} has no modes; use one that has")
+        found = self.prior.modes(_reduced(as_image(image))[None].to(self.device))
+        return (found.level[0] * found.amount[0, 0].exp()).cpu() / PHOTO_STRIDE
 
     @torch.no_grad()
     def basis(self, image: Any, *, gain: Tensor | None = None) -> ModalBasis:

@@ -65,7 +65,7 @@ def denoising_loss(
     condition: Float[Tensor, "batch first *about"],
     *,
     scheduler: SchedulerMixin,
-    weight: Shaped[Tensor, "batch place *places"] | None = None,
+    weight: Shaped[Tensor, "#batch *places"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean squared error of what a denoiser predicts at noise levels drawn evenly.

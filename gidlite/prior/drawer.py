@@ -81,7 +81,7 @@ class Drawer(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 4,
-        features: int = 261, width: int = 96, layers: int = 4, coordination: str = "attention",
+        features: int = 357, width: int = 96, layers: int = 4, coordination: str = "attention",
     ) -> None:  # fmt: skip
         super().__init__()
         known = ", ".join(COORDINATIONS)

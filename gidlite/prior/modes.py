@@ -29,7 +29,8 @@ from gidlite.errors import require
 from gidlite.prior import PHOTO_STRIDE, Photos, image_taps, mute
 from gidlite.prior.encoder import WIDTHS, PhotoEncoder
 
-EMBEDDING, BASIS, WIDTH = 32, 12, 128  # of cells for masks and for shapes, and of a part's token
+EMBEDDING, BASIS = 16, 12  # channels of cells: what they belong to, and what shapes are made of
+WIDE, TOKEN = 96, 128  # of what a cell shows, and of what is known of a part
 UNEXPLAINED = 0.5  # of what a component varies by, is noise to the likelihood
 STILL = 0.03  # relative level below which differences of level are of no interest
 LEAST_AMOUNT = 0.15  # px of RMS; a scene that moves less is taken to move by this
@@ -90,57 +91,39 @@ class Modes:
         return volume * (self.level * amount[:, None, None])[:, None, None, None]
 
 
-class SlotLayer(nn.Module):
-    """Parts look at the photo, then at each other."""
-
-    def __init__(self, width: int, heads: int = 4) -> None:
-        super().__init__()
-        self.look = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.share = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        up, down = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)
-        self.mlp = nn.Sequential(up, nn.GELU(), down)
-
-    def forward(self, slots: Tensor, memory: Tensor) -> Tensor:
-        slots = slots + self.look(self.norms[0](slots), memory, memory, need_weights=False)[0]
-        own = self.norms[1](slots)
-        slots = slots + self.share(own, own, own, need_weights=False)[0]
-        return slots + self.mlp(self.norms[2](slots))
-
-
 class ModesNet(ModelMixin, ConfigMixin):
-    """Photo → modes: soft parts by mask attention, each with a few shapes of its own.
+    """Photo → modes: cells that are alike make a part, and each part has a few shapes of its own.
 
-    A shape is a scalar, and moves along x in one mode and along y in another, both as far as the
-    axis along which a cell swings allows: a stem goes sideways in either.
+    Every cell has an embedding, close to that of another if both move as one thing (De Brabandere
+    et al. 2017); parts gather around cells that are far from each other. A shape is a scalar, and
+    moves along x in one mode and along y in another, both as far as the axis along which a cell
+    swings allows: a stem goes sideways in either.
     """
 
     @register_to_config
     def __init__(self, num_frequencies: int = 16, parts: int = 24, modes_per_part: int = 4) -> None:
         super().__init__()
+        require(modes_per_part % 2 == 0, f"modes_per_part is {modes_per_part}; it must be even")
         self.encoder = PhotoEncoder()
         fine, middle, _, coarsest = WIDTHS
-        wide, place = 96, 4 * _PLACE_WAVES
-        hidden = nn.Conv2d(fine, wide, 3, padding=1)
+        hidden = nn.Conv2d(fine, WIDE, 3, padding=1)
         self.pixels = nn.Sequential(nn.GroupNorm(8, fine), nn.SiLU(), hidden, nn.SiLU())
-        self.level = nn.Conv2d(wide, 1, 1)
+        self.level = nn.Conv2d(WIDE, 1, 1)
         self.embed = nn.Sequential(
-            nn.Conv2d(wide + place, wide, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(wide, EMBEDDING + BASIS + 2, 1),
+            nn.Conv2d(WIDE + 4 * _PLACE_WAVES, WIDE, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(WIDE, EMBEDDING + BASIS + 2, 1),
         )  # fmt: skip
-        seen = middle + place
-        self.memory = nn.Sequential(nn.GroupNorm(8, seen), nn.Conv2d(seen, WIDTH, 1))
-        self.slots = nn.Parameter(torch.randn(parts, WIDTH) * 0.5)
-        self.layers = nn.ModuleList(SlotLayer(WIDTH) for _ in range(3))
-
-        def head(outputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, outputs))
-
-        self.mask = head(EMBEDDING + 1)
-        require(modes_per_part % 2 == 0, f"modes_per_part is {modes_per_part}; it must be even")
-        self.mix = head(modes_per_part // 2 * (BASIS + 3))
-        self.envelope = head(modes_per_part // 2 * (num_frequencies - 1))
-        mute(self.envelope[1])
+        self.reach = nn.Parameter(
+            torch.tensor(2.0)
+        )  # at which places of a picture tell things apart
+        seen = WIDE + middle + 5
+        self.describe = nn.Sequential(nn.Linear(seen, TOKEN), nn.SiLU(), nn.Linear(TOKEN, TOKEN))
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(TOKEN, modes_per_part // 2 * (BASIS + 3)))
+        with torch.no_grad():  # at first, every part is rigid
+            self.mix[1].bias.view(-1, BASIS + 3)[:, -1] = 1
+        envelopes = nn.Linear(TOKEN, modes_per_part // 2 * (num_frequencies - 1))
+        self.envelope = nn.Sequential(nn.SiLU(), envelopes)
+        mute(envelopes)
         self.amount = nn.Sequential(nn.Linear(coarsest, 64), nn.SiLU(), nn.Linear(64, 2))
         flat = torch.full((num_frequencies - 1,), (8 * (num_frequencies - 1)) ** -0.5)
         self.register_buffer("scale", flat)
@@ -150,38 +133,74 @@ class ModesNet(ModelMixin, ConfigMixin):
         maps = self.encoder(photo, image_taps(photo) if taps is None else taps)
         pixels = self.pixels(maps[0])
         level = functional.softplus(self.level(pixels).float())[:, 0]
-        place = _places(pixels)
-        found = self.embed(torch.cat([pixels, place], 1))
+        found = self.embed(torch.cat([pixels, _places(pixels)], 1)).float()
         embedding, basis, lean = found.split((EMBEDDING, BASIS, 2), 1)
-        slots = self._slots(maps[1])
-        masks = self.mask(slots)
-        match = torch.einsum("bjc,bchw->bjhw", masks[..., :-1], embedding) * 3 / EMBEDDING**0.5
-        parts = (match + masks[..., -1:, None]).float().softmax(1)
-        basis = torch.cat([basis, _ramps(pixels)], 1).float()
-        mix = self.mix(slots).float().unflatten(-1, (-1, BASIS + 3))
-        scalars = torch.einsum("bjrn,bnhw->bjrhw", mix, basis) * parts[:, :, None]
+        embedding = torch.cat([embedding, self.reach * _ramps(embedding)[:, 1:]], 1)
+        parts = gather_parts(embedding, level.detach(), self.config.parts)
+        seen, place = _describe(parts, level.detach(), pixels, maps[1])
+        tokens = self.describe(torch.cat([seen, place], -1))
+        mix = self.mix(tokens).float().unflatten(-1, (-1, BASIS + 3))
+        ramps = _ramps(basis)[:, None, 1:] - place[..., :2, None, None]
+        ramps = ramps / (2 * place[..., 2:4, None, None] + 0.1)
+        scalars = torch.einsum("bjrn,bnhw->bjrhw", mix[..., :BASIS], basis)
+        scalars = scalars + torch.einsum("bjrn,bjnhw->bjrhw", mix[..., BASIS:-1], ramps)
+        scalars = (scalars + mix[..., -1, None, None]) * parts[:, :, None]
         scalars = scalars.flatten(1, 2)
         scalars = scalars / (scalars.square().sum(1, keepdim=True) + 1e-8).sqrt()
-        shapes = scalars[:, :, None, None] * _swing(lean.float())[:, None]
-        shapes = shapes.flatten(1, 2)
-        envelope = self._envelope(slots).repeat_interleave(2, 1)
+        shapes = (scalars[:, :, None, None] * _swing(lean)[:, None]).flatten(1, 2)
+        envelope = self._envelope(tokens).repeat_interleave(2, 1)
         amount = self.amount(maps[3].mean((-2, -1))).float()
-        tokens = _describe(parts, level, slots, maps[1])
-        return Modes(shapes, level, envelope, amount, parts, embedding, tokens, self.scale)
+        known = torch.cat([tokens.float(), seen.float(), place], -1).detach()
+        return Modes(shapes, level, envelope, amount, parts, embedding, known, self.scale)
 
-    def _slots(self, map8: Tensor) -> Tensor:
-        memory = self.memory(torch.cat([map8, _places(map8)], 1)).flatten(2).mT
-        slots = self.slots.expand(len(map8), -1, -1)
-        for layer in self.layers:
-            slots = layer(slots, memory)
-        return slots
-
-    def _envelope(self, slots: Tensor) -> Tensor:
+    def _envelope(self, tokens: Tensor) -> Tensor:
         """Return envelopes that leave the level what it says: Σ s² e² = Σ s²."""
-        logs = 2 * torch.tanh(self.envelope(slots).float() / 2)
+        logs = 2 * torch.tanh(self.envelope(tokens).float() / 2)
         envelope = logs.unflatten(-1, (-1, len(self.scale))).flatten(1, 2).exp()
         power = (self.scale.square() * envelope.square()).sum(-1, keepdim=True)
         return envelope * (self.scale.square().sum() / power).sqrt()
+
+
+def square_distances(
+    embedding: Float[Tensor, "batch channels cells"], others: Float[Tensor, "batch channels parts"]
+) -> Float[Tensor, "batch parts cells"]:
+    """Return d² between embeddings; two cells are one thing with a likeness of exp −d²."""
+    squares = embedding.square().sum(1)[:, None] + others.square().sum(1)[..., None]
+    return (squares - 2 * others.mT @ embedding).clamp(min=0)
+
+
+def gather_parts(
+    embedding: Float[Tensor, "batch channels rows columns"], level: Maps, count: int
+) -> Float[Tensor, "batch parts rows columns"]:
+    """Return soft parts around cells that move and are unlike each other; they sum to 1.
+
+    The first centre is the liveliest cell; each further one is that which moves most of what no
+    centre is like. A late centre that is like an earlier one takes little.
+    """
+    flat, lively = embedding.flatten(2), level.flatten(1) + STILL
+    left, centres, news = torch.ones_like(lively), [], []
+    with torch.no_grad():
+        for _ in range(count):
+            wanted = lively * left
+            cell = wanted.argmax(1)
+            news.append(left.gather(1, cell[:, None])[:, 0])
+            centre = flat.gather(2, cell[:, None, None].expand(-1, flat.shape[1], -1))
+            # The mean of what is like the cell stands for it better than the cell.
+            near = torch.exp(-square_distances(flat, centre)) * lively[:, None]
+            centre = torch.einsum("bjn,bcn->bcj", near / near.sum(-1, keepdim=True), flat)
+            centres.append(centre)
+            left = left * (1 - torch.exp(-square_distances(flat, centre)[:, 0]))
+    alike = torch.exp(-square_distances(flat, torch.cat(centres, 2))) + 1e-6
+    shares = alike * torch.stack(news, 1)[..., None].clamp(min=1e-3)
+    return (shares / shares.sum(1, keepdim=True)).unflatten(2, embedding.shape[-2:])
+
+
+def swing_axis(moves: Float[Tensor, "batch many 2 cells"]) -> Float[Tensor, "batch 2 cells"]:
+    """Return along which axis cells move: a vector at twice its angle, of length 1 for a line."""
+    dx, dy = moves.unbind(2)
+    power = (dx.square() + dy.square()).sum(1).clamp(min=1e-9)
+    lean = torch.stack([(dx.square() - dy.square()).sum(1), 2 * (dx * dy).sum(1)], 1)
+    return lean / power[:, None]
 
 
 def _swing(lean: Float[Tensor, "batch 2 rows columns"]) -> Float[Tensor, "batch 2 2 rows columns"]:
@@ -217,19 +236,22 @@ def _ramps(like: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y]).expand(len(like), -1, -1, -1).to(like.dtype)
 
 
-def _describe(parts: Tensor, level: Tensor, slots: Tensor, map8: Tensor) -> Tensor:
-    """Return what is known of every part: its token, what the photo shows there, place, weight."""
-    weight = parts * (level + 0.02)[:, None]
+def _describe(parts: Tensor, level: Tensor, pixels: Tensor, map8: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the photo shows in every part, and its place: centre, spread, log of weight."""
+    weight = parts * (level + STILL)[:, None]
     mass = weight.sum((-2, -1), keepdim=True).clamp(min=1e-4)
     share = weight / mass
     ramps = _ramps(parts)[:, 1:]
     centre = torch.einsum("bjhw,bchw->bjc", share, ramps)
     spread = torch.einsum("bjhw,bchw->bjc", share, ramps.square()) - centre.square()
-    coarse = functional.adaptive_avg_pool2d(weight, map8.shape[-2:])
+    coarse = functional.adaptive_avg_pool2d(share, map8.shape[-2:])
     coarse = coarse / coarse.sum((-2, -1), keepdim=True).clamp(min=1e-4)
-    seen = torch.einsum("bjhw,bchw->bjc", coarse, functional.group_norm(map8.float(), 8))
-    numbers = [centre, spread.clamp(min=0).sqrt(), mass[..., 0].log() / 4]
-    return torch.cat([slots.float(), seen, *numbers], dim=-1).detach()
+    seen = [
+        torch.einsum("bjhw,bchw->bjc", share, pixels.float()),
+        torch.einsum("bjhw,bchw->bjc", coarse, functional.group_norm(map8.float(), 8)),
+    ]
+    place = [centre, spread.clamp(min=1e-4).sqrt(), mass[..., 0].log() / 4]
+    return torch.cat(seen, -1), torch.cat(place, -1)
 
 
 def split_volume(

@@ -241,7 +241,7 @@ def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], Freque
     places = [folder / STATS for run in map(Path, runs) for folder in (run.parent, run / "model")]
     known = [place for place in places if place.is_file()]
     parts = dict(map(load_part, runs))
-    needed = not {"modes", "renderer"} >= parts.keys()
+    needed = not {"modes", "drawer", "renderer"} >= parts.keys()
     require(bool(known) or not needed, f"{', '.join(map(str, runs))} come without {STATS}")
     return parts, load_stats(known[-1]) if known else None
 

@@ -340,6 +340,6 @@ def run_training(
         return None
     if export is not None and config.part == "renderer":
         model.half().save_pretrained(export)
-    elif export is not None:
+    elif export is not None and config.part in ("prior", "coordinate", "drawer"):
         setup.assemble(config, networks, model, stats, name=Path(out).name).save_pretrained(export)
     return setup.load_checkpoint(out)[1]

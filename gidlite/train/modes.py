@@ -16,7 +16,7 @@ from gidlite.prior.modes import Evidence, ModesNet
 from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
 
 # Weights of the losses beside the likelihood.
-_LEVEL, _EDGES, _AMOUNT, _PARTS, _PAIRS = 0.3, 0.3, 0.02, 0.3, 1.0
+_LEVEL, _EDGES, _AMOUNT, _THINGS, _PAIRS, _AXIS = 0.3, 0.3, 0.02, 0.3, 1.0, 0.5
 _PAIRED = 192  # cells of a scene that are compared with each other
 _TOGETHER, _APART = 0.9, 0.6  # coherence above which two cells belong together; below: do not
 
@@ -76,11 +76,13 @@ class ModesTask(Task):
             mean, log_variance = found.amount.unbind(1)
             missed = functional.gaussian_nll_loss(mean, amount, log_variance.exp().clamp(0.02, 4))
             cells = draw_cells(total * reliable, generator)
-            series, shapes, parts = (
-                at_cells(maps, cells) for maps in (motion, found.shapes, found.parts)
+            series, shapes, about = (
+                at_cells(maps, cells) for maps in (motion, found.shapes, found.embedding)
             )
-            parts, pairs = parts_loss(parts, series), pairs_loss(shapes, series)
-        return surprise + level + _AMOUNT * missed + _PARTS * parts + _PAIRS * pairs
+            apart = things_loss(modes.square_distances(about, about), series)
+            pairs, axis = pairs_loss(shapes, series), axis_loss(shapes, series)
+        together = _THINGS * apart + _PAIRS * pairs + _AXIS * axis
+        return surprise + level + _AMOUNT * missed + together
 
     def columns(self, model: ModesNet, batch: Batch) -> list[Tensor]:
         """Return photo, true and predicted level, and the parts, each in a grey of its own."""
@@ -137,10 +139,10 @@ def at_cells(maps: Tensor, cells: Int[Tensor, "batch cells"]) -> Tensor:
     return flat.gather(-1, index.expand(*flat.shape[:-1], -1))
 
 
-def parts_loss(
-    parts: Float[Tensor, "batch parts cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
+def things_loss(
+    distance: Float[Tensor, "batch cells cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
 ) -> Float[Tensor, ""]:
-    """Return how badly parts tell what moves together: a cross-entropy over pairs of cells.
+    """Return how badly d² tells what moves together: a cross-entropy over pairs of cells.
 
     Two belong together if they are coherent over bins and directions, up to a factor; in between,
     nobody knows.
@@ -148,10 +150,10 @@ def parts_loss(
     series = torch.complex(*series.unbind(1)).flatten(1, 2)
     series = series / series.abs().square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
     coherence = (series.mH @ series).abs()
-    same = (parts.mT @ parts).clamp(1e-4, 1 - 1e-4)
     together, apart = (coherence > _TOGETHER).float(), (coherence < _APART).float()
-    found = -(together * same.log()).sum() / together.sum().clamp(min=1)
-    return found - (apart * (1 - same).log()).sum() / apart.sum().clamp(min=1)
+    found = (together * distance.clamp(max=25)).sum() / together.sum().clamp(min=1)
+    unlike = torch.log(-torch.expm1(-distance) + 1e-3)
+    return found - (apart * unlike).sum() / apart.sum().clamp(min=1)
 
 
 def pairs_loss(
@@ -167,6 +169,14 @@ def pairs_loss(
     series = (series / size).flatten(1, 2).flatten(2)  # batch, 2 bins, 2 cells
     shapes = shapes.flatten(2)
     return (shapes.mT @ shapes - 2 * series.mT @ series).square().mean()
+
+
+def axis_loss(
+    shapes: Float[Tensor, "batch modes 2 cells"], series: Float[Tensor, "batch 2 bins 2 cells"]
+) -> Float[Tensor, ""]:
+    """Return the squared error of the axis along which cells swing, see ``modes.swing_axis``."""
+    seen = series.flatten(1, 2)
+    return (modes.swing_axis(shapes) - modes.swing_axis(seen)).square().sum(1).mean()
 
 
 class DrawerTask(ModesTask):
@@ -192,7 +202,9 @@ class DrawerTask(ModesTask):
         reliable = batch["reliable"][:, stride // 2 :: stride, stride // 2 :: stride].float()
         evidence = Evidence(found, motion, reliable)
         generator = torch.Generator().manual_seed(int(batch["image"].sum()))
-        draws = [evidence.draw(torch.randn(evidence.seen.shape, generator=generator)) for _ in range(2)]
+        draws = [
+            evidence.draw(torch.randn(evidence.seen.shape, generator=generator)) for _ in range(2)
+        ]
         energy = (found.shapes * found.level[:, None, None]).square().sum((2, 3, 4))
         parts = energy.unflatten(1, (self.config.parts, -1)).sum(2)
         share = (parts / parts.mean(1, keepdim=True)).clamp(0.02, 4)

@@ -13,11 +13,14 @@ from gidlite.prior.modes import (
     UNEXPLAINED,
     Evidence,
     ModesNet,
+    gather_parts,
     scene_amount,
     split_volume,
+    square_distances,
+    swing_axis,
     total_level,
 )
-from gidlite.train.modes import at_cells, draw_cells, level_loss, pairs_loss, parts_loss
+from gidlite.train.modes import at_cells, draw_cells, level_loss, pairs_loss, things_loss
 
 BINS, PARTS, EACH = 4, 5, 2
 
@@ -33,7 +36,7 @@ def net() -> ModesNet:
     net = ModesNet(BINS + 1, PARTS, EACH).eval().requires_grad_(False)
     net.scale.copy_(torch.tensor([0.2, 0.1, 0.05, 0.02]))
     net.scale /= (8 * net.scale.square().sum()).sqrt()
-    for head in (net.mask, net.mix, net.envelope):
+    for head in (net.mix, net.envelope):
         torch.nn.init.normal_(head[1].weight, std=0.2)
     return net
 
@@ -162,8 +165,8 @@ def test_the_losses_know_the_truth(generator):
 
     def losses(parts: torch.Tensor) -> list[float]:
         shares = torch.nn.functional.one_hot(parts, 4).movedim(-1, 1).float()
-        shapes = at_cells(shares[:, :, None] * straight, cells)
-        found = parts_loss(at_cells(shares, cells), series), pairs_loss(shapes, seen)
+        shapes, about = (at_cells(m, cells) for m in (shares[:, :, None] * straight, 3 * shares))
+        found = things_loss(square_distances(about, about), series), pairs_loss(shapes, seen)
         return [value.item() for value in found]
 
     # Each body swings along its own axis.
@@ -202,6 +205,27 @@ def test_a_basis_has_the_shapes_in_pairs(net, modes):
     torch.testing.assert_close(shapes[1].real, modes.shapes[0, 2] * modes.level[0])
     torch.testing.assert_close(shapes[1].imag, modes.shapes[0, 3] * modes.level[0])
     assert (places >= 1).all() and (places <= BINS).all()
+
+
+def test_the_axis_of_a_swing():
+    """Along x, along y, along a diagonal, and in a circle."""
+    moves = torch.tensor([[[1.0, 0, 1, 1], [0, 1, 1, 0]], [[2, 0, 3, 0], [0, -3, 3, 1]]])[None]
+    expected = torch.tensor([[[1.0, -1, 0, 0], [0, 0, 1, 0]]])
+    torch.testing.assert_close(swing_axis(moves), expected)
+    assert (swing_axis(torch.zeros(1, 2, 2, 4)) == 0).all()
+
+
+def test_parts_gather_around_things():
+    """Three flat things, of which one stands still: what moves is told apart first."""
+    thing = torch.zeros(1, 12, 18, dtype=torch.long)
+    thing[..., 6:], thing[..., 12:] = 1, 2
+    embedding = 3.0 * torch.nn.functional.one_hot(thing, 4).movedim(-1, 1).float()
+    level = torch.tensor([1.0, 0.0, 0.6])[thing]
+    parts = gather_parts(embedding, level, 5)
+    torch.testing.assert_close(parts.sum(1), torch.ones(1, 12, 18))
+    owners = [set(parts.argmax(1)[thing == n].tolist()) for n in range(3)]
+    assert owners[0] == {0} and owners[2] == {1} and owners[1] == {2}
+    assert parts.amax(1).min() > 0.99
 
 
 def test_a_region_holds_its_point(net):

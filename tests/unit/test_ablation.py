@@ -128,7 +128,7 @@ def test_training_stops_goes_on_and_does_nothing_twice(out, tmp_path, monkeypatc
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path)
     models = [GidPipeline.from_pretrained(tmp_path / "models" / row.name) for row in rows]
-    full, alone = (model.denoiser for model in models)
+    full, alone = (model.prior.denoiser for model in models)
     # Attention learned together with everything else: its output began at exactly zero.
     assert all(layer.out.weight.abs().max() > 0 for layer in full.frequency)
     assert full.config.coordination == "attention" and len(alone.frequency) == 0
