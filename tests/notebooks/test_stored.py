@@ -26,7 +26,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 11
+    assert len(NOTEBOOKS) >= 12
 
 
 def test_stored_as_executed(path):

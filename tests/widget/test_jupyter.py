@@ -28,7 +28,7 @@ DISC = (
 def course() -> str:
     """Return what notebook 08 runs to show the flower in its widget, as one cell."""
     cells = ["".join(cell["source"]) for cell in json.loads(COURSE.read_text())["cells"]]
-    wanted = ("import math\n", "photo = read_image", "explorer = ")
+    wanted = ("import math\n", "photo = read_image", "source = ", "explorer = ")
     return "\n".join(next(cell for cell in cells if cell.startswith(start)) for start in wanted)
 
 
