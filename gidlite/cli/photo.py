@@ -254,6 +254,7 @@ def poke(
         # Impossible options are refused before minutes are spent on the motion.
         probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
         make_scene(image, probe, **options)
+        prior.strength()  # refused here, too, although a hand needs no wind
         pipeline = cli.load_pipeline(prior.model)
         if pipeline.representation == "modes":
             volume = pipeline.basis(image, gain=prior.gain(pipeline, photo, image))

@@ -12,7 +12,7 @@ from gidlite.__main__ import main
 from gidlite.evaluate.motion import Draws
 from gidlite.evaluate.scenes import equivariance, evaluate_scenes, score, things, unseen_scenes
 from gidlite.motion.spectral import motion_amplitude, resize_spectral
-from gidlite.pipeline import DEFAULT_WEIGHTS, GidPipeline
+from gidlite.pipeline import DEFAULT, WEIGHTS, GidPipeline
 
 # Of the shipped weights on SHIPPED_SCENES scenes with SHIPPED_STEPS steps: just beyond what they
 # score, so that nothing gets worse unnoticed. New weights, new bounds.
@@ -241,7 +241,9 @@ def test_the_command_prints_a_table_and_writes_json(scenes, monkeypatch, capsys,
     assert content["settings"]["count"] == 4 and content["settings"]["seed"] == 7
 
 
-@pytest.mark.skipif(not (DEFAULT_WEIGHTS / "pipeline.json").is_file(), reason="no shipped weights")
+@pytest.mark.skipif(
+    not (WEIGHTS / DEFAULT / "pipeline.json").is_file(), reason="no shipped weights"
+)
 def test_the_shipped_weights_are_no_worse_than_just_beyond_what_they_scored():
     """The bounds at the top are those of the weights of today, not of what would be good."""
     draws = Draws(samples=1, steps=SHIPPED_STEPS)

@@ -132,7 +132,7 @@ def test_training_stops_goes_on_and_does_nothing_twice(out, tmp_path, monkeypatc
     # Attention learned together with everything else: its output began at exactly zero.
     assert all(layer.out.weight.abs().max() > 0 for layer in full.frequency)
     assert full.config.coordination == "attention" and len(alone.frequency) == 0
-    assert models[0].stats.scale.shape == (4,)
+    assert models[0].prior.stats.scale.shape == (4,)
 
 
 def test_stand_ins_move_as_they_say():
