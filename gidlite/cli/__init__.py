@@ -56,7 +56,7 @@ class PhotoOptions(PriorOptions):
     """Options of commands that imagine the motion of one photo, and may be told of it."""
 
     wind: Annotated[
-        str | None, Option(help="calm, breeze, gusty, or 0 to 1; drawn with the seed if not given.")
+        str | None, Option(help="calm, breeze (if not given), gusty, 0 to 1; seed: drawn with it.")
     ] = None
     mask: Annotated[Path | None, Option(help="Picture: white may move, black stays.")] = None
     still: Annotated[
@@ -67,14 +67,14 @@ class PhotoOptions(PriorOptions):
     ] = None
 
     def strength(self) -> float | None:
-        """Return the wind as a number from 0 to 1, or refuse it."""
-        if self.wind is None:
+        """Return the wind as a number from 0 to 1, None if the seed is to draw it, or refuse it."""
+        if self.wind == "seed":
             return None
         try:
-            wind = WINDS.get(self.wind) or float(self.wind)
+            wind = WINDS.get(self.wind or "breeze") or float(self.wind)
         except ValueError:
             wind = math.nan
-        known = ", ".join(WINDS)
+        known = ", ".join([*WINDS, "seed"])
         require(0 <= wind <= 1, f"--wind is {self.wind}; give {known} or a number from 0 to 1")
         return wind
 

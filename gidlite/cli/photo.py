@@ -79,6 +79,8 @@ def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVol
 
     require(prior.seed >= 0, f"--seed is {prior.seed}; it must be 0 or a positive number")
     wind, pipeline = prior.strength(), cli.load_pipeline(prior.model)
+    if pipeline.representation == "grid" and prior.wind is None:
+        wind = None  # a grid knows none
     sampling = Sampling(wind=wind, gain=prior.gain(pipeline, photo, image))
     generator = torch.Generator().manual_seed(prior.seed)
     with cli.progress_bar("Imagining motion") as progress:
@@ -87,7 +89,7 @@ def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVol
             generator=generator, progress=progress, sampling=sampling,
         ).volume  # fmt: skip
     if wind is None and pipeline.representation == "modes":
-        cli.say(f"Wind {drawn_wind(prior.seed):.2f} of 1, drawn with the seed; --wind sets it.")
+        cli.say(f"Wind {drawn_wind(prior.seed):.2f} of 1, drawn with the seed.")
     return volume
 
 
