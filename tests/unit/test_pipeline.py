@@ -214,7 +214,7 @@ def gidlite(*arguments):
         (("animate", "{tiny}",), "tiny.png"),
         (("animate", "{photo}", "--steps", "0"), "steps"),
         (("animate", "{photo}", "--guidance", "nan"), "guidance"),
-        (("animate", "{photo}", "--wind", "strong"), "give calm, breeze, gusty, seed or a number from"),
+        (("animate", "{photo}", "--wind", "strong"), "give calm, breeze, gusty, seed or"),
         (("predict", "{photo}", "--wind", "2"), "--wind is 2;"),
         (("poke", "{photo}", "--wind", "nan"), "--wind is nan;"),
         (("predict", "{photo}", "--mask", "no.png"), "the path to a mask"),
