@@ -56,11 +56,6 @@ class Modes:
     tokens: Float[Tensor, "batch parts features"]  # what is known of each part
     scale: Float[Tensor, " bins"]  # s_k, with 8 Σ s_k² = 1
 
-    def at(self, scene: int) -> Modes:
-        """Return the modes of one photo of the batch."""
-        held = {n: v if n == "scale" else v[scene : scene + 1] for n, v in vars(self).items()}
-        return Modes(**held)
-
     def draw_amount(
         self, noise: Float[Tensor, " batch"], wind: float | None = None
     ) -> Float[Tensor, " batch"]:
@@ -113,9 +108,8 @@ class ModesNet(ModelMixin, ConfigMixin):
             nn.Conv2d(WIDE + 4 * _PLACE_WAVES, WIDE, 3, padding=1), nn.SiLU(),
             nn.Conv2d(WIDE, EMBEDDING + BASIS + 2, 1),
         )  # fmt: skip
-        self.reach = nn.Parameter(
-            torch.tensor(2.0)
-        )  # at which places of a picture tell things apart
+        # How much being elsewhere in the picture tells things apart.
+        self.reach = nn.Parameter(torch.tensor(2.0))
         seen = WIDE + middle + 5
         self.describe = nn.Sequential(nn.Linear(seen, TOKEN), nn.SiLU(), nn.Linear(TOKEN, TOKEN))
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(TOKEN, modes_per_part // 2 * (BASIS + 3)))
@@ -135,12 +129,12 @@ class ModesNet(ModelMixin, ConfigMixin):
         level = functional.softplus(self.level(pixels).float())[:, 0]
         found = self.embed(torch.cat([pixels, _places(pixels)], 1)).float()
         embedding, basis, lean = found.split((EMBEDDING, BASIS, 2), 1)
-        embedding = torch.cat([embedding, self.reach * _ramps(embedding)[:, 1:]], 1)
+        embedding = torch.cat([embedding, self.reach * _ramps(embedding)], 1)
         parts = gather_parts(embedding, level.detach(), self.config.parts)
         seen, place = _describe(parts, level.detach(), pixels, maps[1])
         tokens = self.describe(torch.cat([seen, place], -1))
         mix = self.mix(tokens).float().unflatten(-1, (-1, BASIS + 3))
-        ramps = _ramps(basis)[:, None, 1:] - place[..., :2, None, None]
+        ramps = _ramps(basis)[:, None] - place[..., :2, None, None]
         ramps = ramps / (2 * place[..., 2:4, None, None] + 0.1)
         scalars = torch.einsum("bjrn,bnhw->bjrhw", mix[..., :BASIS], basis)
         scalars = scalars + torch.einsum("bjrn,bjnhw->bjrhw", mix[..., BASIS:-1], ramps)
@@ -152,6 +146,11 @@ class ModesNet(ModelMixin, ConfigMixin):
         amount = self.amount(maps[3].mean((-2, -1))).float()
         known = torch.cat([tokens.float(), seen.float(), place], -1).detach()
         return Modes(shapes, level, envelope, amount, parts, embedding, known, self.scale)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether s_k was measured on data; a network starts with the same for all bins."""
+        return bool((self.scale != self.scale[0]).any())
 
     def _envelope(self, tokens: Tensor) -> Tensor:
         """Return envelopes that leave the level what it says: Σ s² e² = Σ s²."""
@@ -230,10 +229,10 @@ def _places(like: Tensor) -> Tensor:
 
 
 def _ramps(like: Tensor) -> Tensor:
-    """Return the affine functions 1, x and y of every cell, sides at ±1."""
+    """Return x and y of every cell, sides at ±1."""
     y, x = (torch.linspace(-1, 1, size, device=like.device) for size in like.shape[-2:])
     y, x = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([torch.ones_like(x), x, y]).expand(len(like), -1, -1, -1).to(like.dtype)
+    return torch.stack([x, y]).expand(len(like), -1, -1, -1).to(like.dtype)
 
 
 def _describe(parts: Tensor, level: Tensor, pixels: Tensor, map8: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,7 +240,7 @@ def _describe(parts: Tensor, level: Tensor, pixels: Tensor, map8: Tensor) -> tup
     weight = parts * (level + STILL)[:, None]
     mass = weight.sum((-2, -1), keepdim=True).clamp(min=1e-4)
     share = weight / mass
-    ramps = _ramps(parts)[:, 1:]
+    ramps = _ramps(parts)
     centre = torch.einsum("bjhw,bchw->bjc", share, ramps)
     spread = torch.einsum("bjhw,bchw->bjc", share, ramps.square()) - centre.square()
     coarse = functional.adaptive_avg_pool2d(share, map8.shape[-2:])

@@ -250,7 +250,10 @@ def start_from(model: nn.Module, run: str | Path) -> None:
     """Give a model the weights of a run folder, or of a part of a pipeline."""
     _, start = load_part(run)
     try:
-        model.load_state_dict(start.state_dict())
+        state = start.state_dict()
+        if not getattr(start, "fitted", True):
+            state["scale"] = model.scale  # what this run has measured is better than nothing
+        model.load_state_dict(state)
     except RuntimeError:
         kinds = f"a {type(start).__name__} of other sizes than the {type(model).__name__}"
         raise GidliteError(f"{run} holds {kinds} of this config; change one of them") from None

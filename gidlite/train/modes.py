@@ -90,7 +90,7 @@ class ModesTask(Task):
         with torch.no_grad():
             found = model(photos)
         true = true / modes.scene_amount(true, batch["reliable"].float())[:, None, None]
-        shades = torch.linspace(0, 1, found.parts.shape[1])[found.parts.argmax(1)]
+        shades = found.parts.argmax(1) / (found.parts.shape[1] - 1)
         return [photos, true, found.level, shades * found.level.clamp(max=1).sqrt()]
 
 
@@ -194,19 +194,15 @@ class DrawerTask(ModesTask):
 
     @torch.no_grad()
     def make(self, items: list[Batch]) -> Batch:
-        batch = self.stack(items)
-        found = self.parts["modes"](batch["image"])
-        cells = found.level.shape[-2:]
-        motion = modes.split_volume(batch["spectral"], tuple(cells))
-        stride = batch["level"].shape[-1] // cells[1]
-        reliable = batch["reliable"][:, stride // 2 :: stride, stride // 2 :: stride].float()
-        evidence = Evidence(found, motion, reliable)
-        generator = torch.Generator().manual_seed(int(batch["image"].sum()))
-        draws = [
-            evidence.draw(torch.randn(evidence.seen.shape, generator=generator)) for _ in range(2)
-        ]
+        made = super().make(items)
+        taps = [made[f"tap{n}"].float() for n in range(4)]
+        found = self.parts["modes"](made["image"].float() / 255, taps)
+        evidence = Evidence(found, made["motion"], made["reliable"])
+        generator = torch.Generator().manual_seed(int(made["image"].long().sum()))
+        noise = torch.randn(2, *evidence.seen.shape, generator=generator).to(self.device)
+        draws = [evidence.draw(each) for each in noise]
         energy = (found.shapes * found.level[:, None, None]).square().sum((2, 3, 4))
-        parts = energy.unflatten(1, (self.config.parts, -1)).sum(2)
+        parts = energy.unflatten(1, (found.parts.shape[1], -1)).sum(2)
         share = (parts / parts.mean(1, keepdim=True)).clamp(0.02, 4)
         weight = share.repeat_interleave(energy.shape[1] // share.shape[1], 1)
         return {"coords": torch.stack(draws, 1).half(), "tokens": found.tokens, "weight": weight}

@@ -6,8 +6,8 @@ import torch
 from gidlite.data import Example, MotionDataset
 from gidlite.motion.spectral import motion_amplitude
 from gidlite.pipeline import GidPipeline
-from gidlite.prior.modes import total_level
-from gidlite.train import load_parts
+from gidlite.prior.modes import ModesNet, total_level
+from gidlite.train import load_parts, start_from
 from gidlite.train.loop import TASKS, run_training
 
 SMALL = {"parts": 3, "modes_per_part": 2}
@@ -57,6 +57,21 @@ def test_levels_of_clips_are_those_observed():
 
     level = MotionDataset([Clip()])[0]["level"]
     torch.testing.assert_close(level, motion_amplitude(spectral))
+
+
+def test_a_start_that_measured_nothing_keeps_what_the_run_measured(batch, tmp_path):
+    """The scale of bins, which data tell; one that was measured goes with its weights."""
+    model = batch[0].model
+    measured, fresh = model.scale.clone(), ModesNet(4, 3, 2)
+    assert model.fitted and not fresh.fitted
+    fresh.save_pretrained(tmp_path / "fresh")
+    start_from(model, tmp_path / "fresh")
+    assert torch.equal(model.scale, measured)
+    assert torch.equal(model.level.weight, fresh.level.weight)
+    fresh.scale[0] *= 2
+    fresh.save_pretrained(tmp_path / "fitted")
+    start_from(model, tmp_path / "fitted")
+    assert torch.equal(model.scale, fresh.scale)
 
 
 @pytest.mark.slow
