@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from collections.abc import Callable
 
 import typer
-from rich.markup import escape
 
-from gidlite.cli import errors, learn, photo
+from gidlite import cli
+from gidlite.cli import learn, photo
 from gidlite.errors import GidliteError
 
 app = typer.Typer(
@@ -26,10 +28,17 @@ app.add_typer(learn.weights, name="weights", no_args_is_help=True)
 
 def run(command: Callable[[], None]) -> None:
     """Run a command line; a user's mistake becomes one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name must not end the work
+    for name in ("SIGTERM", "SIGHUP"):  # unwinding removes what is half-written
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         command()
     except GidliteError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error).rstrip('.'))}.")
+        cli.say(error, word="Error")
         sys.exit(2)
 
 

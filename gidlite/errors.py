@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -29,6 +30,12 @@ class ShapeError(GidliteError, ValueError):
 
 class DiskFullError(GidliteError):
     """There is no space left where something is written; nothing else could be saved either."""
+
+
+def plain(text: object) -> str:
+    """Return a text as one line, with what a terminal would obey or cannot show spelled out."""
+    shown = (c.isprintable() or unicodedata.category(c) == "Zs" for c in str(text))
+    return "".join(c if ok else ascii(c)[1:-1] for c, ok in zip(str(text), shown, strict=True))
 
 
 def require(condition: bool, message: str) -> None:
@@ -66,11 +73,22 @@ def require_file(path: str | Path, *, what: str) -> Path:
     return path
 
 
+def same_file(first: str | Path, second: str | Path) -> bool:
+    """Return whether two paths lead to one file, by whatever name or link, made or to be made."""
+    with suppress(OSError):
+        return os.path.samefile(first, second)
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
 @contextmanager
 def protected(*inputs: str | Path) -> Iterator[None]:
-    """Refuse, within this context, to write over these files, by whatever name or link."""
-    # What is not there needs no protection.
-    found = [os.stat(path) for path in inputs if os.path.exists(path)]
+    """Refuse, within this context, to write over these files, by whatever name or link.
+
+    Of a folder all files are meant, however deep.
+    """
+    given = [path for path in inputs if os.path.exists(path)]  # the rest needs no protection
+    inside = (Path(top, f) for path in given for top, _, files in os.walk(path) for f in files)
+    found = [os.stat(path) for path in (*given, *inside) if os.path.exists(path)]
     token = _PROTECTED.set((*_PROTECTED.get(), *found))
     try:
         yield
@@ -107,8 +125,8 @@ def check_output(path: str | Path, *, folder: bool = False) -> None:
 def written(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield a hidden name to write to; on leaving, what is there appears as ``path``.
 
-    After an exception nothing is left, and what ``path`` held before is still there. A file gets
-    the permissions of any new file, whatever the writer gave it. Of a ``folder``, what is in it
+    After an exception nothing is left, and what ``path`` held before is still there. Files get
+    the permissions of any new file, whatever the writer gave them. Of a ``folder``, what is in it
     already stays, but for equal names. Missing parents are created. Raises ``DiskFullError`` if
     there is no space left, ``GidliteError`` as ``check_output`` and for whatever fails inside.
     """
@@ -125,6 +143,8 @@ def staged(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         mode = stat.S_IMODE(hidden.stat().st_mode)
         yield hidden
         with writing(path):
+            for entry in hidden.rglob("*"):
+                entry.chmod(mode if entry.is_dir() else mode & 0o666)
             if folder and path.exists():
                 made = list(hidden.iterdir())
                 for entry in made:  # all, before anything is moved

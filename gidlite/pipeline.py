@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, load_network, require, require_file, written
+from gidlite.errors import GidliteError, all_finite, load_network, require, require_file, written
 from gidlite.loops import Predict, close_loop, loop_guidance
 from gidlite.media import as_image, resize
 from gidlite.motion import ModalBasis, SpectralVolume, check_timing
@@ -218,6 +218,8 @@ class GidPipeline:
             sampling.recurrence, generator, progress, guide if loop_frames is not None else None,
         )  # fmt: skip
         coarse = self.prior.sample(photo[None].to(self.device), sampler)
+        advice = "the sampler left the finite numbers; ask for less guidance"
+        require(all_finite(coarse), f"guidance is {guidance_scale} and {advice}")
         spectral = anchor(_along_edges(_edited(coarse, sampling.gain), photo))
         if loop_frames is not None and sampling.close:
             spectral = close_loop(spectral, **timing)

@@ -5,30 +5,33 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from typer import Argument, Option, Typer
 
-from gidlite.errors import protected, require, written
+from gidlite.errors import plain, protected, require, written
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gidlite.pipeline import GidPipeline
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# A file's name may look like markup or an emoji code.
+_PLAIN = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+console, errors = Console(**_PLAIN), Console(**_PLAIN, stderr=True)
 
 Photo = Annotated[Path, Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
 Output = Annotated[Path | None, Option("--output", "-o", help="Where to write.")]
 Bins = Annotated[int, Option(help="Bins kept, K.")]
-Seed = Annotated[int, Option(help="Equal seeds give equal results.")]
+Seed = Annotated[int, Option(help="Equal seeds give equal results.", min=0, max=2**63 - 1)]
 Steps = Annotated[int, Option(help="Solver steps; more is slower.")]
 Renderer = Annotated[str, Option(help="neural, softmax or average.")]
 SlicePath = Annotated[Path | None, Option("--xt", help="Where to write the X-t slice.")]
@@ -141,9 +144,14 @@ def command(app: Typer, name: str | None = None, *, reads: tuple[str, ...] = ())
     return decorate
 
 
-def say(message: object) -> None:
-    """Print a table, or text as it is: a file's name may look like markup."""
-    console.print(message, markup=False)
+def say(message: object, *, word: str | None = None) -> None:
+    """Print a table or one line; one that begins with a ``word`` goes to the error stream."""
+    if isinstance(message, Table):
+        console.print(message)
+    elif word is None:
+        console.print(plain(message))
+    else:
+        errors.print(Text(f"{word}: ", "red").append(plain(str(message).rstrip(".")) + ".", "none"))
 
 
 @contextmanager
@@ -154,6 +162,21 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=errors, transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def beside(source: Path, ending: str, rivals: Collection[str]) -> Path:
+    """Return a name for what is made of a file: its stem and an ending, in its folder.
+
+    Where a file with another of the suffixes ``rivals`` has the same stem, so that both would be
+    given one name, the suffix becomes part of it.
+    """
+    stem = source.stem
+    with suppress(OSError):  # a folder that may be entered but not listed
+        twins = [p for p in source.parent.iterdir() if p.suffix.lower() in rivals]
+        twins = [p for p in twins if p.stem.casefold() == stem.casefold()]
+        if len(twins) > 1:
+            stem = f"{stem}_{source.suffix[1:]}"
+    return source.with_name(f"{stem}{ending}")
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -61,11 +61,13 @@ def check_timing(path: Path, num_frames: object, fps: object) -> None:
 
 
 def save_volume(path: str | Path, volume: SpectralVolume) -> None:
-    """Write a volume as packed float32, whole or with a refusal."""
-    height, width = volume.spectral.shape[-2:]
+    """Write a volume as packed float32, whole; refuse one that is not finite."""
+    finite = all_finite(spectral := volume.spectral)
+    require(finite, f"the volume for {path} holds NaN or infinite numbers; predict another")
+    height, width = spectral.shape[-2:]
     metadata = {"format": _FORMAT, "version": _VERSION, "height": height, "width": width}
     metadata |= {name: getattr(volume, name) for name in ("num_frames", "fps", "seed", "model")}
-    packed = pack_complex(volume.spectral).contiguous()
+    packed = pack_complex(spectral).contiguous()
     with written(path) as hidden:
         save_file({"packed": packed}, hidden, {k: str(v) for k, v in metadata.items()})
 
