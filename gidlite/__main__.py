@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import typer
 
 from gidlite import cli
 from gidlite.cli import learn, photo
-from gidlite.errors import GidliteError
+from gidlite.errors import GidliteError, require
 
 app = typer.Typer(
     help="One photo of something that sways in, a seamless loop out.",
@@ -26,6 +27,13 @@ app.add_typer(learn.evaluate, name="evaluate", no_args_is_help=True)
 app.add_typer(learn.weights, name="weights", no_args_is_help=True)
 
 
+def _somewhere() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
+
 def run(command: Callable[[], None]) -> None:
     """Run a command line; a user's mistake becomes one sentence and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -36,6 +44,7 @@ def run(command: Callable[[], None]) -> None:
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
+        require(_somewhere(), "the current folder was removed; change to another one")
         command()
     except GidliteError as error:
         cli.say(error, word="Error")

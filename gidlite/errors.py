@@ -116,7 +116,8 @@ def writing(path: str | Path) -> Iterator[None]:
 def check_output(path: str | Path, *, folder: bool = False) -> None:
     """Create missing parents and prove that ``path`` can be written, before work is spent on it.
 
-    Refused are inputs (see ``protected``), and a folder where a file is meant or the reverse.
+    Refused are inputs (see ``protected``), files that are write-protected, devices, and a folder
+    where a file is meant or the reverse.
     """
     _discard(_begin(Path(path), folder))
 
@@ -165,9 +166,13 @@ def _begin(path: Path, folder: bool) -> Path:
             old, advice = os.stat(path), "choose another output name"
             lost = any(os.path.samestat(old, found) for found in _PROTECTED.get())
             require(not lost, f"{path} is an input and would be lost; {advice}")
-            kind = "an existing file" if folder else "a folder"
-            same = stat.S_ISDIR(old.st_mode) == folder
+            kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "an existing file"}
+            kind = kinds.get(stat.S_IFMT(old.st_mode), "no file but a device or a pipe")
+            same = kind == kinds[stat.S_IFDIR if folder else stat.S_IFREG]
             require(same, f"cannot write {path}: it is {kind}; {advice}")
+            # Whoever may write to a folder may replace what is write-protected in it.
+            free = folder or old.st_mode & 0o222
+            require(bool(free), f"cannot write {path}: it is write-protected; {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
         make = hidden.mkdir if folder else hidden.touch

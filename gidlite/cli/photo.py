@@ -52,6 +52,8 @@ class Video:
         from gidlite.motion import SpectralVolume
         from gidlite.render import check_renderer
 
+        named = output.name not in ("", "..")  # as of a shell's variable that is not set
+        require(named, f"--output is {output}, where frames would be mixed with files; name it")
         VideoWriter(output, fps=self.fps or 30, quality=self.quality)
         if self.xt is not None:
             known = self.xt.suffix.lower() in IMAGE_SUFFIXES

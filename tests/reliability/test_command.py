@@ -146,6 +146,7 @@ def test_names_beside(tmp_path):
         (("poke", "V2.SAFETENSORS", "--photo", "p.jpg"), "V2.SAFETENSORS does not exist"),
         (("predict", "p.jpg", "--seed", str(2**64)), "--seed"),
         (("animate", "p.jpg", "--seed", "-1"), "--seed"),
+        (("animate", "p.jpg", "-o", ""), "--output is ., where frames would be mixed"),
     ],
 )
 def test_refused_before_any_work(folder, monkeypatch, capsys, arguments, words):
@@ -240,6 +241,13 @@ def test_a_stopped_command_leaves_nothing(folder, sent, code):
     assert run.returncode == code, said
     assert contents(folder) == before
     assert said.count(b"\n") <= 1 and b"Traceback" not in said
+
+
+def test_a_folder_that_was_removed(folder):
+    command = "mkdir gone && cd gone && rmdir ../gone && exec {} -m gidlite predict {}/p.jpg"
+    done = subprocess.run(command.format(sys.executable, folder), shell=True, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr == b"Error: the current folder was removed; change to another one.\n"
 
 
 def test_nohup_is_respected(folder):
