@@ -6,7 +6,6 @@ The file is safetensors: tensor ``packed`` (K, 4, H, W), see ``spectral.pack_com
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +51,44 @@ class ModalBasis:
     frequencies_hz: Float[Tensor, " modes"]
 
 
-def check_timing(path: Path, num_frames: object, fps: object) -> None:
-    """Refuse a file whose period no video can have: 1 to a million frames, a positive rate."""
-    good = isinstance(num_frames, int) and 1 <= num_frames <= 1_000_000
-    good = good and isinstance(fps, int | float) and math.isfinite(fps) and fps > 0
-    said = f"{num_frames} frames at {fps} a second"
+def check_timing(path: str | Path, num_frames: object, fps: object) -> None:
+    """Refuse a period that no video has: 1 to a million frames, a rate of 0.001 to a million."""
+    good = type(num_frames) is int and 1 <= num_frames <= 1_000_000
+    good = good and type(fps) in (int, float) and 0.001 <= fps <= 1_000_000
+    said = f"{num_frames!s:.40} frames at {fps!s:.40} a second"
     require(good, f"{path} says {said}, which no video has; make it again")
 
 
+def check_aspect(image: Float[Tensor, "3 _rows _columns"], volume: SpectralVolume | ModalBasis):
+    """Refuse motion of another aspect than the photo's, by over 2 % more than rounding explains.
+
+    Sides of any grid may be rounded by 1 px; ``pipeline.working_size`` rounds to multiples of 32,
+    of about 256×160 in all, and shortens what is longer than 12 to 1.
+    """
+    (height, width), (rows, columns) = image.shape[-2:], volume.spectral.shape[-2:]
+    step = 16 if rows % 32 == columns % 32 == 0 and rows * columns > 20_000 else 1
+    low = max(rows - step, 0.5) / (columns + step) / 1.02
+    high = (rows + step) / max(columns - step, 0.5) * 1.02
+    least, most = (height - 1) / (width + 1), (height + 1) / max(width - 1, 0.5)
+    sizes = f"the volume is {columns}×{rows} and the photo {width}×{height}"
+    fit = min(low, 12) <= max(most, 1 / 12) and min(least, 12) <= max(high, 1 / 12)
+    require(fit, f"{sizes}, another aspect; give the photo that the volume was made of")
+
+
+def _check_numbers(path: str | Path, packed: Tensor, num_frames: int, fps: float) -> None:
+    check_timing(path, num_frames, fps)
+    said = f"{num_frames} frames do not hold {len(packed)} frequencies"
+    require(len(packed) <= num_frames // 2 + 1, f"{path} contradicts itself: {said}")
+    require(all_finite(packed), f"{path} holds NaN or infinite numbers; make it again")
+
+
 def save_volume(path: str | Path, volume: SpectralVolume) -> None:
-    """Write a volume as packed float32, whole or with a refusal."""
+    """Write a volume as packed float32, whole or with a refusal of what could not be read back."""
     height, width = volume.spectral.shape[-2:]
     metadata = {"format": _FORMAT, "version": _VERSION, "height": height, "width": width}
     metadata |= {name: getattr(volume, name) for name in ("num_frames", "fps", "seed", "model")}
     packed = pack_complex(volume.spectral).contiguous()
+    _check_numbers(path, packed, volume.num_frames, volume.fps)
     with written(path) as hidden:
         save_file({"packed": packed}, hidden, {k: str(v) for k, v in metadata.items()})
 
@@ -77,22 +100,21 @@ def load_volume(path: str | Path) -> SpectralVolume:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            packed = file.get_tensor("packed").float() if "packed" in file.keys() else None
+            packed = file.get_tensor("packed") if "packed" in file.keys() else None
     except (OSError, SafetensorError):
         raise GidliteError(f"{path} is not a safetensors file; {advice}") from None
     known = metadata.get("format") == _FORMAT and packed is not None
     require(known, f"{path} is not a spectral volume; {advice}")
     version, ours = metadata.get("version"), f"but this gidlite reads version {_VERSION}"
-    require(version == _VERSION, f"{path} has format version {version}, {ours}; {advice}")
+    require(version == _VERSION, f"{path} has format version {version!s:.40}, {ours}; {advice}")
     try:
         num_frames, fps = int(metadata["num_frames"]), float(metadata["fps"])
         size = (int(metadata["height"]), int(metadata["width"]))
         seed, model = int(metadata.get("seed", -1)), metadata.get("model", "unknown")
         check_shape("packed", packed, "freq 4 height width")
     except (KeyError, ValueError) as error:
-        raise GidliteError(f"{path} is damaged ({error}); make it again") from None
-    check_timing(path, num_frames, fps)
-    consistent = packed.shape[-2:] == size and len(packed) <= num_frames // 2 + 1
+        raise GidliteError(f"{path} is damaged ({error!s:.200}); make it again") from None
+    consistent = packed.is_floating_point() and packed.shape[-2:] == size
     require(consistent, f"{path} contradicts its own metadata; make it again")
-    require(all_finite(packed), f"{path} holds NaN or infinite numbers; make it again")
+    _check_numbers(path, packed := packed.float(), num_frames, fps)
     return SpectralVolume(unpack_complex(packed), num_frames, fps, seed, model)
