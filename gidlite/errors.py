@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -17,11 +18,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_LARGEST = 1024  # number that the config of a network may hold
 _PROTECTED: ContextVar[tuple[os.stat_result, ...]] = ContextVar("protected", default=())
 
 
+def plain(text: object) -> str:
+    """Return a text as one line, with what a terminal would obey or cannot show spelled out."""
+    shown = (c.isprintable() or unicodedata.category(c) == "Zs" for c in str(text))
+    return "".join(c if ok else ascii(c)[1:-1] for c, ok in zip(str(text), shown, strict=True))
+
+
 class GidliteError(Exception):
-    """A problem the user can fix; the message names what is wrong and what to do."""
+    """A problem the user can fix; the message names what is wrong and what to do.
+
+    It is one line whatever the names in it hold.
+    """
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class ShapeError(GidliteError, ValueError):
@@ -30,12 +45,6 @@ class ShapeError(GidliteError, ValueError):
 
 class DiskFullError(GidliteError):
     """There is no space left where something is written; nothing else could be saved either."""
-
-
-def plain(text: object) -> str:
-    """Return a text as one line, with what a terminal would obey or cannot show spelled out."""
-    shown = (c.isprintable() or unicodedata.category(c) == "Zs" for c in str(text))
-    return "".join(c if ok else ascii(c)[1:-1] for c, ok in zip(str(text), shown, strict=True))
 
 
 def require(condition: bool, message: str) -> None:
@@ -188,17 +197,35 @@ def _discard(hidden: Path) -> None:
 
 
 def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:
-    """Return a diffusers network with all its weights from a folder, in single precision.
+    """Return a network, as ``save_pretrained`` wrote it, in single precision and for evaluation.
 
-    A missing file raises ``OSError``; missing weights, otherwise random, raise ``ValueError``.
+    A missing file raises ``OSError``; one that is damaged, holds numbers that are not finite or
+    does not fit the other raises ``ValueError``. Only JSON and safetensors are read.
     """
     import torch
+    from safetensors.torch import load_file
 
-    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-        if not (path := Path(folder, name)).is_file():
+    config, weights = (Path(folder, name) for name in _NETWORK_FILES)
+    for path in (config, weights):
+        if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
-    options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
-    network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
-    if missing := info["missing_keys"]:
-        raise ValueError(f"{folder} lacks {len(missing)} weights, such as {min(missing)}")
-    return network
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+        options = {name: value for name, value in found.items() if not name.startswith("_")}
+        numbers = [n for v in options.values() for n in (v if isinstance(v, list) else [v])]
+        plain = all(abs(n) <= _LARGEST for n in numbers if isinstance(n, int | float))
+        require(plain, f"has a config.json with numbers over {_LARGEST}")
+        held = load_file(weights)
+        sound = all(all_finite(tensor) and not tensor.is_complex() for tensor in held.values())
+        require(sound, "holds NaN or infinite weights")
+        with torch.device("meta"):  # what a damaged config asks for takes no memory there
+            wanted = {name: like.shape for name, like in kind(**options).state_dict().items()}
+        missing = wanted.keys() - held.keys()
+        require(not missing, f"lacks {len(missing)} weights, such as {min(missing, default='')}")
+        other = [name for name in held if wanted.get(name) != held[name].shape]
+        require(not other, f"has weights of another config, such as {min(other, default='')}")
+        network = kind(**options)
+        network.load_state_dict(held)
+    except Exception as error:  # whatever a constructor does with values it was not made for
+        raise ValueError(f"{folder} {error!s:.200}") from None
+    return network.eval()

@@ -269,8 +269,8 @@ def poke(
     options = {"modes": modes, "damping": damping, "width": width, "alt": alt or f"Photo: {name}."}
     if volume is None:
         # Impossible options are refused before minutes are spent on the motion.
-        probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
-        make_scene(image, probe, **options)
+        probe = image[0, ::8, ::8].expand(16, 2, -1, -1).to(torch.complex64)
+        make_scene(image, SpectralVolume(probe), **options)
         prior.strength()  # refused here, too, although a hand needs no wind
         pipeline = cli.load_pipeline(prior.model)
         if pipeline.representation == "modes":

@@ -14,7 +14,7 @@ from torch import Tensor
 from gidlite.errors import require
 from gidlite.loops import close_loop, whole_periods
 from gidlite.media.video import read_video
-from gidlite.motion import SpectralVolume
+from gidlite.motion import SpectralVolume, check_aspect
 from gidlite.motion.flow import motion_texture
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, spectral_to_motion
 from gidlite.render.photo import GuidedUpsampling, Picture, keep_sharp, splat_photo
@@ -131,10 +131,11 @@ def render_frames(
 ) -> Iterator[Picture]:
     """Yield one frame, as large as the photo, per volume time; one is held in memory.
 
-    The photo is in [0, 1], the volume of any resolution. ``amplify`` multiplies every
-    displacement; outside 0–5 it is a GidliteError, as are the renderers of ``render_frame``.
+    The photo is in [0, 1], the volume of any resolution but its aspect. ``amplify`` multiplies
+    every displacement; outside 0–5 it is a GidliteError, as are the renderers of ``render_frame``.
     """
     require(0 <= amplify <= 5, f"amplify is {amplify}; it must lie between 0 and 5")
+    check_aspect(image, volume)
     render = _make_renderer(image, renderer)
     upsample = GuidedUpsampling(image, *volume.spectral.shape[-2:])
     metric = amplify * upsample(mean_motion(volume))

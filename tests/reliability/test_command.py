@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from gidlite.__main__ import main
 from gidlite.cli import beside
 from gidlite.errors import GidliteError, plain, same_file
 from gidlite.media import write_video
-from gidlite.motion import SpectralVolume, save_volume
+from gidlite.motion import SpectralVolume, check_aspect, load_volume, save_volume
 
 PACKAGE = Path(cli.__file__).parents[1]
 SHORT = ("--seconds", "0.2")
@@ -283,3 +284,36 @@ def test_saving_leaves_live_weights_as_they_are(folder):
     pipe.save_pretrained("model")
     for name, parameter in pipe.prior.modes.named_parameters():
         assert parameter.dtype == torch.float32 and torch.equal(parameter, before[name])
+
+
+# ---------------------------------------------------------------- which photo a volume is of
+
+
+def test_a_volume_is_not_stretched_over_another_photo(folder, capsys):
+    Image.open("p.jpg").rotate(90, expand=True).save("tall.jpg")
+    Image.open("p.jpg").resize((48, 27)).save("wide.jpg")
+    Image.open("p.jpg").resize((96, 64)).save("large.jpg")
+    assert gidlite("predict", "p.jpg", "-o", "knows.safetensors") == 0
+    assert load_volume("knows.safetensors").aspect == 1.5
+    before = contents(folder)
+    for photo, volume in (("tall", "v"), ("tall", "knows"), ("wide", "knows")):
+        for command in (
+            ("render", f"{photo}.jpg", f"{volume}.safetensors"),
+            ("poke", f"{volume}.safetensors", "--photo", f"{photo}.jpg"),
+        ):
+            assert gidlite(*command) == 2
+            assert "give the photo that the volume was made of" in capsys.readouterr().err
+            assert contents(folder) == before
+    for volume in ("v", "knows"):
+        assert gidlite("render", "large.jpg", f"{volume}.safetensors", *SHORT) == 0
+        assert gidlite("poke", f"{volume}.safetensors", "--photo", "large.jpg") == 0
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 400), (31, 500), (17, 600), (97, 16)])
+def test_every_photo_fits_its_own_volume(size):
+    image = torch.rand(3, *size)
+    pipe, generator = tiny("modes"), torch.Generator().manual_seed(0)
+    volume = pipe(image, num_inference_steps=1, generator=generator).volume
+    check_aspect(image, volume)
+    check_aspect(image, replace(volume, aspect=None))
+    check_aspect(image, pipe.basis(image))
