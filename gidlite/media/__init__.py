@@ -117,7 +117,7 @@ def _decode_file(path: Path, max_side: int) -> tuple[Tensor, str]:
             return _decode_image(image, path, max_side), ""
         # Where nothing was stored, a decoder fills in grey.
         filled = np.abs(np.asarray(image).reshape(image.height, -1) - 128.0).max(1) <= 1
-        share = 1 - np.cumprod(filled[::-1]).mean()
+        share = 1 - float(np.cumprod(filled[::-1]).mean())
         scan = data.rindex(b"\xff\xda")
         coarse = data[scan + 7 + 2 * data[scan + 4]] & 15  # of a progressive one, bits that follow
         told = "details" if coarse else f"all but the upper {share:.0%}"
@@ -286,13 +286,12 @@ def sample_photo() -> Path:
     raise GidliteError("the sample photo is missing; install it with: pip install scikit-learn")
 
 
+from gidlite.media.encode import VideoWriter, write_video  # noqa: E402
 from gidlite.media.video import (  # noqa: E402
     Clip,
     VideoInfo,
-    VideoWriter,
     find_videos,
     probe_video,
     read_video,
     stream_video,
-    write_video,
 )  # fmt: skip
