@@ -47,6 +47,10 @@ class DiskFullError(GidliteError):
     """There is no space left where something is written; nothing else could be saved either."""
 
 
+class GidliteWarning(UserWarning):
+    """Something was used that is not as it should be; the message names what was made of it."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ``GidliteError(message)`` unless the condition holds."""
     if not condition:
