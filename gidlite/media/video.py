@@ -28,11 +28,7 @@ _ACCURATE = 0x40000 | 0x2000
 _LIKELY_FPS = 250  # a header that tells more tells the resolution of its clock
 _UNTAGGED, _BT2020, _PQ, _HLG = 2, 9, 16, 18  # FFmpeg's numbers of primaries and curves
 _FROM_BT2020 = np.float32(  # to BT.709, in linear light
-    [
-        [1.660491, -0.587641, -0.07285],
-        [-0.12455, 1.1329, -0.008349],
-        [-0.018151, -0.100579, 1.11873],
-    ]
+    [[1.6605, -0.5876, -0.0729], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
 )
 _KNEE = 0.6  # of white paper: darker light stays as it is
 
@@ -74,7 +70,9 @@ def probe_video(path: str | Path) -> VideoInfo:
         height, width = _shown_size(first, stream) if first else (stream.height, stream.width)
         if not 0 < rate <= _LIKELY_FPS:
             times = [float(f.pts * f.time_base) for f in islice(frames, 60) if f.pts is not None]
+            guess = float(stream.guessed_rate or 25)
             rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 25
+            rate = guess if abs(guess / rate - 1) < 0.02 else rate
         return VideoInfo(float(rate), seconds, width, height)
 
 
@@ -197,11 +195,7 @@ def _deinterlaced(frames: Iterator) -> Iterator:
             graph = None
         if frame and frame.interlaced_frame and graph is None:
             graph, known = av.filter.Graph(), kind
-            size, base = (
-                dict(zip(("width", "height", "format"), kind, strict=True)),
-                frame.time_base,
-            )
-            source = graph.add_buffer(**size, time_base=base)
+            source = graph.add_buffer(None, *kind, time_base=frame.time_base)
             deint, sink = graph.add("yadif", "deint=interlaced"), graph.add("buffersink")
             graph.link_nodes(source, deint, sink).configure()
         if graph is None:
@@ -278,9 +272,7 @@ def _converter(
     return convert
 
 
-def _standard_rgb(
-    frame, width: int, height: int, method: int
-) -> UInt8[np.ndarray, "rows columns 3"]:
+def _standard_rgb(frame, width: int, height: int, method: int) -> np.ndarray:
     """Return a frame, scaled, as 8-bit sRGB.
 
     Light beyond that of white paper, 203 cd/m² (ITU-R BT.2408), is compressed, what is darker kept.
@@ -316,9 +308,8 @@ def _curves(curve: int) -> tuple[Float32[np.ndarray, 65536], UInt8[np.ndarray, 6
         base = np.maximum(root - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * root)
         light = 10000 / 203 * base ** (16384 / 2610)
     elif curve == _HLG:  # ITU-R BT.2100
-        light = np.where(
-            x > 0.5, (np.exp((x - 0.55991073) / 0.17883277) + 0.28466892) / 12, x**2 / 3
-        )
+        bright = (np.exp((x - 0.55991073) / 0.17883277) + 0.28466892) / 12
+        light = np.where(x > 0.5, bright, x**2 / 3)
     return light.astype(np.float32), (255 * srgb + 0.5).astype(np.uint8)
 
 
