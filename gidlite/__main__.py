@@ -6,13 +6,14 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 import typer
 
 from gidlite import cli
 from gidlite.cli import learn, photo
-from gidlite.errors import GidliteError, require
+from gidlite.errors import GidliteError, GidliteWarning, require
 
 app = typer.Typer(
     help="One photo of something that sways in, a seamless loop out.",
@@ -25,6 +26,14 @@ app.add_typer(photo.app)
 app.add_typer(learn.app)
 app.add_typer(learn.evaluate, name="evaluate", no_args_is_help=True)
 app.add_typer(learn.weights, name="weights", no_args_is_help=True)
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Say in one line what concerns the user, and only if asked what concerns the code."""
+    if issubclass(category, GidliteWarning):
+        cli.say(message, word="Note")
+    elif sys.warnoptions:
+        cli.say(f"{category.__name__}: {message}", word="Note")
 
 
 def _somewhere() -> bool:
@@ -43,6 +52,7 @@ def run(command: Callable[[], None]) -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    warnings.showwarning = _warn
     try:
         require(_somewhere(), "the current folder was removed; change to another one")
         command()

@@ -151,7 +151,8 @@ def say(message: object, *, word: str | None = None) -> None:
     elif word is None:
         console.print(plain(message))
     else:
-        errors.print(Text(f"{word}: ", "red").append(plain(str(message).rstrip(".")) + ".", "none"))
+        begin = Text(f"{word}: ", "red" if word == "Error" else "yellow")
+        errors.print(begin.append(plain(str(message).rstrip(".")) + ".", "none"))
 
 
 @contextmanager
