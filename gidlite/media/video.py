@@ -143,24 +143,47 @@ def _told_rate(stream) -> float:
 
 
 def _timed_frames(stream, start: float) -> Iterator[tuple]:
-    """Yield (begin, duration, frame); seconds, counted from the first frame of the stream."""
+    """Yield (begin, duration, frame), the first one not after ``start``.
+
+    Both are in seconds, counted from the first frame of the stream.
+    """
     import av
 
     origin = float((stream.start_time or 0) * stream.time_base)
-    if start > 0:
-        with suppress(av.FFmpegError):  # some formats cannot seek; then decode from the beginning
-            stream.container.seek(int((origin + start) / stream.time_base), stream=stream)
-    usual = 1 / (_told_rate(stream) or 25)
-    for index, frame in enumerate(_deinterlaced(_decoded(stream))):
-        begin = index * usual if frame.pts is None else float(frame.pts * frame.time_base) - origin
-        yield begin, float(frame.duration * frame.time_base) if frame.duration else usual, frame
+    step = 1 / (_told_rate(stream) or 25)
+    late = _is_avi(stream) and stream.codec_context.has_b_frames  # its times are those of decoding
+    for target in (start, start - 10, -10):  # without an index, what is found may lie too late
+        if start > 0 and not late:
+            with suppress(av.FFmpegError):  # some formats cannot seek; then from the beginning
+                stream.container.seek(int((origin + target) / stream.time_base), stream=stream)
+        frames = _deinterlaced(_decoded(stream))
+        first = next(frames, None)
+        found = origin if first is None or first.time is None else first.time
+        if start == 0 or late or found - origin <= start:
+            break
+    if start == 0 or late:
+        origin = found if late else min(found, origin)
+    last = -step
+    for frame in chain([first] if first else [], frames):
+        begin = last + step if frame.time is None else frame.time - origin
+        if begin < last - 0.5:  # joined files begin again
+            origin, begin = origin + begin - last - step, last + step
+        told = float((frame.duration or 0) * frame.time_base)
+        step, last = told or max(begin - last, 1e-3), begin
+        yield begin, step, frame
+
+
+def _is_avi(stream) -> bool:
+    return stream.container.format.name == "avi"
 
 
 def _decoded(stream) -> Iterator:
     """Yield every frame that decodes, before and after damage."""
     import av
 
-    avi = stream.container.format.name == "avi"  # counts what it finds; its index tells the times
+    # AVI stores no times. FFmpeg counts on where damage is, but the index knows better, and guesses
+    # in which order frames are shown, but those of decoding need no guess.
+    avi = _is_avi(stream)
     times = {entry.pos + 8: entry.timestamp for entry in stream.index_entries} if avi else {}
     good = bad = 0
     packets = stream.container.demux(stream)
@@ -168,8 +191,10 @@ def _decoded(stream) -> Iterator:
         try:
             if (packet := next(packets, None)) is None:
                 break
-            packet.pts = times.get(packet.pos, packet.pts)
+            packet.dts = times.get(packet.pos, packet.dts)
             for frame in packet.decode():
+                if avi:
+                    frame.pts, frame.duration = frame.dts, 0
                 good += 1
                 yield frame
         except av.FFmpegError:
@@ -293,7 +318,8 @@ def _standard_rgb(frame, width: int, height: int, method: int) -> np.ndarray:
     if curve in (_PQ, _HLG):
         most = light.max(-1, keepdims=True)
         over = np.maximum(0, most - _KNEE) / (1 - _KNEE)
-        light *= np.where(over > 0, (_KNEE + (1 - _KNEE) * over / (1 + over)) / most, 1)
+        kept = np.minimum(most, _KNEE) + (1 - _KNEE) * over / (1 + over)
+        light *= kept / np.maximum(most, 1e-6)
     return to_srgb[(light.clip(0, 1) * 65535 + 0.5).astype(np.uint16)]
 
 
