@@ -9,12 +9,13 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt16
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +24,9 @@ from gidlite.errors import GidliteError, GidliteWarning, check_shape, require, r
 
 MIN_SIDE = 16
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_FROM_BT2020 = np.float32(  # to the primaries of sRGB, in linear light
+    [[1.6605, -0.5876, -0.0729], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
+)
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # from EXIF orientations to Image.Transpose
 
 
@@ -202,6 +206,45 @@ def _to_srgb(image: Image.Image) -> Image.Image:
             srgb = ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
     return image.convert("RGB")
+
+
+def to_standard(
+    pixels: UInt16[np.ndarray, "height width 3"], curve: str | None, *, wide: bool
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return 16-bit RGB of high dynamic range ("pq" or "hlg", else None) as sRGB.
+
+    Its primaries are those of BT.2020 if ``wide``. Light up to 0.6 of white paper, 203 cd/m²
+    (ITU-R BT.2408), is kept, and the rest is compressed.
+    """
+    to_light, to_srgb = _curves(curve)
+    light = to_light[pixels]
+    if curve == "hlg":  # from the scene to a screen of 1000 cd/m²
+        light *= 1000 / 203 * (light @ np.float32([[0.2627], [0.6780], [0.0593]])) ** 0.2
+    light = light @ _FROM_BT2020.T if wide else light
+    if curve is not None:
+        most = light.max(-1, keepdims=True)
+        over = np.maximum(0, most - 0.6) / 0.4
+        light *= (np.minimum(most, 0.6) + 0.4 * over / (1 + over)) / np.maximum(most, 1e-6)
+    return to_srgb[(light.clip(0, 1) * 65535 + 0.5).astype(np.uint16)]
+
+
+@lru_cache
+def _curves(curve: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the light of each 16-bit signal, 1 for white paper (HLG: the scene's), and 8-bit sRGB.
+
+    Sources: SMPTE ST 2084, ITU-R BT.2100, IEC 61966-2-1.
+    """
+    x = np.linspace(0, 1, 65536)
+    srgb = np.where(x > 0.0031308, 1.055 * x ** (1 / 2.4) - 0.055, 12.92 * x)
+    light = np.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
+    if curve == "pq":
+        root = x ** (32 / 2523)
+        base = np.maximum(root - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * root)
+        light = 10000 / 203 * base ** (16384 / 2610)
+    elif curve == "hlg":
+        bright = (np.exp((x - 0.55991073) / 0.17883277) + 0.28466892) / 12
+        light = np.where(x > 0.5, bright, x**2 / 3)
+    return light.astype(np.float32), (255 * srgb + 0.5).astype(np.uint8)
 
 
 def write_image(path: str | Path, image: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from gidlite.errors import GidliteError, GidliteWarning, require, require_file
+from gidlite.media import to_standard
 
 VIDEO_SUFFIXES = tuple(
     ".mp4 .mov .m4v .mkv .webm .avi .mpg .mpeg .gif .ts .mts .m2ts .3gp .wmv .flv".split()
@@ -27,10 +29,6 @@ VIDEO_SUFFIXES = tuple(
 _ACCURATE = 0x40000 | 0x2000
 _LIKELY_FPS = 250  # a header that tells more tells the resolution of its clock
 _UNTAGGED, _BT2020, _PQ, _HLG = 2, 9, 16, 18  # FFmpeg's numbers of primaries and curves
-_FROM_BT2020 = np.float32(  # to BT.709, in linear light
-    [[1.6605, -0.5876, -0.0729], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
-)
-_KNEE = 0.6  # of white paper: darker light stays as it is
 
 
 @dataclass(frozen=True)
@@ -143,33 +141,61 @@ def _told_rate(stream) -> float:
 
 
 def _timed_frames(stream, start: float) -> Iterator[tuple]:
-    """Yield (begin, duration, frame); seconds, counted from the first frame of the stream."""
+    """Yield (begin, duration, frame), the first one not after ``start``.
+
+    Both are in seconds, counted from the first frame of the stream.
+    """
     import av
 
     origin = float((stream.start_time or 0) * stream.time_base)
-    if start > 0:
-        with suppress(av.FFmpegError):  # some formats cannot seek; then decode from the beginning
-            stream.container.seek(int((origin + start) / stream.time_base), stream=stream)
-    usual = 1 / (_told_rate(stream) or 25)
-    for index, frame in enumerate(_deinterlaced(_decoded(stream))):
-        begin = index * usual if frame.pts is None else float(frame.pts * frame.time_base) - origin
-        yield begin, float(frame.duration * frame.time_base) if frame.duration else usual, frame
+    step = 1 / (_told_rate(stream) or 25)
+    late = _is_avi(stream) and stream.codec_context.has_b_frames  # its times are those of decoding
+    for target in (start, start - 10, -10):  # without an index, what is found may lie too late
+        if start > 0 and not late:
+            with suppress(av.FFmpegError):  # some formats cannot seek; then from the beginning
+                stream.container.seek(int((origin + target) / stream.time_base), stream=stream)
+        frames = _deinterlaced(_decoded(stream))
+        first = next(frames, None)
+        found = origin if first is None or first.time is None else first.time
+        if start == 0 or late or found - origin <= start:
+            break
+    if start == 0 or late:
+        origin = found if late else min(found, origin)
+    last = -step
+    for frame in chain([first] if first else [], frames):
+        begin = last + step if frame.time is None else frame.time - origin
+        told = float((frame.duration or 0) * frame.time_base)
+        step, last = told or max(begin - last, 1e-3), begin
+        yield begin, step, frame
+
+
+def _is_avi(stream) -> bool:
+    return stream.container.format.name == "avi"
 
 
 def _decoded(stream) -> Iterator:
     """Yield every frame that decodes, before and after damage."""
     import av
 
-    avi = stream.container.format.name == "avi"  # counts what it finds; its index tells the times
+    # AVI stores no times. FFmpeg counts on where damage is, but the index knows better, and guesses
+    # in which order frames are shown, but those of decoding need no guess.
+    avi = _is_avi(stream)
     times = {entry.pos + 8: entry.timestamp for entry in stream.index_entries} if avi else {}
-    good = bad = 0
+    good, bad, shift, due = 0, 0, 0, -math.inf
     packets = stream.container.demux(stream)
     while bad < 1000 + 100 * good:
         try:
             if (packet := next(packets, None)) is None:
                 break
-            packet.pts = times.get(packet.pos, packet.pts)
+            if packet.dts is not None:
+                packet.dts = times.get(packet.pos, packet.dts) + shift
+                if (lost := due - packet.dts) * stream.time_base > 0.5:  # joined files begin again
+                    packet.dts, shift = due, shift + lost
+                due = packet.dts + (packet.duration or 0)
+                packet.pts = None if packet.pts is None else packet.pts + shift
             for frame in packet.decode():
+                if avi:
+                    frame.pts, frame.duration = frame.dts, 0
                 good += 1
                 yield frame
         except av.FFmpegError:
@@ -184,25 +210,18 @@ def _deinterlaced(frames: Iterator) -> Iterator:
     """Pass frames on, but of interlaced ones keep one field and fill in the other."""
     import av
 
-    graph, known = None, None
+    graph = None
     for frame in chain(frames, [None]):
-        kind = frame and (frame.width, frame.height, frame.format.name)
-        if graph is not None and kind != known:
-            graph.push(None)
-            with suppress(av.FFmpegError):
-                while True:
-                    yield graph.pull()
-            graph = None
-        if frame and frame.interlaced_frame and graph is None:
-            graph, known = av.filter.Graph(), kind
+        if graph is None and frame is not None and frame.interlaced_frame:
+            graph, kind = av.filter.Graph(), (frame.width, frame.height, frame.format.name)
             source = graph.add_buffer(None, *kind, time_base=frame.time_base)
-            deint, sink = graph.add("yadif", "deint=interlaced"), graph.add("buffersink")
-            graph.link_nodes(source, deint, sink).configure()
+            field, sink = graph.add("yadif", "deint=interlaced"), graph.add("buffersink")
+            graph.link_nodes(source, field, sink).configure()
         if graph is None:
             yield from [frame] if frame else []
             continue
         graph.push(frame)
-        with suppress(av.FFmpegError):
+        with suppress(av.FFmpegError):  # until it needs the next frame
             while True:
                 yield graph.pull()
 
@@ -262,7 +281,7 @@ def _converter(
         transposed, upside_down, mirrored = _orientation(frame)
         method = Interpolation.AREA if scaled[1] < shown[1] else Interpolation.BICUBIC
         stored = scaled if transposed else scaled[::-1]  # width first
-        pixels = _standard_rgb(frame, *stored, int(method) | _ACCURATE)
+        pixels = _rgb(frame, *stored, int(method) | _ACCURATE)
         pixels = pixels.transpose(1, 0, 2) if transposed else pixels
         pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
         top, left = (scaled[0] - rows) // 2, (scaled[1] - columns) // 2
@@ -272,66 +291,43 @@ def _converter(
     return convert
 
 
-def _standard_rgb(frame, width: int, height: int, method: int) -> np.ndarray:
-    """Return a frame, scaled, as 8-bit sRGB.
-
-    Light beyond that of white paper, 203 cd/m² (ITU-R BT.2408), is compressed, what is darker kept.
-    """
+def _rgb(frame, width: int, height: int, method: int) -> UInt8[np.ndarray, "rows columns 3"]:
     untagged = frame.colorspace == _UNTAGGED and frame.format.name.startswith(("yuv", "nv", "p0"))
-    large = frame.width >= 1280 or frame.height > 576
+    large = frame.width >= 1280 or frame.height > 576  # so players guess
     options = {"src_colorspace": "ITU709"} if untagged and large else {}
     curve, primaries = frame.color_trc, frame.color_primaries
-    if curve not in (_PQ, _HLG) and primaries != _BT2020:
-        rgb = frame.reformat(width, height, format="rgb24", interpolation=method, **options)
-        return rgb.to_ndarray()
-    rgb = frame.reformat(width, height, format="rgb48le", interpolation=method, **options)
-    to_light, to_srgb = _curves(curve)
-    light = to_light[rgb.to_ndarray()]
-    if curve == _HLG:  # from the scene to a screen of 1000 cd/m²
-        light *= 1000 / 203 * (light @ np.float32([[0.2627], [0.6780], [0.0593]])) ** 0.2
-    light = light @ _FROM_BT2020.T if primaries in (_BT2020, _UNTAGGED) else light
-    if curve in (_PQ, _HLG):
-        most = light.max(-1, keepdims=True)
-        over = np.maximum(0, most - _KNEE) / (1 - _KNEE)
-        light *= np.where(over > 0, (_KNEE + (1 - _KNEE) * over / (1 + over)) / most, 1)
-    return to_srgb[(light.clip(0, 1) * 65535 + 0.5).astype(np.uint16)]
-
-
-@lru_cache
-def _curves(curve: int) -> tuple[Float32[np.ndarray, 65536], UInt8[np.ndarray, 65536]]:
-    """Return the light of 16-bit signals, 1 for white paper but of HLG the scene's; 8-bit sRGB."""
-    x = np.linspace(0, 1, 65536)
-    srgb = np.where(x > 0.0031308, 1.055 * x ** (1 / 2.4) - 0.055, 12.92 * x)
-    light = np.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
-    if curve == _PQ:  # SMPTE ST 2084
-        root = x ** (32 / 2523)
-        base = np.maximum(root - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * root)
-        light = 10000 / 203 * base ** (16384 / 2610)
-    elif curve == _HLG:  # ITU-R BT.2100
-        bright = (np.exp((x - 0.55991073) / 0.17883277) + 0.28466892) / 12
-        light = np.where(x > 0.5, bright, x**2 / 3)
-    return light.astype(np.float32), (255 * srgb + 0.5).astype(np.uint8)
+    plain = curve not in (_PQ, _HLG) and primaries != _BT2020
+    options |= {"format": "rgb24" if plain else "rgb48le", "interpolation": method}
+    pixels = frame.reformat(width, height, **options).to_ndarray()
+    wide = primaries in (_BT2020, _UNTAGGED)
+    return pixels if plain else to_standard(pixels, {_PQ: "pq", _HLG: "hlg"}.get(curve), wide=wide)
 
 
 def find_videos(inputs: Iterable[str | Path]) -> list[tuple[Path, str]]:
     """Return (path, name) of every video in files, folders (searched deeply) and glob patterns.
 
-    In folders, what is hidden or has no known suffix is left out. An input that matches nothing
-    is refused, and so is finding no video at all.
+    In folders, what is hidden is left out, and there and in patterns what has no known suffix. No
+    two names are equal: as much of the folders precedes them as tells them apart. An input that
+    matches nothing is refused, and so is finding no video at all.
     """
     inputs, found = [Path(entry) for entry in inputs], {}
     for entry in inputs:
+        suffixes = {*VIDEO_SUFFIXES, entry.suffix.lower() or "."}
         if entry.is_dir():
-            inside = [p for p in sorted(entry.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES]
-            names = {path: path.relative_to(entry).as_posix() for path in inside}
+            names = {path: path.relative_to(entry).as_posix() for path in sorted(entry.rglob("*"))}
             names = {path: name for path, name in names.items() if "/." not in f"/{name}"}
         else:
             paths = [entry] if entry.exists() else map(Path, sorted(glob.glob(str(entry))))
             names = {path: path.name for path in paths}
             require(bool(names), f"{entry} does not exist; give videos, folders or patterns")
         for path, name in names.items():
-            if path.is_file():
+            if path.is_file() and (path == entry or path.suffix.lower() in suffixes):
                 found.setdefault(path.resolve(), name)
     asked, known = ", ".join(map(str, inputs)), " ".join(VIDEO_SUFFIXES)
     require(bool(found), f"no video found in {asked}; known suffixes: {known}")
-    return list(found.items())
+    while repeated := {name for name, count in Counter(found.values()).items() if count > 1}:
+        for path, name in found.items():
+            if name in repeated:
+                found[path] = "/".join(path.parts[-name.count("/") - 2 :])
+    # Names in no known encoding can be printed, too.
+    return [(path, name.encode(errors="backslashreplace").decode()) for path, name in found.items()]
