@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 _NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-_LARGEST = 1024  # number that the config of a network may hold
+_LARGEST = 1024  # whole number that the config of a network may hold
 _PROTECTED: ContextVar[tuple[os.stat_result, ...]] = ContextVar("protected", default=())
 
 
@@ -217,8 +218,9 @@ def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Mo
         found = json.loads(config.read_text(encoding="utf-8"))
         options = {name: value for name, value in found.items() if not name.startswith("_")}
         numbers = [n for v in options.values() for n in (v if isinstance(v, list) else [v])]
-        plain = all(abs(n) <= _LARGEST for n in numbers if isinstance(n, int | float))
-        require(plain, f"has a config.json with numbers over {_LARGEST}")
+        plain = all(0 < n < math.inf for n in numbers if isinstance(n, float))
+        plain = plain and all(1 <= n <= _LARGEST for n in numbers if type(n) is int)
+        require(plain, f"has numbers under 1 or over {_LARGEST} in its config.json")
         held = load_file(weights)
         sound = all(all_finite(tensor) and not tensor.is_complex() for tensor in held.values())
         require(sound, "holds NaN or infinite weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -178,7 +179,7 @@ class GidPipeline:
             parts = [load_network(network, path / name) for name, network in kind.PARTS.items()]
             parts += [load_stats(path / _STATS)] if kind is GridPrior else []
             _check_parts(parts, config["num_frames"])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(kind(*parts), **config)
 
@@ -312,7 +313,7 @@ def _opaque(mask: Any) -> Float[Tensor, "3 height width"]:
         require_file(mask, what="a mask")
     picture = as_image(mask)
     if isinstance(mask, str | Path):
-        mask = Image.open(mask)
+        mask = Image.open(io.BytesIO(Path(mask).read_bytes()))
     if isinstance(mask, Image.Image) and mask.has_transparency_data:
         picture = as_image(mask.convert("RGBA").convert("RGB"))
     return picture

@@ -22,6 +22,7 @@ from gidlite.motion.spectral import pack_complex, unpack_complex
 
 _FORMAT, _VERSION = "gidlite-spectral-volume", "1"
 _TOLD = ("num_frames", "fps", "seed", "model", "aspect")
+_MOST_NUMBERS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def _check_numbers(path: str | Path, packed: Tensor, num_frames: int, fps: float
     check_timing(path, num_frames, fps)
     said = f"{num_frames} frames do not hold {len(packed)} frequencies"
     require(len(packed) <= num_frames // 2 + 1, f"{path} contradicts itself: {said}")
-    require(all_finite(packed), f"{path} holds NaN or infinite numbers; make it again")
+    require(packed.numel() <= _MOST_NUMBERS, f"{path} is too large; keep fewer frequencies")
+    require(all_finite(packed.float()), f"{path} holds NaN or infinite numbers; make it again")
 
 
 def save_volume(path: str | Path, volume: SpectralVolume) -> None:
@@ -98,14 +100,17 @@ def save_volume(path: str | Path, volume: SpectralVolume) -> None:
 
 
 def load_volume(path: str | Path) -> SpectralVolume:
-    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata."""
+    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata.
+
+    Neither are over 2²⁷ numbers read or saved; 16 frequencies of 1920×1080 px have fewer.
+    """
     path = require_file(path, what="a spectral volume (.safetensors)")
     advice = "make one with gidlite predict"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             packed = file.get_tensor("packed") if "packed" in file.keys() else None
-    except (OSError, SafetensorError):
+    except (OSError, RuntimeError, SafetensorError):
         raise GidliteError(f"{path} is not a safetensors file; {advice}") from None
     known = metadata.get("format") == _FORMAT and packed is not None
     require(known, f"{path} is not a spectral volume; {advice}")
@@ -123,5 +128,5 @@ def load_volume(path: str | Path) -> SpectralVolume:
         raise GidliteError(f"{path} is damaged ({error!s:.200}); make it again") from None
     consistent = packed.is_floating_point() and packed.shape[-2:] == size
     require(consistent, f"{path} contradicts its own metadata; make it again")
-    _check_numbers(path, packed := packed.float(), num_frames, fps)
-    return SpectralVolume(unpack_complex(packed), num_frames, fps, seed, model, aspect)
+    _check_numbers(path, packed, num_frames, fps)
+    return SpectralVolume(unpack_complex(packed.float()), num_frames, fps, seed, model, aspect)
