@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 from gidlite import __version__, cli
-from gidlite.errors import check_output, require
+from gidlite.errors import check_output, protected, require
 
 if TYPE_CHECKING:
     from gidlite.data.extract import Report
@@ -219,13 +219,13 @@ def evaluate_video(
     """
     from gidlite.evaluate import videos
 
-    if output is not None:
-        check_output(output)
     names = tuple(name.strip() for name in metrics.lower().split(","))
     reading = videos.Reading(fps, *cli.parse_size(size), max_frames)
     settings = videos.VideoSettings(names, every, window, draws, seed, reading)
-    for side in (real, fake):
-        videos.videos_in(side)  # before the networks are read, which takes seconds
+    with protected(*videos.videos_in(real), *videos.videos_in(fake)):
+        for place in (output, cache / "features"):  # before the networks are read
+            if place is not None:
+                check_output(place)
     files = {"weights": folder, "textures": texture_weights}
     networks = videos.load_networks(names, device=device, **files)
     options = {"cache": cache, "settings": settings}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -119,7 +120,7 @@ def make_plan(
     """Cut videos into segments, one if the header tells no duration; tell why others cannot be."""
     segments, refused, known = [], {}, {}
     step = settings.starts_per_segment * settings.every
-    for path, name in _told_apart(videos):
+    for path, name in told_apart(videos):
         try:
             info, mark = probe_video(path), _fingerprint(path)
         except (GidliteError, OSError) as error:
@@ -139,11 +140,13 @@ def make_plan(
     return segments, refused
 
 
-def _told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+def told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
     """Return videos with as much of their folders before equal names as tells them apart."""
+    most = 1
     while repeated := [n for n, count in Counter(n for _, n in videos).items() if count > 1]:
+        most += 1
         videos = [
-            (path, "/".join(path.parts[-name.count("/") - 2 :]) if name in repeated else name)
+            (path, "/".join(path.absolute().parts[-most:]) if name in repeated else name)
             for path, name in videos
         ]
     return videos
@@ -260,8 +263,13 @@ def _on_cluster(
     with ExitStack() as stack:
         if scheduler is None:
             quiet = {"dashboard_address": None, "silence_logs": 50}
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **quiet)
-            stack.enter_context(cluster)
+            # Workers inherit what is blocked: a terminal's signals are for this process alone.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+            try:
+                size = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0}
+                cluster = stack.enter_context(LocalCluster(**size, **quiet))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             client = Client(scheduler or cluster, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
