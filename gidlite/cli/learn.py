@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,9 @@ def train(
     out: Annotated[Path, Option(help="Folder of the run.")],
     sprites: cli.Sprites = None,
     data: Annotated[list[Path] | None, Option(help="Folder of real shards; repeatable.")] = None,
-    parts: Annotated[list[Path] | None, Option(help="Run of a trained part; repeatable.")] = None,
+    parts: Annotated[
+        list[Path] | None, Option(help="Run of a trained part, or pipeline; repeatable.")
+    ] = None,
     start: Annotated[Path | None, Option(help="Start from this run or part of a pipeline.")] = None,
     device: cli.Device = "cpu",
     workers: Annotated[int, Option(help="Processes that make scenes ahead.")] = 0,
@@ -50,19 +53,34 @@ def train(
     in several processes on CPUs: `torchrun --nproc-per-node 4 -m gidlite train ...`.
     Ctrl-C saves a checkpoint before it stops.
     """
-    from gidlite.train import RunOptions, TrainConfig
-    from gidlite.train.loop import run_training
-
-    exports = part in ("prior", "coordinate", "drawer", "renderer")
+    started, exports = time.monotonic(), part in ("prior", "coordinate", "drawer", "renderer")
     require(export is None or exports, "--export goes with prior, coordinate, drawer or renderer")
+    bars: dict[str, Callable[[int, int], None]] = {}
 
     def report(step: int, loss: float, rate: float) -> None:
         cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    settings = TrainConfig.from_json(config, part=part)
-    options = RunOptions(device, workers, minutes, resume, start, report=report)
-    folders = {"sprites": sprites, "data": data or (), "parts": parts or (), "export": export}
-    finished = run_training(settings, out, options=options, **folders)
+    def prepare(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            stack.close()  # of what was done before
+            cli.say(what)
+            bars[what] = stack.enter_context(cli.progress_bar(what))
+        bars[what](done, total)
+        if done == total:
+            stack.close()
+
+    with ExitStack() as stack:
+        prepare("Getting ready", 0, 1)
+        from gidlite.train import RunOptions, TrainConfig  # takes seconds
+        from gidlite.train.loop import run_training
+
+        settings = TrainConfig.from_json(config, part=part)
+        options = RunOptions(
+            device, workers, minutes, resume, start, report=report, progress=prepare,
+            started=started,
+        )  # fmt: skip
+        folders = {"sprites": sprites, "data": data or (), "parts": parts or (), "export": export}
+        finished = run_training(settings, out, options=options, **folders)
     if finished is not None:  # in the first process
         more = "" if finished["step"] >= settings.steps else "; go on with --resume"
         cli.say(f"{out}  step {finished['step']} of {settings.steps}{more}")

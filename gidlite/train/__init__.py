@@ -309,10 +309,7 @@ def start_from(model: nn.Module, run: str | Path) -> None:
     same = kinds[0] == kinds[1]
     require(same, f"{run} holds a {kinds[0]}, and a {kinds[1]} is trained; give another --start")
     try:
-        state = start.state_dict()
-        if not getattr(start, "fitted", True):
-            state["scale"] = model.scale  # what this run has measured is better than nothing
-        model.load_state_dict(state)
+        model.load_state_dict(start.state_dict())
     except RuntimeError:
         problem = f"{run} holds a {kinds[0]} of other sizes than this config's"
         raise GidliteError(f"{problem}; change one of them") from None

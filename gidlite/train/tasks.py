@@ -109,7 +109,7 @@ class Task(nn.Module):
     measures_always = False  # even if it starts from weights
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, stats: FrequencyStats | None = None,
+        self, config: TrainConfig, dataset: Dataset | None, stats: FrequencyStats | None = None,
         parts: Mapping[str, nn.Module] | None = None, device: torch.device | str = "cpu",
         workers: int = 0,
     ) -> None:  # fmt: skip
