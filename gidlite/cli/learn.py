@@ -55,7 +55,7 @@ def train(
     """
     started, exports = time.monotonic(), part in ("prior", "coordinate", "drawer", "renderer")
     require(export is None or exports, "--export goes with prior, coordinate, drawer or renderer")
-    bars: dict[str, Callable[[int, int], None]] = {}
+    bars: dict[str, Callable[[int, int], object]] = {}
 
     def report(step: int, loss: float, rate: float) -> None:
         cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
@@ -63,8 +63,10 @@ def train(
     def prepare(what: str, done: int, total: int) -> None:
         if what not in bars:
             stack.close()  # of what was done before
-            cli.say(what)
-            bars[what] = stack.enter_context(cli.progress_bar(what))
+            cli.say(f"{what} ...")
+            bars[what] = max  # does nothing
+            if cli.errors.is_terminal:
+                bars[what] = stack.enter_context(cli.progress_bar(what))
         bars[what](done, total)
         if done == total:
             stack.close()

@@ -13,7 +13,7 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -106,9 +106,11 @@ def run_extraction(
                 finished = (extract_segment(segment, out, settings) for segment in left)
             else:
                 finished = _on_cluster(left, out, settings, workers, scheduler)
-            for done, _ in enumerate(chain([None], finished), start=len(segments) - len(left)):
-                if progress is not None:
-                    progress(done, len(segments))
+            begin = len(segments) - len(left)
+            with closing(finished):
+                for done, _ in enumerate(chain([None], finished), start=begin):
+                    if progress is not None:
+                        progress(done, len(segments))
             return _finish(out, segments, refused)
         finally:
             _sweep(out)

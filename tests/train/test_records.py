@@ -12,7 +12,6 @@ from gidlite.media import read_image
 from gidlite.train import PARTS, load_checkpoint, save_checkpoint
 from gidlite.train.loop import TASKS
 
-
 META = {"config": {}}
 
 
