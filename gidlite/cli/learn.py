@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
 from gidlite import __version__, cli
-from gidlite.errors import check_output, require
+from gidlite.errors import check_output, protected, require
 
 if TYPE_CHECKING:
     from gidlite.data.extract import Report
@@ -36,7 +37,9 @@ def train(
     out: Annotated[Path, Option(help="Folder of the run.")],
     sprites: cli.Sprites = None,
     data: Annotated[list[Path] | None, Option(help="Folder of real shards; repeatable.")] = None,
-    parts: Annotated[list[Path] | None, Option(help="Run of a trained part; repeatable.")] = None,
+    parts: Annotated[
+        list[Path] | None, Option(help="Run of a trained part, or pipeline; repeatable.")
+    ] = None,
     start: Annotated[Path | None, Option(help="Start from this run or part of a pipeline.")] = None,
     device: cli.Device = "cpu",
     workers: Annotated[int, Option(help="Processes that make scenes ahead.")] = 0,
@@ -50,19 +53,36 @@ def train(
     in several processes on CPUs: `torchrun --nproc-per-node 4 -m gidlite train ...`.
     Ctrl-C saves a checkpoint before it stops.
     """
-    from gidlite.train import RunOptions, TrainConfig
-    from gidlite.train.loop import run_training
-
-    exports = part in ("prior", "coordinate", "drawer", "renderer")
+    started, exports = time.monotonic(), part in ("prior", "coordinate", "drawer", "renderer")
     require(export is None or exports, "--export goes with prior, coordinate, drawer or renderer")
+    bars: dict[str, Callable[[int, int], object]] = {}
 
     def report(step: int, loss: float, rate: float) -> None:
         cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
-    settings = TrainConfig.from_json(config, part=part)
-    options = RunOptions(device, workers, minutes, resume, start, report=report)
-    folders = {"sprites": sprites, "data": data or (), "parts": parts or (), "export": export}
-    finished = run_training(settings, out, options=options, **folders)
+    def prepare(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            stack.close()  # of what was done before
+            cli.say(f"{what} ...")
+            bars[what] = max  # does nothing
+            if cli.errors.is_terminal:
+                bars[what] = stack.enter_context(cli.progress_bar(what))
+        bars[what](done, total)
+        if done == total:
+            stack.close()
+
+    with ExitStack() as stack:
+        prepare("Getting ready", 0, 1)
+        from gidlite.train import RunOptions, TrainConfig  # takes seconds
+        from gidlite.train.loop import run_training
+
+        settings = TrainConfig.from_json(config, part=part)
+        options = RunOptions(
+            device, workers, minutes, resume, start, report=report, progress=prepare,
+            started=started,
+        )  # fmt: skip
+        folders = {"sprites": sprites, "data": data or (), "parts": parts or (), "export": export}
+        finished = run_training(settings, out, options=options, **folders)
     if finished is not None:  # in the first process
         more = "" if finished["step"] >= settings.steps else "; go on with --resume"
         cli.say(f"{out}  step {finished['step']} of {settings.steps}{more}")
@@ -219,13 +239,13 @@ def evaluate_video(
     """
     from gidlite.evaluate import videos
 
-    if output is not None:
-        check_output(output)
     names = tuple(name.strip() for name in metrics.lower().split(","))
     reading = videos.Reading(fps, *cli.parse_size(size), max_frames)
     settings = videos.VideoSettings(names, every, window, draws, seed, reading)
-    for side in (real, fake):
-        videos.videos_in(side)  # before the networks are read, which takes seconds
+    with protected(*videos.videos_in(real), *videos.videos_in(fake)):
+        for place in (output, cache / "features"):  # before the networks are read
+            if place is not None:
+                check_output(place)
     files = {"weights": folder, "textures": texture_weights}
     networks = videos.load_networks(names, device=device, **files)
     options = {"cache": cache, "settings": settings}

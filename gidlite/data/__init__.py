@@ -175,14 +175,21 @@ def shuffled(number: int, count: int, seed: int) -> int:
 class ShardSource:
     """Samples of a folder of shards in an order drawn from the seed, motion on a coarser grid.
 
-    A folder that is unfinished, empty, or holds fewer frequencies is a ``GidliteError``.
+    A folder that is unfinished, empty, holds fewer frequencies or, if a ``size`` (height, width) is
+    asked for, others, is a ``GidliteError``.
     """
 
     def __init__(
-        self, folder: str | Path, *, grid_stride: int = 1, num_frequencies: int = 16
-    ) -> None:
+        self, folder: str | Path, *, grid_stride: int = 1, num_frequencies: int = 16,
+        size: tuple[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.shards = ShardFolder(folder)
         require(len(self.shards) > 0, f"{folder} holds no samples; extract more videos")
+        for height, width in self.shards.sizes:
+            asked = f"{size[1]}x{size[0]}" if size else ""
+            wrong = f"{folder} holds samples of {width}x{height}, {asked} are needed"
+            fits = size in (None, (height, width))
+            require(fits, f"{wrong}; extract again with --size {asked}, or change the config")
         held = self.shards.settings["num_frequencies"]
         require(
             num_frequencies <= held,

@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import os
+import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,7 +25,16 @@ import torch
 from torch.nn import functional
 
 from gidlite.data.screening import Frame, LeftOut, Settings, make_sample
-from gidlite.data.shards import Progress, Sample, finish_folder, read_json, write_json, write_shard
+from gidlite.data.shards import (
+    Progress,
+    Sample,
+    alone,
+    check_shard,
+    finish_folder,
+    read_json,
+    write_json,
+    write_shard,
+)  # fmt: skip
 from gidlite.errors import GidliteError, check_output, require
 from gidlite.media.video import find_videos, probe_video, stream_video
 from gidlite.motion.spectral import pack_complex
@@ -34,6 +44,11 @@ _ENDLESS = 1 << 40
 # Two samples whose pictures and slow motions both correlate so well show the same moment, unless
 # they are overlapping stretches of one video that start within so many seconds.
 _SAME, _OVERLAP_SECONDS = 0.98, 5
+_CELLS = (5, 8)  # rows and columns of what they are compared by
+_FIELDS = {
+    "video": str, "segment": int, "shard": str | None, "samples": list, "left_out": list,
+    "error": str, "seconds": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,19 +94,26 @@ def run_extraction(
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     require(workers >= 1, f"--workers is {workers}; it must be at least 1")
-    out, settings = Path(out).resolve(), settings or Settings()
-    segments, refused = make_plan(find_videos(inputs), settings)
-    _prepare(out, settings)
-    left = [s for s in segments if not (out / "records" / f"{s.key}.json").exists()]
-    workers = min(workers, len(left))
-    if not left or (scheduler is None and workers == 1):
-        finished = (extract_segment(segment, out, settings) for segment in left)
-    else:
-        finished = _on_cluster(left, out, settings, workers, scheduler)
-    for done, _ in enumerate(chain([None], finished), start=len(segments) - len(left)):
-        if progress is not None:
-            progress(done, len(segments))
-    return _finish(out, segments, refused)
+    out, settings, found = Path(out).resolve(), settings or Settings(), find_videos(inputs)
+    check_output(out, folder=True)
+    with alone(out):
+        try:
+            _prepare(out, settings)
+            segments, refused = make_plan(found, settings)
+            left = [s for s in segments if not _record(out, s.key).exists()]
+            workers = min(workers, len(left))
+            if not left or (scheduler is None and workers == 1):
+                finished = (extract_segment(segment, out, settings) for segment in left)
+            else:
+                finished = _on_cluster(left, out, settings, workers, scheduler)
+            begin = len(segments) - len(left)
+            with closing(finished):
+                for done, _ in enumerate(chain([None], finished), start=begin):
+                    if progress is not None:
+                        progress(done, len(segments))
+            return _finish(out, segments, refused)
+        finally:
+            _sweep(out)
 
 
 def make_plan(
@@ -100,7 +122,7 @@ def make_plan(
     """Cut videos into segments, one if the header tells no duration; tell why others cannot be."""
     segments, refused, known = [], {}, {}
     step = settings.starts_per_segment * settings.every
-    for path, name in _told_apart(videos):
+    for path, name in told_apart(videos):
         try:
             info, mark = probe_video(path), _fingerprint(path)
         except (GidliteError, OSError) as error:
@@ -120,11 +142,13 @@ def make_plan(
     return segments, refused
 
 
-def _told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+def told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
     """Return videos with as much of their folders before equal names as tells them apart."""
+    most = 1
     while repeated := [n for n, count in Counter(n for _, n in videos).items() if count > 1]:
+        most += 1
         videos = [
-            (path, "/".join(path.parts[-name.count("/") - 2 :]) if name in repeated else name)
+            (path, "/".join(path.absolute().parts[-most:]) if name in repeated else name)
             for path, name in videos
         ]
     return videos
@@ -141,17 +165,33 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _record(out: Path, key: str) -> Path:
+    return out / "records" / f"{key}.json"
+
+
 def _prepare(out: Path, settings: Settings) -> None:
-    """Refuse a folder of other settings; clear what killed processes left half-written."""
-    check_output(out, folder=True)
+    """Refuse, before any work, a folder of other settings, or one that is damaged."""
     path, ours = out / "settings.json", asdict(settings)
     theirs = read_json(path) if path.exists() else ours
     differing = " and ".join(key for key in ours if theirs.get(key) != ours[key])
     advice = "use the same options or another folder"
     require(not differing, f"{out} holds samples made with another {differing}; {advice}")
+    for name in ("settings.json", "index.json", "statistics.json", "records/x", "shards/x"):
+        check_output(out / name)
+    for record in _read_records(out, []):
+        if record["shard"]:
+            rows = range(len(record["samples"]))
+            check_shard(out / "shards" / record["shard"], rows, settings.num_frequencies)
     write_json(path, ours)
-    for stale in out.rglob(".gidlite-*"):
-        stale.unlink(missing_ok=True)
+    _sweep(out)
+
+
+def _sweep(out: Path) -> None:
+    """Clear what processes that were killed left half-written."""
+    for place in (out, out / "records", out / "shards"):
+        for stale in place.glob(".gidlite-*"):
+            if stale.suffix in (".json", ".safetensors"):
+                stale.unlink(missing_ok=True)
 
 
 def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:
@@ -187,7 +227,7 @@ def _keep(
         "samples": [sample.info | {"signature": _signature(sample)} for sample in samples],
         "left_out": left_out, "error": error, "seconds": {"total": round(seconds, 3)},
     }  # fmt: skip
-    write_json(out / "records" / f"{segment.key}.json", record)
+    write_json(_record(out, segment.key), record)
 
 
 def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[Frame]]]:
@@ -209,8 +249,8 @@ def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[F
 
 def _signature(sample: Sample) -> dict[str, str]:
     """Return picture and slow motion in a few coarse cells: alike only for copies of a video."""
-    picture = functional.adaptive_avg_pool2d(sample.image.float(), (5, 8))
-    slow = functional.adaptive_avg_pool2d(pack_complex(sample.spectral[1:3]).flatten(0, 1), (5, 8))
+    picture = functional.adaptive_avg_pool2d(sample.image.float(), _CELLS)
+    slow = functional.adaptive_avg_pool2d(pack_complex(sample.spectral[1:3]).flatten(0, 1), _CELLS)
     cells = {"picture": picture - picture.mean(), "motion": slow}
     units = {k: (v / v.norm().clamp(min=1e-9)).half().numpy() for k, v in cells.items()}
     return {kind: base64.b64encode(unit.tobytes()).decode() for kind, unit in units.items()}
@@ -225,8 +265,13 @@ def _on_cluster(
     with ExitStack() as stack:
         if scheduler is None:
             quiet = {"dashboard_address": None, "silence_logs": 50}
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **quiet)
-            stack.enter_context(cluster)
+            # Workers inherit what is blocked: a terminal's signals are for this process alone.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+            try:
+                size = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0}
+                cluster = stack.enter_context(LocalCluster(**size, **quiet))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             client = Client(scheduler or cluster, timeout=10, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -265,15 +310,14 @@ def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Repo
     rejected = sum((video["rejected"] for video in videos.values()), Counter())
     stabilised = sum(video["stabilised"] for video in videos.values())
     summary = {"rejected": dict(rejected.most_common()), "stabilised": stabilised, "videos": videos}
-    seconds = sum(record["seconds"].get("total", 0.0) for record in records)
+    seconds = sum(record["seconds"] for record in records)
     samples = finish_folder(out, shards, report=summary)
     return Report(samples, **summary, seconds=round(seconds, 2))
 
 
 def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
     """Return all records, those of earlier runs too, with the names that videos have now."""
-    paths = (out / "records").glob("*.json")
-    records = [json.loads(p.read_text()) | {"mark": p.stem.split("_")[0]} for p in paths]
+    records = [_read_record(path) for path in (out / "records").glob("*.json")]
     names = {record["mark"]: record["video"] for record in records}
     names |= {segment.mark: segment.name for segment in segments}
     times = Counter(names.values())
@@ -283,6 +327,26 @@ def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: (record["video"], record["segment"]))
 
 
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return a record and its ``mark``, its signatures as vectors; refuse one that is damaged."""
+    try:
+        record = json.loads(path.read_text()) | {"mark": path.stem.split("_")[0]}
+        whole = all(isinstance(record[name], kind) for name, kind in _FIELDS.items())
+        whole = whole and all(isinstance(left["reason"], str) for left in record["left_out"])
+        record["seconds"] = float(record["seconds"].get("total", 0))
+        for sample in record["samples"]:
+            sample["start"] = float(sample["start"])
+            for kind, code in sample["signature"].items():
+                unit = np.frombuffer(base64.b64decode(code), "<f2").astype(np.float32)
+                sample["signature"][kind] = unit
+            whole = whole and isinstance(sample["checks"], dict)
+            whole = whole and len(sample["signature"]["picture"]) == 3 * _CELLS[0] * _CELLS[1]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        whole = False
+    require(whole, f"{path} is damaged; delete it and run the same command again")
+    return record
+
+
 def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
     """Return for each record the rows to keep: the first of samples that show the same moment."""
     keep: list[list[int]] = [[] for _ in records]
@@ -290,11 +354,8 @@ def _unique(records: list[dict[str, Any]]) -> list[list[int]]:
     samples = [records[r]["samples"][n] for r, n in rows]
     starts = np.array([sample["start"] for sample in samples])
     marks = np.array([records[r]["mark"] for r, _ in rows])
-    codes = ([s["signature"][kind] for s in samples] for kind in ("picture", "motion"))
-    pictures, motions = (
-        np.array([np.frombuffer(base64.b64decode(c), "<f2") for c in row], np.float32)
-        for row in codes
-    )
+    kinds = "picture", "motion"
+    pictures, motions = (np.array([s["signature"][kind] for s in samples]) for kind in kinds)
     accepted = np.zeros(len(rows), bool)
     for place, (r, n) in enumerate(rows):
         alike = np.minimum(pictures[:place] @ pictures[place], motions[:place] @ motions[place])

@@ -104,10 +104,12 @@ class ScenePairs(SceneBlocks):
 class PairFolder:
     """Real pairs of ``pairs_*.safetensors``, held on a device, in a seeded order.
 
-    A folder without readable pairs is a ``GidliteError``.
+    A folder without readable pairs, or not of a ``size`` (height, width), is a ``GidliteError``.
     """
 
-    def __init__(self, folder: str | Path, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, folder: str | Path, *, size: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> None:
         self._pairs: list[Pair] = []
         for path in sorted(Path(folder).glob("pairs_*.safetensors")):
             try:
@@ -117,6 +119,10 @@ class PairFolder:
                     held = {name: file.get_tensor(name).to(device) for name in PAIR_TENSORS}
             except (OSError, SafetensorError) as error:
                 raise GidliteError(f"{path} cannot be read ({error}); {_AGAIN}") from None
+            shapes = [tuple(tensor.shape[1:]) for tensor in held.values()]
+            fits = shapes == [(channels, *size) for channels in (3, 3, 2, 1, 1)]
+            asked = f"{size[1]}x{size[0]}, as the config asks for"
+            require(fits and len({*map(len, held.values())}) == 1, f"{path} is not of {asked}")
             rows = zip(*held.values(), strict=True)
             self._pairs += [Pair(*row, torch.zeros_like(row[-1])) for row in rows]
         require(len(self._pairs) > 0, f"{folder} holds no pairs_*.safetensors; {_AGAIN}")

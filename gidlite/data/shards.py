@@ -12,9 +12,13 @@ in px of the (h, w) grid, ``reliable`` (N, h, w) uint8 (1 where the motion can b
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,10 +31,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.data.splits import seeded
+from gidlite.data.splits import check_seed, seeded
 from gidlite.data.world import Scenes, make_scenes
 from gidlite.data.world.pieces import Pieces, collect_pieces
-from gidlite.errors import GidliteError, check_output, require, written
+from gidlite.errors import GidliteError, check_output, require, writing, written
 from gidlite.media import IMAGE_SUFFIXES, write_image
 from gidlite.motion.spectral import pack_complex, unpack_complex
 from gidlite.viz import contact_sheet, liveliest_row, motion_tile
@@ -40,6 +44,7 @@ SHARD_BYTES = 256_000_000
 _LOWEST, _PER_DECADE = -5, 64
 _BINS = (3 - _LOWEST) * _PER_DECADE
 _BATCH = 8  # scenes made together
+_SHEET_SCENES = 2000  # on the largest sheet, which is held in memory
 Progress = Callable[[int, int], None]
 
 
@@ -89,11 +94,35 @@ def write_json(path: Path, content: Any) -> None:
     _durably(path, json.dumps(content, indent=1).encode())
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder, and refuse it while another process on this machine works on it like this."""
+    path, new = folder / ".lock", not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        try:  # a lock that ends with the process, and that children do not inherit
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except OSError as error:
+            held = error.errno not in (errno.EACCES, errno.EAGAIN, errno.ENOENT)  # no locks here
+        advice = "wait for it, or choose another folder"
+        require(held, f"another process is writing to {folder}; {advice}")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if new:  # and only if it is empty, because nothing came of the work
+                    folder.rmdir()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a folder of shards; anything else is a GidliteError."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = None
     finished = "that gidlite extract or synthesize has finished writing"
     require(isinstance(content, dict), f"{path} is no JSON object; give a folder {finished}")
@@ -116,14 +145,24 @@ def write_shard(path: Path, samples: list[Sample]) -> None:
 class ShardFolder:
     """The samples of a folder of shards, read one at a time.
 
-    A folder without a finished index and a shard that cannot be read are a ``GidliteError``.
+    A folder without a finished index and a shard that cannot be read, or does not hold what the
+    index says, are a ``GidliteError``.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        shards = read_json(self.folder / "index.json")["shards"]
+        index = read_json(self.folder / "index.json")
         self.settings = read_json(self.folder / "settings.json")
-        self._places = [(shard["file"], row) for shard in shards for row in shard["samples"]]
+        advice = f"is damaged; extract {self.folder} again"
+        try:
+            shards = [(shard["file"], list(shard["samples"])) for shard in index["shards"]]
+        except (KeyError, TypeError):
+            raise GidliteError(f"{self.folder / 'index.json'} {advice}") from None
+        held, path = self.settings.get("num_frequencies"), self.folder / "settings.json"
+        require(type(held) is int and held > 0, f"{path} {advice}")
+        self._places = [(name, row) for name, rows in shards for row in rows]
+        # (height, width) of every sample
+        self.sizes = {check_shard(self.folder / "shards" / str(n), r, held) for n, r in shards}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -135,6 +174,28 @@ class ShardFolder:
         image, packed, reliable = (file.get_slice(k)[row] for k in ("image", "packed", "reliable"))
         info = json.loads(file.metadata()["samples"])[row]
         return Sample(image, unpack_complex(packed.float()), reliable.bool(), info)
+
+
+def check_shard(path: Path, rows: Iterable[int], num_frequencies: int) -> tuple[int, int]:
+    """Return (height, width) of a shard's samples; refuse it if damaged or without these rows."""
+    file = _opened(path)
+    try:
+        slices = {name: file.get_slice(name) for name in ("image", "packed", "reliable")}
+        found = {name: (s.get_dtype(), s.get_shape()) for name, s in slices.items()}
+        count, _, height, width = found["image"][1]
+        whole = found == {
+            "image": ("U8", [count, 3, height, width]),
+            "packed": ("F16", [count, num_frequencies, 4, height, width]),
+            "reliable": ("U8", [count, height, width]),
+        }
+        infos = json.loads(file.metadata()["samples"])
+        whole = whole and len(infos) == count and all(isinstance(info, dict) for info in infos)
+        whole = whole and all(type(row) is int and 0 <= row < count for row in rows)
+    except (SafetensorError, ValueError, TypeError, KeyError):
+        whole = False
+    what = "does not hold the samples that its folder says"
+    require(whole, f"{path} {what}; delete its record and extract again")
+    return height, width
 
 
 def _opened(path: Path) -> Any:
@@ -181,6 +242,10 @@ def write_scene_sheet(
     """
     known = Path(path).suffix.lower() in IMAGE_SUFFIXES
     require(known, f"cannot write {path}: use one of the suffixes {', '.join(IMAGE_SUFFIXES)}")
+    limits = f"count is {count}; a sheet shows 1 to {_SHEET_SCENES} scenes"
+    require(1 <= count <= _SHEET_SCENES, limits)
+    check_seed(seed)
+    check_output(path)
     tiles = []
     for scenes in _batches(collect_pieces(sprites), count, seed, (100, 160), progress):
         volumes, (height, width) = scenes.spectral(16), scenes.grid
@@ -202,28 +267,36 @@ def write_scene_shards(
     A folder that is not new or cannot be written, and pieces that cannot be read, are a
     ``GidliteError``.
     """
-    folder = Path(folder)
+    folder, each = Path(folder), sample_bytes(num_frequencies, size)
+    require(count >= 1, f"count is {count}; it must be at least 1")
+    check_seed(seed)
     check_output(folder, folder=True)
-    fresh = not (folder / "settings.json").exists()
-    require(fresh, f"{folder} already holds samples; choose another folder")
+    free, needed = shutil.disk_usage(folder.parent).free, count * each
+    space = f"{count} scenes need {needed:.1e} bytes and {folder.parent} has {free:.1e} left"
+    require(needed < free, f"{space}; ask for fewer with --count")
     origin, sure = {"source": "synthetic", "seed": seed}, torch.ones(size, dtype=torch.bool)
     form = {"num_frequencies": num_frequencies, "height": size[0], "width": size[1]}
-    sources = collect_pieces(sprites)  # refused before the folder is begun
-    write_json(folder / "settings.json", form | {"num_frames": 150, "fps": 30.0} | origin)
-    scenes = (
-        scene
-        for batch in _batches(sources, count, seed, size, progress)
-        for scene in zip(batch.photo, batch.spectral(num_frequencies), strict=True)
-    )
-    samples = (
-        Sample((photo * 255).round().byte(), volume, sure, origin | {"number": number})
-        for number, (photo, volume) in enumerate(scenes)
-    )
-    per_shard = max(1, SHARD_BYTES // sample_bytes(num_frequencies, size) - 1)
-    shards: list[dict] = []
-    while some := list(islice(samples, per_shard)):
-        name = f"scenes_{len(shards):05d}.safetensors"
-        write_shard(folder / "shards" / name, some)
-        shards.append({"file": name, "samples": list(range(len(some)))})
-    finish_folder(folder, shards, report={})
+    form |= {"num_frames": 150, "fps": 30.0} | origin
+    with alone(folder):
+        path = folder / "settings.json"
+        begun = path.exists() and not (folder / "index.json").exists() and read_json(path) == form
+        fresh = begun or not path.exists()
+        require(fresh, f"{folder} already holds samples; choose another folder")
+        sources = collect_pieces(sprites)  # refused before the folder is begun
+        write_json(path, form)
+        scenes = (
+            scene
+            for batch in _batches(sources, count, seed, size, progress)
+            for scene in zip(batch.photo, batch.spectral(num_frequencies), strict=True)
+        )
+        samples = (
+            Sample((photo * 255).round().byte(), volume, sure, origin | {"number": number})
+            for number, (photo, volume) in enumerate(scenes)
+        )
+        shards: list[dict] = []
+        while some := list(islice(samples, max(1, SHARD_BYTES // each - 1))):
+            name = f"scenes_{len(shards):05d}.safetensors"
+            write_shard(folder / "shards" / name, some)
+            shards.append({"file": name, "samples": list(range(len(some)))})
+        finish_folder(folder, shards, report={})
     return len(shards)

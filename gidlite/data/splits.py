@@ -22,11 +22,13 @@ from pathlib import PurePath
 
 import torch
 
+from gidlite.errors import require
 from gidlite.media import IMAGE_SUFFIXES
 
 STATISTICS = range(10**9, 2 * 10**9)
 SHEETS = range(2 * 10**9, 3 * 10**9)
 HELD_OUT_SEED = 1 << 40
+LAST_SEED = (1 << 63) - 1  # torch takes no larger ones
 ABLATION_SEED = HELD_OUT_SEED + 500_000
 RENDER_SEED = 7_000_000_019
 HELD_OUT_CLIPS = (
@@ -52,6 +54,11 @@ def place(name: str) -> str:
     return "unused" if taken or stem.startswith("syn_") else "train"
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is out of range."""
+    require(0 <= seed <= LAST_SEED, f"seed is {seed}; it must lie between 0 and {LAST_SEED}")
+
+
 def seeded(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator for item ``number`` of a seed."""
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + number) & LAST_SEED)

@@ -18,6 +18,8 @@ from rich.table import Table
 from torch import Tensor
 
 from gidlite import evaluate as measures
+from gidlite.data.extract import told_apart
+from gidlite.data.splits import check_seed
 from gidlite.errors import GidliteError, require
 from gidlite.media.video import read_video
 from gidlite.motion import flow, spectral
@@ -69,10 +71,11 @@ class Draws:
     guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in {"samples": 1, "seed": 0, "steps": 1, "guidance": 0}.items():
-            value = getattr(self, name)
-            valid = math.isfinite(value) and value >= least
-            require(valid, f"{name} is {value}; it must be at least {least}")
+        check_seed(self.seed)
+        for name, ends in {"samples": (1, 1000), "steps": (1, 500), "guidance": (0, 1000)}.items():
+            (least, most), value = ends, getattr(self, name)
+            limits = f"{name} is {value}; it must lie between {least} and {most}"
+            require(least <= value <= most, limits)
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,13 @@ class Case:
         return (self.amplitude > MOVING_PX) & self.reliable
 
 
-def clip_case(path: str | Path, *, fps: float, num_frames: int) -> Case:
+def clip_case(path: str | Path, *, fps: float, num_frames: int, name: str = "") -> Case:
     """Read a clip of a second at least, at 256 px wide, and follow its pixels by optical flow."""
     clip = read_video(path, fps=fps, width=_WIDTH, max_frames=num_frames)
     require(clip.seconds >= 1, f"{path} is shorter than a second; motion needs a longer clip")
     observed = flow.motion_texture(clip.frames)
     photo = clip.frames[0].float() / 255
-    return Case(Path(path).stem, photo, observed.motion, observed.reliable)
+    return Case(name or Path(path).stem, photo, observed.motion, observed.reliable)
 
 
 @dataclass(frozen=True)
@@ -172,16 +175,19 @@ def evaluate_motion(
     """
     failed: dict[str, str] = {}
 
+    clip = {"fps": pipeline.fps, "num_frames": pipeline.num_frames}
+    named = told_apart([(path, path.stem) for path in dict.fromkeys(map(Path, clips))])
+
     def usable() -> Iterator[Case]:
-        for path in clips:
+        for path, name in named:
             try:
-                case = clip_case(path, fps=pipeline.fps, num_frames=pipeline.num_frames)
+                case = clip_case(path, name=name, **clip)
             except GidliteError as error:
                 failed[str(path)] = str(error)
             else:
                 yield case
 
-    report = evaluate_cases(usable(), pipeline, count=len(clips), draws=draws, progress=progress)
+    report = evaluate_cases(usable(), pipeline, count=len(named), draws=draws, progress=progress)
     if not report.cases:
         raise GidliteError(next(iter(failed.values())))
     return replace(report, failed=failed)

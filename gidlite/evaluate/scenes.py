@@ -156,7 +156,7 @@ def evaluate_scenes(
     truth scores. ``photo_gain`` is a mean, in the unit of ``pipeline.surprise(photo, spectral)``,
     and None without that method. ``scenes`` lists all values of every scene.
     """
-    require(count >= 1, "nothing to evaluate; give at least one scene")
+    require(1 <= count <= 100_000, f"count is {count}; give 1 to 100000 scenes")
     draws, scenes = draws or Draws(samples=2), []
     clip = {"num_frames": pipeline.num_frames, "fps": pipeline.fps}
     made = unseen_scenes(count + 1, seed=draws.seed, sprites=sprites, **clip)

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gidlite import evaluate as measures
-from gidlite.errors import GidliteError, check_output, require, written
+from gidlite.data.splits import check_seed
+from gidlite.errors import GidliteError, all_finite, check_output, require, written
 from gidlite.evaluate.networks import LEAST_FRAMES, load_published, load_user_i3d
 from gidlite.media.video import find_videos, stream_video
 
@@ -81,6 +82,8 @@ class FeatureStore:
             if _load(path) is None:
                 check_output(path)
                 features = self._compute(video, clips, network)
+                fault = f"{network.label} finds values of {video} that are not finite"
+                require(all_finite(features), f"{fault}; leave it out, or use other weights")
                 with written(path) as hidden:
                     save_file({"features": features}, hidden)
             paths.append(path)
@@ -99,9 +102,10 @@ class FeatureStore:
 def _load(path: Path) -> Tensor | None:
     """Return kept features, or None if there are none or the file is damaged."""
     try:
-        return load_file(path)["features"]
+        features = load_file(path)["features"]
     except (OSError, SafetensorError, KeyError):
         return None
+    return features if features.ndim == 2 and all_finite(features) else None
 
 
 @dataclass(frozen=True)
@@ -156,14 +160,18 @@ class VideoSettings:
         unknown = [name for name in self.metrics if name not in METRICS]
         known = f"metrics are some of {', '.join(METRICS)}, not {unknown or 'none'}"
         require(bool(self.metrics) and not unknown, known)
-        window = f"window must be 0 or at least {LEAST_FRAMES}, got {self.window}"
-        require(self.window == 0 or self.window >= LEAST_FRAMES, window)
-        require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        check_seed(self.seed)
+        most = {"window": self.reading.max_frames, "width": 2048, "height": 2048, "fps": 1000}
         least = {"every": 1, "draws": 0, "fps": 1, "width": 16, "height": 16, "max_frames": 1}
+        least["window"] = LEAST_FRAMES if self.window else 0
         given = asdict(self) | asdict(self.reading)
         for name, value in least.items():
-            message = f"{name} must be at least {value} and below 100,000, got {given[name]}"
-            require(value <= given[name] < 1e5, message)
+            limits = f"{value} and {most.get(name, 99_999)}"
+            fits = value <= given[name] <= most.get(name, 99_999)
+            require(fits, f"{name} is {given[name]}; it must lie between {limits}")
+        longest = max(METRICS[name][1] for name in self.metrics)
+        short = f"max_frames is {self.reading.max_frames}, and a clip of the metrics has {longest}"
+        require(longest <= self.reading.max_frames, f"{short}; read more, or choose other metrics")
 
     def clips(self, metric: str, *, curve: bool = False) -> Clips:
         """Return what the network of a metric looks at, for its distance or its curve."""
@@ -177,6 +185,10 @@ def load_networks(
     textures: str | Path | None = None, device: str = "cpu",
 ) -> dict[str, nn.Module]:  # fmt: skip
     """Return the networks of metrics by name; ``textures`` is the file of a user's own I3D."""
+    try:
+        torch.zeros(1, device=device).item()  # "meta" is a device, but holds no numbers
+    except Exception as error:  # some are no device, some were not built, some are not there
+        raise GidliteError(f"device {device!r} cannot be used; try cpu") from error
     names = {METRICS[metric][0] for metric in metrics}
     needs = "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public"
     advice = "give yours as safetensors, or measure fvd instead"
@@ -184,11 +196,7 @@ def load_networks(
     found = {name: load_published(name, weights) for name in sorted(names - {"textures"})}
     if "textures" in names:
         found["textures"] = load_user_i3d(textures)
-    try:
-        return {name: network.to(device) for name, network in found.items()}
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise GidliteError(f"device {device!r} cannot be used: {reason}") from error
+    return {name: network.to(device) for name, network in found.items()}
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from gidlite.data import Augmented, MotionDataset, ShardSource, SyntheticSource
 from gidlite.data.pairs import PairFolder, ScenePairs
+from gidlite.data.splits import LAST_SEED
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError, load_network, require, written
 from gidlite.motion.normalize import VARIANTS, FrequencyStats, load_stats
 from gidlite.pipeline import PARTS as PIPELINE_PARTS
-from gidlite.pipeline import GidPipeline
+from gidlite.pipeline import REPRESENTATIONS, WEIGHTS, GidPipeline
 from gidlite.prior.denoiser import COORDINATIONS, GridPrior
 from gidlite.prior.drawer import ModesPrior
 from gidlite.render.network import SynthesisNet
@@ -40,8 +41,12 @@ STATS = "frequency_stats.safetensors"
 _NETWORKS = {**PIPELINE_PARTS, "renderer": SynthesisNet}
 _MOST = sys.float_info.max
 # What a setting may be: its choices; or smallest value, largest value, and both in words.
-Whole = Annotated[int, 0, _MOST, "a whole number of at least 0"]
-Count = Annotated[int, 1, _MOST, "a whole number of at least 1"]
+Whole = Annotated[int, 0, LAST_SEED, f"a whole number from 0 to {LAST_SEED}"]
+Count = Annotated[int, 1, 1_000_000, "a whole number from 1 to 1000000"]
+Bins = Annotated[int, 2, 256, "a whole number from 2 to 256"]
+Frames = Annotated[int, 4, 2048, "a whole number from 4 to 2048"]
+Side = Annotated[int, 32, 1024, "a whole number from 32 to 1024"]
+Stride = Annotated[int, (1, 2, 4)]
 Positive = Annotated[float, 1e-15, _MOST, "a finite number above 0"]
 Share = Annotated[float, 0, 1, "a number from 0 to 1"]
 Fraction = Annotated[float, 0, 0.99999, "a number of at least 0 and less than 1"]
@@ -55,11 +60,11 @@ class TrainConfig:
     """
 
     part: Annotated[str, PARTS] = "prior"
-    num_frequencies: Count = 16
-    height: Count = 160  # of photos, in px
-    width: Count = 256
-    grid_stride: Count = 2  # px between motion vectors
-    num_frames: Count = 150
+    num_frequencies: Bins = 16
+    height: Side = 160  # of photos, in px: a multiple of 32, for the renderer of 16
+    width: Side = 256
+    grid_stride: Stride = 2  # px between motion vectors
+    num_frames: Frames = 150
     fps: Positive = 30.0  # Hz
     scenes_per_step: Count = 8  # in a batch; of the renderer: pairs of frames
     slices_per_scene: Count = 4  # bins drawn from each of them
@@ -101,13 +106,19 @@ class TrainConfig:
             _check(entry.name, getattr(self, entry.name), hints[entry.name], entry.default)
         fit = self.slices_per_scene <= self.num_frequencies
         require(fit, "slices_per_scene is larger than num_frequencies; lower it")
+        fit = 2 * self.num_frequencies <= self.num_frames
+        require(fit, "num_frequencies is more than half of num_frames; lower it")
+        unit = 16 if self.part == "renderer" else 32
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            require(value % unit == 0, f"{name} is {value}; it must be a multiple of {unit}")
 
     @classmethod
     def from_json(cls, path: str | Path, **overrides: object) -> TrainConfig:
         """Read a config; unknown keys are refused with the valid ones listed."""
         try:
             values = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise GidliteError(f"{path} is not a readable JSON config ({error})") from None
         require(isinstance(values, dict), f"{path} holds no JSON object; write settings as {{...}}")
         values |= overrides
@@ -127,11 +138,12 @@ def _check(name: str, value: Any, hint: Any, default: Any) -> None:
         fits, words = isinstance(value, bool), "true or false"
     elif isinstance(default, tuple):
         fits = isinstance(value, tuple) and len(value) == len(default)
-        fits = fits and all(type(entry) is int and entry >= 1 for entry in value)
-        words = f"{len(default)} whole numbers of at least 1"
-    elif hint.__origin__ is str:
+        fits = fits and all(type(entry) is int and 1 <= entry <= 4096 for entry in value)
+        words = f"{len(default)} whole numbers from 1 to 4096"
+    elif len(hint.__metadata__) == 1:
         (choices,) = hint.__metadata__
-        fits, words = value in choices, f"one of {', '.join(choices)}"
+        fits = type(value) is hint.__origin__ and value in choices
+        words = f"one of {', '.join(map(str, choices))}"
     else:
         low, high, words = hint.__metadata__
         kinds = (int,) if hint.__origin__ is int else (int, float)
@@ -141,18 +153,39 @@ def _check(name: str, value: Any, hint: Any, default: Any) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes; times are in minutes."""
+    """How a run goes; times are in minutes. What is out of range is a ``GidliteError``."""
 
     device: str = "cpu"  # of several processes on "cuda", each has its own GPU
     workers: int = 0  # processes that make scenes ahead; 0 makes them between steps, on the device
-    minutes: float | None = None  # stop so long after ``started``; otherwise after all steps
+    # Stop so long after ``started``; otherwise after all steps. 0 is one step.
+    minutes: float | None = None
     resume: bool = False  # continue from the checkpoint in the run folder
     start: str | Path | None = None  # run folder, or part of a pipeline, with the first weights
     checkpoint_minutes: float = 5.0  # between checkpoints, and between sheets
     log_every: int = 20  # steps between rows of the log
     # Told (step, smoothed loss, steps per second) at every row.
     report: Callable[[int, float, float], None] | None = None
+    # Told (what is prepared, done, in all) before the first step.
+    progress: Callable[[str, int, int], None] | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        fits = 0 <= self.workers <= 256
+        require(fits, f"workers is {self.workers}; it must lie between 0 and 256")
+        fits = self.minutes is None or 0 <= self.minutes < math.inf
+        require(fits, f"minutes is {self.minutes}; it must be a finite number of at least 0")
+
+    def preparing(self, what: str) -> Callable[[int, int], None]:
+        """Return what is to be told (done, in all); it raises when there is no time for a step."""
+
+        def tell(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(what, done, total)
+            late = self.minutes and time.monotonic() - self.started > 60 * self.minutes
+            over = f"{self.minutes} minutes were over before the first step ({what.lower()})"
+            require(not late, f"{over}; give it more with --minutes")
+
+        return tell
 
 
 def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
@@ -195,11 +228,13 @@ def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(checkpoint_file(out), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads(file.metadata()["run"])
-    except (OSError, SafetensorError):
-        raise GidliteError(
-            f"{out} holds no readable checkpoint; check --out, or train without --resume"
-        ) from None
+            meta = json.loads(file.metadata()["run"])
+        whole = isinstance(meta["config"], dict) and isinstance(meta["step"], int)
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
+        whole = False
+    advice = "check --out, or train without --resume"
+    require(whole, f"{out} holds no readable checkpoint; {advice}")
+    return tensors, meta
 
 
 def check_run(
@@ -208,7 +243,13 @@ def check_run(
     """Refuse a run that lacks trained parts, or whose folder does not fit, before any work."""
     missing = " and ".join(name for name in NEEDS[config.part] if name not in parts)
     problem = f"training {config.part} needs a trained {missing}"
-    require(not missing, f"{problem}; name their run folders with --parts")
+    advice = "name their run folders, too, or leave --parts out to use those of the package"
+    require(not missing, f"{problem}; {advice}")
+    for name in NEEDS[config.part]:
+        bins = getattr(parts[name].config, "num_frequencies", config.num_frequencies)
+        fits = bins == config.num_frequencies
+        problem = f"num_frequencies is {config.num_frequencies}, and the {name} has {bins}"
+        require(fits, f"{problem}; change it, or name other --parts")
     # The encoder that stays, and the scale of its latents, come with --start.
     needs = "decoder_only needs a trained autoencoder; name its run with --parts and --start"
     require(not config.decoder_only or options.start is not None, needs)
@@ -219,8 +260,14 @@ def check_run(
         require(not differing, f"{problem}; use the config it was trained with, or another --out")
         return
     require(not config.decoder_only or "autoencoder" in parts, needs)  # for its statistics
-    there = checkpoint_file(out).parent.exists()
+    there = checkpoint_file(out).exists()
     require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
+    # A run that never reached its first checkpoint leaves a log without rows, and no weights.
+    log = Path(out) / "log.csv"
+    there = (Path(out) / "model" / "config.json").exists() or (
+        log.is_file() and log.stat().st_size > 100
+    )
+    require(not there, f"{out} already holds a model or a log; choose another --out")
 
 
 def load_part(run: str | Path) -> tuple[str, nn.Module]:
@@ -230,15 +277,24 @@ def load_part(run: str | Path) -> tuple[str, nn.Module]:
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         name = {network.__name__: name for name, network in _NETWORKS.items()}[kind]
         return name, load_network(_NETWORKS[name], folder)
-    except (OSError, ValueError, KeyError) as error:
-        problem = f"{run} holds no trained part that can be read ({error}); train it first"
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        problem = f"{run} holds no trained part that can be read ({reason}); train it first"
         raise GidliteError(problem) from None
 
 
 def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], FrequencyStats | None]:
-    """Return the trained networks of such folders by name, and the statistics of the last."""
+    """Return the trained networks of such folders, or pipelines, by name, and the last statistics.
+
+    ``modes`` and ``grid`` are the pipelines of the package.
+    """
+    folders = [WEIGHTS / run if str(run) in REPRESENTATIONS else Path(run) for run in runs]
+    runs = []
+    for run in folders:
+        whole = (run / "pipeline.json").is_file()
+        runs += [run / n for n in PIPELINE_PARTS if (run / n).is_dir()] if whole else [run]
     # In a pipeline, statistics lie beside the folders of its parts.
-    places = [folder / STATS for run in map(Path, runs) for folder in (run.parent, run / "model")]
+    places = [folder / STATS for run in runs for folder in (run.parent, run / "model")]
     known = [place for place in places if place.is_file()]
     parts = dict(map(load_part, runs))
     needed = not {"modes", "drawer", "renderer"} >= parts.keys()
@@ -249,16 +305,24 @@ def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], Freque
 def start_from(model: nn.Module, run: str | Path) -> None:
     """Give a model the weights of a run folder, or of a part of a pipeline."""
     _, start = load_part(run)
+    kinds = type(start).__name__, type(model).__name__
+    same = kinds[0] == kinds[1]
+    require(same, f"{run} holds a {kinds[0]}, and a {kinds[1]} is trained; give another --start")
     try:
-        state = start.state_dict()
-        if not getattr(start, "fitted", True):
-            state["scale"] = model.scale  # what this run has measured is better than nothing
-        model.load_state_dict(state)
+        model.load_state_dict(start.state_dict())
     except RuntimeError:
-        kinds = f"a {type(start).__name__} of other sizes than the {type(model).__name__}"
-        raise GidliteError(f"{run} holds {kinds} of this config; change one of them") from None
+        problem = f"{run} holds a {kinds[0]} of other sizes than this config's"
+        raise GidliteError(f"{problem}; change one of them") from None
     if (scaling := getattr(start.config, "scaling_factor", None)) is not None:
         model.register_to_config(scaling_factor=scaling)
+
+
+def write_network(network: nn.Module, folder: str | Path) -> None:
+    """Write a network to a folder, whole, readable by whom any new file is."""
+    with written(folder, folder=True) as hidden:
+        network.save_pretrained(hidden)
+        for path in hidden.iterdir():
+            path.chmod(hidden.stat().st_mode & 0o666)
 
 
 def assemble(
@@ -284,14 +348,18 @@ def make_dataset(
     size = {"height": config.height, "width": config.width}
     grid = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
     clip = size | grid | {"num_frames": config.num_frames, "fps": config.fps}
+    shape = config.height, config.width
+    # First what may be refused, for painting pieces takes longer.
+    if config.part == "renderer":
+        real = [PairFolder(folder, size=shape, device=device) for folder in data]
+    else:
+        real = [Augmented(ShardSource(folder, size=shape, **grid)) for folder in data]
     pieces = collect_pieces(sprites, seed=config.seed)
     distinct = list({id(p): p for p in pieces}.values())
     if config.part == "renderer":
         scenes = [ScenePairs(p.to(device), **size) for p in distinct]
-        real = [PairFolder(folder, device=device) for folder in data]
     else:
         scenes = [SyntheticSource(p.to(device), **clip) for p in distinct]
-        real = [Augmented(ShardSource(folder, **grid)) for folder in data]
     share = config.real_share if real else 0.0
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
     weights += [share / max(len(real), 1)] * len(real)

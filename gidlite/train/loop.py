@@ -12,8 +12,8 @@ import signal
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 
 from gidlite import train as setup
 from gidlite.data import seeded
-from gidlite.errors import GidliteError, require, written
+from gidlite.data.shards import Progress, alone
+from gidlite.errors import GidliteError, check_output, require, writing, written
 from gidlite.media import write_image
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
 from gidlite.train import RunOptions, TrainConfig
@@ -45,8 +46,8 @@ def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.devic
     """Return the accelerator of this process, and its device: one of several has its own GPU."""
     try:
         device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+        torch.zeros(1, device=device).item()  # "meta" is a device, but holds no numbers
+    except Exception:  # some are no device, some were not built, some are not there
         raise GidliteError(f"device {str(wanted)!r} is not available; try cpu") from None
     # A process on its own places its tensors itself. The state that accelerators share could not
     # be moved from a GPU to the CPU later, so there it never knows of the GPU.
@@ -56,28 +57,38 @@ def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.devic
     return accelerator, device if alone else accelerator.device
 
 
+class Stopped(BaseException):
+    """A signal came where a run may stop at once."""
+
+
 @contextmanager
-def stop_requests(asked: threading.Event) -> Iterator[None]:
-    """Let SIGTERM and SIGINT, however often, set an event instead of ending the process.
+def stop_requests(ask: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM, SIGINT and SIGHUP, however often, call a function instead of ending the process.
 
     Launchers pass on what the terminal has already sent, and the checkpoint must be written.
     """
     main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
-    numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
-    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if main else ()
+    # What is ignored, as after nohup, stays so.
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda *_: ask())
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[Batch]:
+def scene_batches(
+    task: Task, accelerator: Accelerator, step: int, tell: Progress | None = None
+) -> Iterator[Batch]:
     """Yield the batch of every step from a step on, drawn from a pool of the newest scenes.
 
     Making a scene may cost as much as learning from it, so scenes are drawn many times. What a
     step can draw depends on its number alone, so a resumed run sees what it would have seen.
-    Every process has the whole pool, and makes its share of what joins it.
+    Every process has the whole pool, and makes its share of what joins it. While the pool is
+    filled for the first step, ``tell`` is told (done, in all).
     """
     config, world = task.config, accelerator.num_processes
     count = config.new_scenes_per_step
@@ -86,6 +97,7 @@ def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[B
     numbers = (range(batch * count, (batch + 1) * count) for batch in batches)
     coming = map(task.make, load_items(task.dataset, numbers, task.workers))
     pool: deque[Batch] = deque(maxlen=config.pool_size + count * world)
+    begin = end
     for now in itertools.count(step):
         due = 4 * config.scenes_per_step + now * count
         while end < due:
@@ -93,6 +105,8 @@ def scene_batches(task: Task, accelerator: Accelerator, step: int) -> Iterator[B
             rows = zip(*made.values(), strict=True)
             pool += [dict(zip(made, row, strict=True)) for row in rows]
             end += count * world
+            if tell is not None and now == step:
+                tell(min(end, due) - begin, due - begin)
         oldest, size = max(0, due - config.pool_size), (config.scenes_per_step,)
         numbers = torch.randint(oldest, due, size, generator=seeded(config.seed + 1, now))
         chosen = [pool[number - end] for number in numbers.tolist()]
@@ -121,7 +135,7 @@ class Trainer:
         decay = config.ema_decay
         self.ema = EMAModel(task.model.parameters(), decay=decay, min_decay=decay)
         self.step, self.rollbacks, self.seconds, self.smoothed_loss = 0, 0, 0.0, math.nan
-        self.stop = threading.Event()
+        self.stop, self.open = threading.Event(), False
 
     def run(self) -> nn.Module:
         """Train until the end, the time limit or a signal, and return the averaged model."""
@@ -142,24 +156,51 @@ class Trainer:
         self.ema.copy_to(model.parameters())
         return model.eval()
 
+    def _ask(self) -> None:
+        """Note that a signal wants the run to stop; stop at once where that is possible."""
+        self.stop.set()
+        if self.open:
+            self.open = False
+            raise Stopped
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Allow a signal to end the block, which changes nothing that a checkpoint holds."""
+        self.open = self.world == 1  # others would wait for a process that stops alone
+        try:
+            if self.open and self.stop.is_set():
+                raise Stopped
+            yield
+        finally:
+            self.open = False
+
     def _train(self) -> bool:
         """Step until there is a reason to stop, or to turn back, and return which it was."""
-        batches = scene_batches(self.task, self.accelerator, self.step)
-        first = next(batches)  # fills the pool, before signals wait for a step to end
+        tell = self.options.preparing("Making the first scenes")
+        batches = scene_batches(self.task, self.accelerator, self.step, tell)
+        batch = next(batches)  # fills the pool
         self.logged = self.step, time.monotonic()
-        with stop_requests(self.stop):
+        with stop_requests(self._ask):
             self._save()
-            for batch in itertools.chain([first], batches):
-                problem, stop, due = self._step(batch)
-                if problem:
-                    self._turn_back(f"the {problem} was not finite at step {self.step}")
-                    return stop
-                stop = stop or self.step == self.config.steps
-                if stop or due:
-                    self._save()
-                    self._draw_sheet()
-                if stop:
-                    return True
+            try:
+                while True:
+                    problem, stop, due = self._step(batch)
+                    if problem:
+                        self._turn_back(f"the {problem} was not finite at step {self.step}")
+                        return stop
+                    stop = stop or self.step == self.config.steps
+                    if stop or due:
+                        self._save()
+                        self._draw_sheet()
+                    if stop:
+                        return True
+                    with self._interruptible():
+                        batch = next(batches)
+            except Stopped:
+                self._save()
+                return True
+            finally:
+                batches.close()
 
     def _step(self, batch: Batch) -> tuple[str, bool, bool]:
         """Take one step; return what was not finite, if so, and whether to stop or to save."""
@@ -167,12 +208,14 @@ class Trainer:
         # What ignores the generator, such as dropout, must not differ after a resume either.
         torch.manual_seed(generator.initial_seed() + (1 << 40))
         share = {name: rows[self.rank :: self.world] for name, rows in batch.items()}
-        loss = self.loss(share, generator)
+        with self._interruptible():
+            loss = self.loss(share, generator)
         mean, stop, due = self._agree(loss)
         if not math.isfinite(mean):
             return "loss", stop, due
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
+        with self._interruptible():
+            self.accelerator.backward(loss)
         norm = float(self.accelerator.clip_grad_norm_(self.trained, self.config.clip_norm))
         if not math.isfinite(norm):
             return "gradient", stop, due
@@ -245,14 +288,21 @@ class Trainer:
                 _, number, key = name.split(".")
                 entries[int(number)][key] = tensors[name]
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": dict(entries)})
-        for name, value in self._tensors().items():
+        ours = self._tensors()
+        fits = all(name in tensors and tensors[name].shape == ours[name].shape for name in ours)
+        require(
+            fits, f"the checkpoint in {self.out} is of other sizes; use the parts it began with"
+        )
+        for name, value in ours.items():
             value.copy_(tensors[name])
 
     @torch.no_grad()
     def _draw_sheet(self) -> None:
         if self.main and not self.stop.is_set():  # a signal is in a hurry
             path = self.out / "sheets" / f"step_{self.step:07d}.png"
-            write_image(path, self.task.sheet(self.averaged()))
+            with self._interruptible():
+                sheet = self.task.sheet(self.averaged())
+            write_image(path, sheet)
 
     def _report(self) -> None:
         """Tell the caller of the run how it goes, with the steps per second since last time."""
@@ -268,17 +318,19 @@ class Trainer:
             if "event" in values:
                 logger.warning(values["event"])
             row = {"step": self.step, "seconds": f"{self.seconds:.1f}"} | values
-            with (self.out / "log.csv").open("a", newline="") as stream:
+            path = self.out / "log.csv"
+            with writing(path), path.open("a", newline="") as stream:
                 csv.DictWriter(stream, _COLUMNS, restval="", lineterminator="\n").writerow(row)
 
     def _rewind_log(self, step: int) -> None:
         """Drop what was logged after a step: steps only ever increase."""
         if self.main:
             path = self.out / "log.csv"
-            rows = path.read_text().splitlines()[1:] if path.exists() else []
-            kept = [row for row in rows if int(row.split(",")[0]) <= step]
-            with written(path) as fresh:
-                fresh.write_text("\n".join([",".join(_COLUMNS), *kept, ""]))
+            text = path.read_text(errors="replace") if path.exists() else ""
+            rows = [row for row in csv.reader(text.splitlines()) if len(row) == len(_COLUMNS)]
+            kept = [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
+            with written(path) as fresh, fresh.open("w", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *kept])
 
 
 def train(
@@ -294,24 +346,49 @@ def train(
     """
     parts, options, folder = parts or {}, options or RunOptions(), Path(out) / "model"
     setup.check_run(config, out, parts, options)
-    accelerator, device = join_processes(options.device)
+    accelerator, _ = join_processes(options.device)
     if stats is None and options.resume and (folder / setup.STATS).exists():
         stats = load_stats(folder / setup.STATS)
+    tell = options.preparing("Measuring motion")
     if stats is None and config.part in setup.WITH_STATS:
-        stats = fit_stats(config, dataset, options.workers)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        task = TASKS[config.part](config, dataset, stats, parts, device, options.workers)
-    if options.start is not None:
-        setup.start_from(task.model, options.start)
+        stats = fit_stats(config, dataset, options.workers, tell=tell)
+    task = _make_task(config, dataset, stats, parts, options)
+    known = options.resume or (options.start is not None and getattr(task.model, "fitted", True))
+    if not known or task.measures_always:
+        task.measure(tell)
     if stats is not None and accelerator.is_main_process:
         with written(folder / setup.STATS) as path:
             save_stats(path, stats)
     model = Trainer(task, out, options).run()
     task.finish(model)
     if accelerator.is_main_process:
-        model.save_pretrained(folder)
+        setup.write_network(model, folder)
     return model.cpu()
+
+
+def _make_task(
+    config: TrainConfig, dataset: Dataset | None, stats: FrequencyStats | None,
+    parts: Mapping[str, nn.Module], options: RunOptions,
+) -> Task:  # fmt: skip
+    """Return the task of a run with its first weights; refuse sizes that do not fit."""
+    device = join_processes(options.device)[1]
+    bins = len(stats.scale) if stats else config.num_frequencies
+    problem = f"num_frequencies is {config.num_frequencies}, and the statistics of --parts have"
+    require(bins == config.num_frequencies, f"{problem} {bins}; change one of them")
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            kind = TASKS[config.part]
+            task = kind(config, dataset, stats, parts, device, options.workers)
+    except GidliteError:
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        problem = f"no {config.part} can be made of these sizes and parts ({reason})"
+        raise GidliteError(f"{problem}; change the config or --parts") from None
+    if options.start is not None:
+        setup.start_from(task.model, options.start)
+    return task
 
 
 def run_training(
@@ -321,25 +398,40 @@ def run_training(
 ) -> dict | None:  # fmt: skip
     """Train one part from folders; return the counters of the run, in its first process alone.
 
-    ``sprites`` and ``data`` are as of ``make_dataset``, ``parts`` are folders as of ``load_part``.
-    To ``export`` goes a pipeline of all parts, after "prior", "coordinate" or "drawer", or the
-    network in half precision, after "renderer". Errors are those of ``train``.
+    ``sprites`` and ``data`` are as of ``make_dataset``, ``parts`` are as of ``load_parts``, by
+    default the pipeline of the package. To ``export`` goes a pipeline of all parts, after "prior",
+    "coordinate" or "drawer", or the network in half precision, after "renderer". Errors are those
+    of ``train``, before any work is done.
     """
-    options = options or RunOptions()
-    networks, stats = setup.load_parts(parts)
+    options, out = options or RunOptions(), Path(out)
+    shipped = ["modes" if config.part == "drawer" else "grid"] if setup.NEEDS[config.part] else []
+    networks, stats = setup.load_parts(parts or shipped)
     setup.check_run(config, out, networks, options)
     accelerator, device = join_processes(options.device)
+    _make_task(config, None, stats, networks, options)
+    first = accelerator.is_main_process
     if config.part == "renderer":  # frames of a scene are made together, best on the device
         options = dataclasses.replace(options, workers=0)
-    made_on = "cpu" if options.workers else device
-    dataset = setup.make_dataset(config, sprites=sprites, data=data, device=made_on)
-    model = train(config, out, dataset, stats=stats, parts=networks, options=options)
-    first = accelerator.is_main_process
-    accelerator.state.destroy_process_group()
-    if not first:
-        return None
-    if export is not None and config.part == "renderer":
-        model.half().save_pretrained(export)
-    elif export is not None and config.part in ("prior", "coordinate", "drawer"):
-        setup.assemble(config, networks, model, stats, name=Path(out).name).save_pretrained(export)
-    return setup.load_checkpoint(out)[1]
+    with ExitStack() as stack:
+        if first:
+            for folder in (out, export):
+                if folder is not None:
+                    check_output(folder, folder=True)
+            stack.enter_context(alone(out))
+            for name in ("log.csv", "checkpoint", "model", "sheets"):
+                if (out / name).exists():
+                    check_output(out / name, folder=name != "log.csv")
+        tell = options.preparing("Reading and painting pieces")
+        tell(0, 1)
+        made_on = "cpu" if options.workers else device
+        dataset = setup.make_dataset(config, sprites=sprites, data=data, device=made_on)
+        tell(1, 1)
+        model = train(config, out, dataset, stats=stats, parts=networks, options=options)
+        accelerator.state.destroy_process_group()
+        if not first:
+            return None
+        if export is not None and config.part == "renderer":
+            setup.write_network(model.half(), export)
+        elif export is not None and config.part in ("prior", "coordinate", "drawer"):
+            setup.assemble(config, networks, model, stats, name=out.name).save_pretrained(export)
+        return setup.load_checkpoint(out)[1]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite import prior
+from gidlite.data.shards import Progress
 from gidlite.pipeline import GidPipeline
 from gidlite.prior import modes
 from gidlite.prior.diffusion import denoising_loss, make_scheduler
@@ -28,9 +29,11 @@ class ModesTask(Task):
 
     def network(self) -> ModesNet:
         config = self.config
-        model = ModesNet(config.num_frequencies, config.parts, config.modes_per_part)
-        model.scale.copy_(self.fit_scale(held_out(self.dataset, 128, self.workers)))
-        return model
+        return ModesNet(config.num_frequencies, config.parts, config.modes_per_part)
+
+    def measure(self, tell: Progress | None = None) -> None:
+        items = held_out(self.dataset, 128, self.workers, tell=tell)
+        self.model.scale.copy_(self.fit_scale(items))
 
     @torch.no_grad()
     def fit_scale(self, items: list[Batch]) -> Float[Tensor, " bins"]:
@@ -183,14 +186,16 @@ class DrawerTask(ModesTask):
     """How coordinates are drawn: denoising of posterior draws; the modes are finished."""
 
     def network(self) -> Drawer:
-        known, config = self.parts["modes"].config, self.config
-        shown = [self.make([item]) for item in held_out(self.dataset, 64, self.workers)]
+        known = self.parts["modes"].config
+        sizes = known.num_frequencies, known.parts, known.modes_per_part
+        return Drawer(*sizes, coordination=self.config.coordination)
+
+    def measure(self, tell: Progress | None = None) -> None:
+        items = held_out(self.dataset, 64, self.workers, tell=tell)
+        shown = [self.make([item]) for item in items]
         tokens = torch.cat([item["tokens"] for item in shown]).float().flatten(0, 1)
-        sizes = known.num_frequencies, known.parts, known.modes_per_part, tokens.shape[-1]
-        model = Drawer(*sizes, coordination=config.coordination)
-        model.middle.copy_(tokens.mean(0))
-        model.spread.copy_(tokens.std(0).clamp(min=1e-3))
-        return model
+        self.model.middle.copy_(tokens.mean(0))
+        self.model.spread.copy_(tokens.std(0).clamp(min=1e-3))
 
     @torch.no_grad()
     def make(self, items: list[Batch]) -> Batch:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing import active_children
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,7 +14,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from gidlite import prior
+from gidlite.data.shards import Progress
 from gidlite.data.splits import SHEETS, STATISTICS
+from gidlite.errors import GidliteError
 from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normalize
 from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
@@ -33,29 +37,55 @@ _STATIC_WEIGHT, _MOVING_PX = 0.1, 0.05
 def load_items(
     dataset: Dataset, batches: Iterable[range], workers: int = 0
 ) -> Iterator[list[Batch]]:
-    """Yield the items of every range of numbers; ``workers`` processes make them ahead."""
+    """Yield the items of every range of numbers; ``workers`` processes make them ahead.
+
+    Where that fails, in whichever process, it is a ``GidliteError``.
+    """
     # A generator of its own: a loader would draw from the caller's global random state.
     options = {"collate_fn": list, "generator": torch.Generator(), "num_workers": workers}
-    calm = _leave_signals_to_the_run
-    return iter(DataLoader(dataset, batch_sampler=batches, worker_init_fn=calm, **options))
+    calm, others = _leave_signals_to_the_run, set(active_children())
+    loader = iter(DataLoader(dataset, batch_sampler=batches, worker_init_fn=calm, **options))
+    started = set(active_children()) - others
+    try:
+        yield from loader
+    except GidliteError as error:  # from a worker it comes with a traceback before it
+        last = str(error).strip().splitlines()[-1]
+        raise GidliteError(last.removeprefix(f"{GidliteError.__module__}.GidliteError: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        advice = "free some memory, and go on with --resume and fewer --workers"
+        raise GidliteError(f"a process that made examples was ended; {advice}") from None
+    finally:
+        for process in started:  # what they are about to make is not needed
+            process.terminate()
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """Let a worker process end when the run says so, and not by Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let a worker process end, at once, when the run says so, and not by Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # any other end is an error to a loader
 
 
-def held_out(dataset: Dataset, count: int, workers: int = 0) -> list[Batch]:
-    """Return items that no run trains on."""
-    items = load_items(dataset, (STATISTICS[n : n + 1] for n in range(count)), workers)
-    # Copies: every tensor that comes from another process keeps a file open.
-    return [{name: value.clone() for name, value in item.items()} for (item,) in items]
+def held_out(
+    dataset: Dataset, count: int, workers: int = 0, *, tell: Progress | None = None
+) -> list[Batch]:
+    """Return items that no run trains on; ``tell`` is told (done, in all)."""
+    items, found = load_items(dataset, (STATISTICS[n : n + 1] for n in range(count)), workers), []
+    for (item,) in items:
+        # Copies: every tensor that comes from another process keeps a file open.
+        found.append({name: value.clone() for name, value in item.items()})
+        if tell is not None:
+            tell(len(found), count)
+    return found
 
 
-def fit_stats(config: TrainConfig, dataset: Dataset, workers: int = 0) -> FrequencyStats:
+def fit_stats(
+    config: TrainConfig, dataset: Dataset, workers: int = 0, *, tell: Progress | None = None
+) -> FrequencyStats:
     """Fit frequency statistics on examples that no run trains on, where they can be trusted."""
-    items = held_out(dataset, 256, workers)
+    items = held_out(dataset, 256, workers, tell=tell)
     return fit_frequency_stats(
         [item["spectral"].cpu() for item in items], percentile=config.percentile,
         variant=config.normalization, reliable=[item["reliable"].cpu() for item in items],
@@ -65,18 +95,21 @@ def fit_stats(config: TrainConfig, dataset: Dataset, workers: int = 0) -> Freque
 class Task(nn.Module):
     """What the parts have in common; as a module, the loss of a batch.
 
-    A task says what its ``network()`` is; the mean ``loss(batch, generator)`` over a batch from
-    the pool, in which every trained parameter takes part and all noise comes from the generator;
-    and the ``columns(model, batch)`` of a sheet, photos or grey maps. It may ``make`` something
-    smaller of examples for the pool. ``parts`` are the trained networks that it builds on, by
-    name; the renderer needs no ``stats``; ``workers`` are processes that make examples ahead.
+    A task says what its ``network()`` is, before any example is made; what of it is to ``measure``
+    on examples first, unless it starts from weights that know; the mean ``loss(batch, generator)``
+    over a batch from the pool, in which every trained parameter takes part and all noise comes from
+    the generator; and the ``columns(model, batch)`` of a sheet, photos or grey maps. It may
+    ``make`` something smaller of examples for the pool. ``parts`` are the trained networks that it
+    builds on, by name; the renderer needs no ``stats``; ``workers`` are processes that make
+    examples ahead.
     """
 
     keys = ("image", "spectral", "reliable")
     shown = SHEETS[:3]
+    measures_always = False  # even if it starts from weights
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, stats: FrequencyStats | None = None,
+        self, config: TrainConfig, dataset: Dataset | None, stats: FrequencyStats | None = None,
         parts: Mapping[str, nn.Module] | None = None, device: torch.device | str = "cpu",
         workers: int = 0,
     ) -> None:  # fmt: skip
@@ -97,6 +130,9 @@ class Task(nn.Module):
         """Return the context in which networks run."""
         mixed = self.config.mixed_precision
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed)
+
+    def measure(self, tell: Progress | None = None) -> None:
+        """Measure on held-out examples what the network has to know of its data before training."""
 
     def finish(self, model: nn.Module) -> None:
         """Measure what a trained model has to know of its data."""
@@ -121,14 +157,20 @@ class Task(nn.Module):
 class AutoencoderTask(Task):
     """Slices through the autoencoder and back."""
 
+    measures_always = True
+
     def network(self) -> SliceAutoencoder:
         model = SliceAutoencoder(self.config.autoencoder_channels, guided=self.config.guided)
         if self.config.decoder_only:
             model.residual.encoder.requires_grad_(False)
             model.residual.quant_conv.requires_grad_(False)
-        else:  # a run that is stopped has no time to make them
-            self.unseen = self.make(held_out(self.dataset, 32, self.workers))["packed"]
         return model
+
+    def measure(self, tell: Progress | None = None) -> None:
+        """Make what ``finish`` looks at: a run that is stopped has no time to."""
+        if not self.config.decoder_only:
+            items = held_out(self.dataset, 32, self.workers, tell=tell)
+            self.unseen = self.make(items)["packed"]
 
     def make(self, items: list[Batch]) -> Batch:
         batch = self.stack(items)
@@ -197,16 +239,18 @@ class PriorTask(AmplitudeTask):
     It learns from the same latents and photo features as the amplitude network.
     """
 
-    @torch.no_grad()
     def network(self) -> Denoiser:
         single = self.config.coordination == "attention" and not self.config.joint
-        model = self.denoiser("independent" if single else self.config.coordination)
-        items, scale = held_out(self.dataset, 96, self.workers), self.parts["amplitude"].scale
+        return self.denoiser("independent" if single else self.config.coordination)
+
+    @torch.no_grad()
+    def measure(self, tell: Progress | None = None) -> None:
+        items = held_out(self.dataset, 96, self.workers, tell=tell)
+        scale = self.parts["amplitude"].scale
         batches = [_floats(self.make(items[n : n + 8])) for n in range(0, len(items), 8)]
         latents = [prior.whiten(batch["latents"], scale(batch["features"])) for batch in batches]
         reliable = torch.cat([batch["reliable"] for batch in batches])
-        model.to(self.device).field.fit(torch.cat(latents), reliable)
-        return model
+        self.model.field.fit(torch.cat(latents), reliable)
 
     def denoiser(self, coordination: str) -> Denoiser:
         config = self.config
@@ -252,6 +296,9 @@ class CoordinationTask(PriorTask):
         model.load_state_dict(self.parts["denoiser"].state_dict(), strict=False)
         model.requires_grad_(False).frequency.requires_grad_(True)
         return model
+
+    def measure(self, tell: Progress | None = None) -> None:
+        """Do nothing: stage 1 has measured it."""
 
 
 class RendererTask(Task):

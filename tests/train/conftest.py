@@ -5,15 +5,16 @@ import torch
 
 from gidlite.data import MotionDataset, SyntheticSource
 from gidlite.data.world.pieces import Pieces
-from gidlite.train import TrainConfig, tasks
+from gidlite.train import TrainConfig, modes, tasks
 
 
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch):
     """Measure on eight scenes what is otherwise measured on up to 256."""
     everything = tasks.held_out
-    few = lambda dataset, count, workers=0: everything(dataset, min(count, 8), workers)  # noqa: E731
-    monkeypatch.setattr(tasks, "held_out", few)
+    few = lambda dataset, count, *a, **k: everything(dataset, min(count, 8), *a, **k)  # noqa: E731
+    for module in (tasks, modes):
+        monkeypatch.setattr(module, "held_out", few)
 
 
 @pytest.fixture(scope="session")

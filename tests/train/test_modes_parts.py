@@ -7,8 +7,8 @@ from gidlite.data import Example, MotionDataset
 from gidlite.motion.spectral import motion_amplitude
 from gidlite.pipeline import GidPipeline
 from gidlite.prior.modes import ModesNet, total_level
-from gidlite.train import load_parts, start_from
-from gidlite.train.loop import TASKS, run_training
+from gidlite.train import RunOptions, load_parts
+from gidlite.train.loop import TASKS, run_training, train
 
 SMALL = {"parts": 3, "modes_per_part": 2}
 
@@ -59,19 +59,17 @@ def test_levels_of_clips_are_those_observed():
     torch.testing.assert_close(level, motion_amplitude(spectral))
 
 
-def test_a_start_that_measured_nothing_keeps_what_the_run_measured(batch, tmp_path):
+def test_a_start_that_measured_nothing_gets_what_the_run_measures(scenes, tiny, tmp_path):
     """The scale of bins, which data tell; one that was measured goes with its weights."""
-    model = batch[0].model
-    measured, fresh = model.scale.clone(), ModesNet(4, 3, 2)
-    assert model.fitted and not fresh.fitted
-    fresh.save_pretrained(tmp_path / "fresh")
-    start_from(model, tmp_path / "fresh")
-    assert torch.equal(model.scale, measured)
-    assert torch.equal(model.level.weight, fresh.level.weight)
-    fresh.scale[0] *= 2
-    fresh.save_pretrained(tmp_path / "fitted")
-    start_from(model, tmp_path / "fitted")
-    assert torch.equal(model.scale, fresh.scale)
+    config, start = tiny(part="modes", steps=1, learning_rate=1e-12, **SMALL), ModesNet(4, 3, 2)
+    assert not start.fitted
+    for name in ("fresh", "fitted"):
+        start.save_pretrained(tmp_path / name)
+        options = RunOptions(start=tmp_path / name)
+        trained = train(config, tmp_path / f"from {name}", scenes, options=options)
+        assert trained.fitted and torch.equal(trained.scale, start.scale) == start.fitted
+        assert torch.allclose(trained.level.weight, start.level.weight, atol=1e-6)
+        start.scale[0] *= 2
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ from gidlite.data.shards import write_scene_shards
 from gidlite.data.splits import SHEETS
 from gidlite.errors import GidliteError
 from gidlite.media import read_image
-from gidlite.motion.normalize import FrequencyStats, normalize
+from gidlite.motion.normalize import FrequencyStats, normalize, save_stats
 from gidlite.pipeline import GidPipeline
 from gidlite.prior import AmplitudeNet
 from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import Denoiser
-from gidlite.train import RunOptions, TrainConfig, load_parts, make_dataset
+from gidlite.train import STATS, RunOptions, TrainConfig, load_parts, make_dataset
 from gidlite.train.loop import TASKS, run_training
 from gidlite.train.tasks import fit_stats, load_items
 from gidlite.viz import motion_tile
@@ -74,7 +74,9 @@ def test_parts_build_on_each_other(tmp_path, tiny_scenes, scenes, tiny):
     assert output.spectral.isfinite().all() and len(stats.scale) == 4
     exported, beside = load_parts([tmp_path / "pipe" / "autoencoder"])
     assert torch.equal(beside.scale, stats.scale) and exported.keys() == {"autoencoder"}
-    with pytest.raises(GidliteError, match="needs a trained autoencoder"):
+    with pytest.raises(GidliteError, match="needs a trained autoencoder and amplitude"):
+        run_training(config, tmp_path / "other", parts=[tmp_path / "prior"])
+    with pytest.raises(GidliteError, match=r"num_frequencies is 4, and the amplitude has 16"):
         run_training(config, tmp_path / "other")
     with pytest.raises(GidliteError, match="holds no trained part"):
         load_parts([tmp_path])
@@ -162,12 +164,15 @@ def test_the_autoencoder_learns_from_trusted_motion(scenes, tiny):
 def test_the_command_refuses_a_part_without_its_parts(tmp_path, capsys, monkeypatch):
     config = tmp_path / "prior.json"
     config.write_text(json.dumps({"part": "prior"}))
+    AmplitudeNet().save_pretrained(tmp_path / "amplitude")
+    save_stats(tmp_path / STATS, FrequencyStats(torch.ones(16)))
     arguments = ["gidlite", "train", "prior", "--config", str(config), "--out", str(tmp_path / "o")]
+    arguments += ["--parts", str(tmp_path / "amplitude")]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert "needs a trained autoencoder and amplitude" in capsys.readouterr().err
+    assert "needs a trained autoencoder; name" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

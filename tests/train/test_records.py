@@ -12,6 +12,8 @@ from gidlite.media import read_image
 from gidlite.train import PARTS, load_checkpoint, save_checkpoint
 from gidlite.train.loop import TASKS
 
+META = {"config": {}}
+
 
 def test_a_checkpoint_gives_back_what_was_saved_and_replaces_the_one_before(tmp_path):
     """Among it tied tensors, a transposed one, an empty one and a number."""
@@ -20,8 +22,8 @@ def test_a_checkpoint_gives_back_what_was_saved_and_replaces_the_one_before(tmp_
         "big": big, "tied.a": tied, "tied.b": tied, "transposed": big[:4].T, "empty": torch.ones(0),
         "count": torch.tensor(7),
     }  # fmt: skip
-    save_checkpoint(tmp_path, {"old": tied}, {"step": 2})
-    save_checkpoint(tmp_path, saved, {"step": 3})
+    save_checkpoint(tmp_path, {"old": tied}, META | {"step": 2})
+    save_checkpoint(tmp_path, saved, META | {"step": 3})
     tensors, meta = load_checkpoint(tmp_path)
     assert meta["step"] == 3 and tensors.keys() == saved.keys()
     for name, tensor in saved.items():
@@ -34,10 +36,10 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "full")
 
-    save_checkpoint(tmp_path, {"a": torch.ones(1)}, {"step": 1})
+    save_checkpoint(tmp_path, {"a": torch.ones(1)}, META | {"step": 1})
     monkeypatch.setattr(train, "save_file", half)
     with pytest.raises(GidliteError, match="no space left"):
-        save_checkpoint(tmp_path, {"a": torch.zeros(1)}, {"step": 2})
+        save_checkpoint(tmp_path, {"a": torch.zeros(1)}, META | {"step": 2})
     assert load_checkpoint(tmp_path)[1]["step"] == 1
 
 

@@ -42,7 +42,7 @@ def test_a_rollback_loses_no_more_than_the_last_checkpoint(tmp_path):
 
 
 def test_the_lower_rate_outlives_a_resume(tmp_path):
-    train_task(tiny_config(), TinyTask(broken_at=3, signal_at=6), tmp_path)
+    train_task(tiny_config(), TinyTask(broken_at=3, signal_at=7), tmp_path)
     assert load_checkpoint(tmp_path)[1]["step"] == 3
     train_task(tiny_config(), TinyTask(), tmp_path, resume=True)
     last = float(rows(tmp_path)[-1]["learning_rate"])

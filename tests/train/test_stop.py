@@ -50,10 +50,10 @@ def test_minutes_end_a_run_between_steps(tmp_path, monkeypatch):
     assert [float(row["seconds"]) for row in rows(tmp_path)] == [10.0 * n for n in range(1, 8)]
 
 
-def test_an_interrupt_ends_a_run_after_its_step(tmp_path):
+def test_an_interrupt_ends_a_run_at_its_last_whole_step(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     train_task(tiny_config(**LONG), TinyTask(signal_at=4), tmp_path)
-    assert load_checkpoint(tmp_path)[1]["step"] == 5
+    assert load_checkpoint(tmp_path)[1]["step"] == 4
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -90,7 +90,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert process.wait(600) == 0, process.communicate()[1]
 
     tensors, meta = load_checkpoint(both)
-    task = TinyTask(broken_at=2, signal_at=meta["step"] + 2)  # 2 steps and the broken one are lost
+    task = TinyTask(broken_at=2, signal_at=meta["step"] + 3)  # 2 steps and the broken one are lost
     train_task(tiny_config(**LONG), task, one)
     expected, its_meta = load_checkpoint(one)
     assert meta["step"] == its_meta["step"] and events(both) == events(one) != []
