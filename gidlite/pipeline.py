@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from gidlite.errors import GidliteError, all_finite, load_network, require, require_file, written
 from gidlite.loops import Predict, close_loop, loop_guidance
-from gidlite.media import as_image, resize
+from gidlite.media import as_image, open_photo, resize
 from gidlite.motion import ModalBasis, SpectralVolume, check_timing
 from gidlite.motion.normalize import load_stats, save_stats
 from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion

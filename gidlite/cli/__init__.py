@@ -81,15 +81,15 @@ class PhotoOptions(PriorOptions):
         require(0 <= wind <= 1, f"--wind is {self.wind}; give {known} or a number from 0 to 1")
         return wind
 
-    def points(self, option: str, photo: Path) -> list[tuple[float, float]]:
+    def points(self, option: str, photo: Path, image: Tensor) -> list[tuple[float, float]]:
         """Return the points of an option, in pixels of the photo as viewers show it, as shares."""
-        from PIL import ExifTags, Image
+        if not (texts := getattr(self, option)):
+            return []
+        from gidlite.media import shown_size
 
-        with Image.open(photo) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            width, height = file.size[::-1] if turned else file.size
+        height, width = shown_size(photo, tall=image.shape[-2] > image.shape[-1])
         found = []
-        for text in getattr(self, option) or ():
+        for text in texts:
             try:
                 x, y = (float(number) for number in text.split(","))
             except ValueError:
@@ -101,7 +101,7 @@ class PhotoOptions(PriorOptions):
 
     def gain(self, pipeline: GidPipeline, photo: Path, image: Tensor) -> Tensor | None:
         """Return the factors on motion that the mask and the points ask for, if any."""
-        still, move = self.points("still", photo), self.points("move", photo)
+        still, move = (self.points(option, photo, image) for option in ("still", "move"))
         if self.mask is None and not (still or move):
             return None
         return pipeline.edit(image, mask=self.mask, still=still, move=move)

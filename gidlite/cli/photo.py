@@ -133,7 +133,7 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
             writer.write(frame)
             lines.append(frame[:, row])
             progress(len(lines), len(times))
-    cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
+    cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {writer.frames_held} frames")
     if video.xt is not None:
         write_image(video.xt, torch.stack(lines, dim=1))
         cli.say(f"{video.xt}  row {row} over time, downwards")

@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FROM_BT2020 = np.float32(  # to the primaries of sRGB, in linear light
     [[1.6605, -0.5876, -0.0729], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
 )
+_HEIC = re.compile(rb"^.{4}ftyp.*(hei[cxms]|hev[cxms])", re.DOTALL)
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # from EXIF orientations to Image.Transpose
 
 
@@ -97,18 +98,34 @@ def as_image(picture: Any) -> Float32[Tensor, "3 height width"]:
     return picture.float()
 
 
-def _decode_file(path: Path, max_side: int) -> tuple[Tensor, str]:
-    """Return the pixels of a photo and, of a JPEG without its end, what could be read."""
+def shown_size(path: str | Path, *, tall: bool) -> tuple[int, int]:
+    """Return (height, width) of a photo that is shown ``tall``, or not, in px of its file."""
+    with _refusing(path), open_photo(path) as image:
+        sides = sorted(image.size)
+    return tuple(sides[::-1] if tall else sides)
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(64)
-    if head[4:8] == b"ftyp" and re.search(rb"hei[cxms]|hev[cxms]", head):
+        return file.read(64)
+
+
+def open_photo(path: str | Path) -> Image.Image:
+    """Return a photo whose header has been read, HEIC decoded and upright."""
+    path = Path(path)
+    if _HEIC.search(_head(path)):
         remedy = 'pip install "gidlite[heic]", or export the photo as JPEG'
         known = importlib.util.find_spec("pillow_heif") is not None
         require(known, f"{path} is HEIC and needs a decoder: {remedy}")
-        image = importlib.import_module("pillow_heif").open_heif(path).to_pillow()  # upright
-        return _decode_image(image, path, max_side), ""
+        return importlib.import_module("pillow_heif").open_heif(path).to_pillow()  # upright
+    return Image.open(path)
+
+
+def _decode_file(path: Path, max_side: int) -> tuple[Tensor, str]:
+    """Return the pixels of a photo and, of a JPEG without its end, what could be read."""
+    head = _head(path)
     try:
-        with Image.open(path) as image:
+        with open_photo(path) as image:
             return _decode_image(image, path, max_side), ""
     except (GidliteError, Image.DecompressionBombError):
         raise
