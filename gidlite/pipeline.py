@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -313,7 +312,7 @@ def _opaque(mask: Any) -> Float[Tensor, "3 height width"]:
         require_file(mask, what="a mask")
     picture = as_image(mask)
     if isinstance(mask, str | Path):
-        mask = Image.open(io.BytesIO(Path(mask).read_bytes()))
+        mask = open_photo(mask)
     if isinstance(mask, Image.Image) and mask.has_transparency_data:
         picture = as_image(mask.convert("RGBA").convert("RGB"))
     return picture
