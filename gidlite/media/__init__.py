@@ -305,7 +305,9 @@ def resize(image: Tensor, *, height: int, width: int) -> Tensor:
     require(image.is_floating_point(), f"resize needs a float image, got {image.dtype}")
     require(min(height, width) >= 1, f"cannot resize to {width}×{height} pixels")
     batch = image.reshape(-1, *image.shape[-3:])
+    batch = batch.float() if image.element_size() < 4 else batch  # halves cannot be antialiased
     result = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
+    result = result.to(image.dtype)
     within = 0 <= image.min() and image.max() <= 1
     return (result.clamp(0, 1) if within else result).reshape(*image.shape[:-2], height, width)
 
