@@ -179,7 +179,8 @@ class Trainer:
         tell = self.options.preparing("Making the first scenes")
         batches = scene_batches(self.task, self.accelerator, self.step, tell)
         batch = next(batches)  # fills the pool
-        self.logged = self.step, time.monotonic()
+        self.told = time.monotonic()
+        self.logged = self.step, self.told
         with stop_requests(self._ask):
             self._save()
             try:
@@ -188,11 +189,12 @@ class Trainer:
                     if problem:
                         self._turn_back(f"the {problem} was not finite at step {self.step}")
                         return stop
-                    stop = stop or self.step == self.config.steps
-                    if stop or due:
+                    ended = self.step == self.config.steps
+                    if stop or ended or due:
                         self._save()
+                    if ended or (due and not stop):
                         self._draw_sheet()
-                    if stop:
+                    if stop or ended:
                         return True
                     with self._interruptible():
                         batch = next(batches)
@@ -239,7 +241,8 @@ class Trainer:
         Clocks and signals differ, and a process that stopped alone would leave others waiting.
         """
         now, minutes = time.monotonic(), self.options.minutes
-        late = minutes is not None and now - self.options.started > 60 * minutes
+        ends, self.told = 2 * now - self.told, now  # when the next step will
+        late = minutes is not None and ends - self.options.started > 60 * minutes
         due = now - self.saved > 60 * self.options.checkpoint_minutes
         told = [late or self.stop.is_set(), due, now - self.began]
         told = torch.cat([loss.detach().float()[None], torch.tensor(told, device=loss.device)])
