@@ -17,7 +17,7 @@ from tiny_task import TinyTask, events, rows, tiny_config, train_task
 from gidlite import train as setup
 from gidlite.errors import GidliteError
 from gidlite.train import load_checkpoint
-from gidlite.train import loop as engine
+from gidlite.train import trainer as engine
 
 PROGRAM = Path(__file__).with_name("tiny_task.py")
 LONG = {"steps": 100_000}
