@@ -24,7 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gidlite.data import Augmentation, Example, MotionDataset, ShardSource, SyntheticSource, seeded
+from gidlite.data import (
+    Augmentation,
+    Example,
+    MotionDataset,
+    ShardSource,
+    SyntheticSource,
+    load_items,
+    seeded,
+)
 from gidlite.data.shards import write_json
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.evaluate import auc
@@ -33,7 +41,6 @@ from gidlite.motion.normalize import denormalize, normalize
 from gidlite.motion.spectral import motion_amplitude
 from gidlite.pipeline import GidPipeline
 from gidlite.prior import AmplitudeNet, amplitude_loss, drop_features, photo_features
-from gidlite.train.tasks import load_items
 
 DEFAULTS = {"steps": 1500, "batch": 32, "scenes": 1600, "variations": 10, "folds": 4}
 COLOUR = 3  # channels of the features that ImageNet has no part in

@@ -7,8 +7,11 @@ the changed motion still gives the changed video.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,13 +19,13 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from gidlite.data.shards import ShardFolder
-from gidlite.data.splits import seeded
+from gidlite.data.shards import Progress, ShardFolder
+from gidlite.data.splits import STATISTICS, seeded
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
-from gidlite.errors import require
+from gidlite.errors import GidliteError, require
 from gidlite.motion.spectral import (
     anchor,
     motion_amplitude,
@@ -255,3 +258,49 @@ class MotionDataset(Dataset):
         if "level" in held and held["level"] is None:
             held["level"] = motion_amplitude(held["spectral"])
         return {name: torch.as_tensor(value) for name, value in held.items()}
+
+
+def load_items(
+    dataset: Dataset, batches: Iterable[range], workers: int = 0
+) -> Iterator[list[dict[str, Tensor]]]:
+    """Yield the items of every range of numbers; ``workers`` processes make them ahead.
+
+    Where that fails, in whichever process, it is a ``GidliteError``.
+    """
+    # A generator of its own: a loader would draw from the caller's global random state.
+    options = {"collate_fn": list, "generator": torch.Generator(), "num_workers": workers}
+    calm, others = _leave_signals_to_the_run, set(active_children())
+    loader = iter(DataLoader(dataset, batch_sampler=batches, worker_init_fn=calm, **options))
+    started = set(active_children()) - others
+    try:
+        yield from loader
+    except GidliteError as error:  # from a worker it comes with a traceback before it
+        last = str(error).strip().splitlines()[-1]
+        raise GidliteError(last.removeprefix(f"{GidliteError.__module__}.GidliteError: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        advice = "free some memory, and go on with --resume and fewer --workers"
+        raise GidliteError(f"a process that made examples was ended; {advice}") from None
+    finally:
+        for process in started:  # what they are about to make is not needed
+            process.terminate()
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """Let a worker process end, at once, when the run says so, and not by Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # any other end is an error to a loader
+
+
+def held_out(
+    dataset: Dataset, count: int, workers: int = 0, *, tell: Progress | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Yield items that no run trains on; ``tell`` is told (done, in all) after each."""
+    items = load_items(dataset, (STATISTICS[n : n + 1] for n in range(count)), workers)
+    for done, (item,) in enumerate(items, start=1):
+        # Copies: every tensor that comes from another process keeps a file open.
+        yield {name: value.clone() for name, value in item.items()}
+        if tell is not None:
+            tell(done, count)

@@ -13,7 +13,7 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,17 +24,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from gidlite.data import shards
 from gidlite.data.screening import Frame, LeftOut, Settings, make_sample
-from gidlite.data.shards import (
-    Progress,
-    Sample,
-    alone,
-    check_shard,
-    finish_folder,
-    read_json,
-    write_json,
-    write_shard,
-)  # fmt: skip
+from gidlite.data.shards import Progress, Sample, alone, read_json, write_json
 from gidlite.errors import GidliteError, check_output, require
 from gidlite.media.video import find_videos, probe_video, stream_video
 from gidlite.motion.spectral import pack_complex
@@ -45,10 +37,7 @@ _ENDLESS = 1 << 40
 # they are overlapping stretches of one video that start within so many seconds.
 _SAME, _OVERLAP_SECONDS = 0.98, 5
 _CELLS = (5, 8)  # rows and columns of what they are compared by
-_FIELDS = {
-    "video": str, "segment": int, "shard": str | None, "samples": list, "left_out": list,
-    "error": str, "seconds": dict,
-}  # fmt: skip
+_FIELDS = {"video": str, "segment": int, "shard": str | None, "samples": list, "error": str}
 
 
 @dataclass(frozen=True)
@@ -96,24 +85,20 @@ def run_extraction(
     require(workers >= 1, f"--workers is {workers}; it must be at least 1")
     out, settings, found = Path(out).resolve(), settings or Settings(), find_videos(inputs)
     check_output(out, folder=True)
-    with alone(out):
-        try:
-            _prepare(out, settings)
-            segments, refused = make_plan(found, settings)
-            left = [s for s in segments if not _record(out, s.key).exists()]
-            workers = min(workers, len(left))
-            if not left or (scheduler is None and workers == 1):
-                finished = (extract_segment(segment, out, settings) for segment in left)
-            else:
-                finished = _on_cluster(left, out, settings, workers, scheduler)
-            begin = len(segments) - len(left)
-            with closing(finished):
-                for done, _ in enumerate(chain([None], finished), start=begin):
-                    if progress is not None:
-                        progress(done, len(segments))
-            return _finish(out, segments, refused)
-        finally:
-            _sweep(out)
+    with alone(out), _swept(out):
+        _prepare(out, settings)
+        segments, refused = make_plan(found, settings)
+        left = [s for s in segments if not (out / "records" / f"{s.key}.json").exists()]
+        workers = min(workers, len(left))
+        if not left or (scheduler is None and workers == 1):
+            finished = (extract_segment(segment, out, settings) for segment in left)
+        else:
+            finished = _on_cluster(left, out, settings, workers, scheduler)
+        with closing(finished):
+            for done, _ in enumerate(chain([None], finished), start=len(segments) - len(left)):
+                if progress is not None:
+                    progress(done, len(segments))
+        return _finish(out, segments, refused)
 
 
 def make_plan(
@@ -165,10 +150,6 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _record(out: Path, key: str) -> Path:
-    return out / "records" / f"{key}.json"
-
-
 def _prepare(out: Path, settings: Settings) -> None:
     """Refuse, before any work, a folder of other settings, or one that is damaged."""
     path, ours = out / "settings.json", asdict(settings)
@@ -181,16 +162,18 @@ def _prepare(out: Path, settings: Settings) -> None:
     for record in _read_records(out, []):
         if record["shard"]:
             rows = range(len(record["samples"]))
-            check_shard(out / "shards" / record["shard"], rows, settings.num_frequencies)
+            shards.check_shard(out / "shards" / record["shard"], rows, settings.num_frequencies)
     write_json(path, ours)
-    _sweep(out)
 
 
-def _sweep(out: Path) -> None:
-    """Clear what processes that were killed left half-written."""
-    for place in (out, out / "records", out / "shards"):
-        for stale in place.glob(".gidlite-*"):
-            if stale.suffix in (".json", ".safetensors"):
+@contextmanager
+def _swept(out: Path) -> Iterator[None]:
+    """Clear, in the end, what processes that were killed left half-written."""
+    try:
+        yield
+    finally:
+        for place in (".", "records", "shards"):
+            for stale in (out / place).glob(".gidlite-*.*"):
                 stale.unlink(missing_ok=True)
 
 
@@ -221,13 +204,13 @@ def _keep(
     """Write a shard and last, when all is done however the process ends, the record."""
     shard = f"{segment.key}.safetensors" if samples else None
     if shard is not None:
-        write_shard(out / "shards" / shard, samples)
+        shards.write_shard(out / "shards" / shard, samples)
     record = {
         "video": segment.name, "segment": segment.number, "shard": shard,
         "samples": [sample.info | {"signature": _signature(sample)} for sample in samples],
         "left_out": left_out, "error": error, "seconds": {"total": round(seconds, 3)},
     }  # fmt: skip
-    write_json(_record(out, segment.key), record)
+    write_json(out / "records" / f"{segment.key}.json", record)
 
 
 def _windows(segment: Segment, settings: Settings) -> Iterator[tuple[int, list[Frame]]]:
@@ -293,7 +276,7 @@ def _on_cluster(
 def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Report:
     """Write the index from the records, leaving out samples that another video already has."""
     nothing = {"samples": 0, "rejected": Counter(), "stabilised": 0}
-    videos, shards, records = {}, [], _read_records(out, segments)
+    videos, kept_in, records = {}, [], _read_records(out, segments)
     for record, kept in zip(records, _unique(records), strict=True):
         video = videos.setdefault(record["video"], dict(nothing))
         video["samples"] += len(kept)
@@ -304,14 +287,14 @@ def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Repo
         if record["error"]:
             video["error"] = record["error"]
         if record["shard"]:
-            shards.append({"file": record["shard"], "samples": kept})
+            kept_in.append({"file": record["shard"], "samples": kept})
     for name, reason in refused.items():
         videos[name] = nothing | {"error": reason}
     rejected = sum((video["rejected"] for video in videos.values()), Counter())
     stabilised = sum(video["stabilised"] for video in videos.values())
     summary = {"rejected": dict(rejected.most_common()), "stabilised": stabilised, "videos": videos}
     seconds = sum(record["seconds"] for record in records)
-    samples = finish_folder(out, shards, report=summary)
+    samples = shards.finish_folder(out, kept_in, report=summary)
     return Report(samples, **summary, seconds=round(seconds, 2))
 
 
@@ -331,19 +314,19 @@ def _read_record(path: Path) -> dict[str, Any]:
     """Return a record and its ``mark``, its signatures as vectors; refuse one that is damaged."""
     try:
         record = json.loads(path.read_text()) | {"mark": path.stem.split("_")[0]}
-        whole = all(isinstance(record[name], kind) for name, kind in _FIELDS.items())
-        whole = whole and all(isinstance(left["reason"], str) for left in record["left_out"])
         record["seconds"] = float(record["seconds"].get("total", 0))
+        whole = [isinstance(record[name], kind) for name, kind in _FIELDS.items()]
+        whole += [isinstance(left["reason"], str) for left in record["left_out"]]
         for sample in record["samples"]:
             sample["start"] = float(sample["start"])
             for kind, code in sample["signature"].items():
                 unit = np.frombuffer(base64.b64decode(code), "<f2").astype(np.float32)
                 sample["signature"][kind] = unit
-            whole = whole and isinstance(sample["checks"], dict)
-            whole = whole and len(sample["signature"]["picture"]) == 3 * _CELLS[0] * _CELLS[1]
+            whole.append(isinstance(sample["checks"], dict))
+            whole.append(len(sample["signature"]["picture"]) == 3 * _CELLS[0] * _CELLS[1])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        whole = False
-    require(whole, f"{path} is damaged; delete it and run the same command again")
+        whole = [False]
+    require(all(whole), f"{path} is damaged; delete it and run the same command again")
     return record
 
 

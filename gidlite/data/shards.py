@@ -104,18 +104,17 @@ def alone(folder: Path) -> Iterator[None]:
     with file:
         try:  # a lock that ends with the process, and that children do not inherit
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except OSError as error:
-            held = error.errno not in (errno.EACCES, errno.EAGAIN, errno.ENOENT)  # no locks here
-        advice = "wait for it, or choose another folder"
-        require(held, f"another process is writing to {folder}; {advice}")
+        except OSError as error:  # others mean that there are no locks here
+            free = error.errno not in (errno.EACCES, errno.EAGAIN)
+            advice = "wait for it, or choose another folder"
+            require(free, f"another process is writing to {folder}; {advice}")
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
             with suppress(OSError):
-                if new:  # and only if it is empty, because nothing came of the work
-                    folder.rmdir()
+                if new:
+                    folder.rmdir()  # if it is empty, because nothing came of the work
 
 
 def read_json(path: Path) -> dict[str, Any]:

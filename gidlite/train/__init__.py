@@ -65,7 +65,7 @@ class TrainConfig:
     width: Side = 256
     grid_stride: Stride = 2  # px between motion vectors
     num_frames: Frames = 150
-    fps: Positive = 30.0  # Hz
+    fps: Annotated[float, 1, 1000, "a number from 1 to 1000"] = 30.0  # Hz
     scenes_per_step: Count = 8  # in a batch; of the renderer: pairs of frames
     slices_per_scene: Count = 4  # bins drawn from each of them
     new_scenes_per_step: Count = 1  # that join the pool
@@ -260,14 +260,10 @@ def check_run(
         require(not differing, f"{problem}; use the config it was trained with, or another --out")
         return
     require(not config.decoder_only or "autoencoder" in parts, needs)  # for its statistics
-    there = checkpoint_file(out).exists()
-    require(not there, f"{out} already holds a checkpoint; pass --resume or another --out")
     # A run that never reached its first checkpoint leaves a log without rows, and no weights.
-    log = Path(out) / "log.csv"
-    there = (Path(out) / "model" / "config.json").exists() or (
-        log.is_file() and log.stat().st_size > 100
-    )
-    require(not there, f"{out} already holds a model or a log; choose another --out")
+    log, found = Path(out) / "log.csv", (checkpoint_file(out), Path(out) / "model" / "config.json")
+    there = any(path.exists() for path in found) or (log.is_file() and log.stat().st_size > 100)
+    require(not there, f"{out} already holds a run; pass --resume or another --out")
 
 
 def load_part(run: str | Path) -> tuple[str, nn.Module]:
@@ -305,14 +301,11 @@ def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], Freque
 def start_from(model: nn.Module, run: str | Path) -> None:
     """Give a model the weights of a run folder, or of a part of a pipeline."""
     _, start = load_part(run)
-    kinds = type(start).__name__, type(model).__name__
-    same = kinds[0] == kinds[1]
-    require(same, f"{run} holds a {kinds[0]}, and a {kinds[1]} is trained; give another --start")
     try:
         model.load_state_dict(start.state_dict())
     except RuntimeError:
-        problem = f"{run} holds a {kinds[0]} of other sizes than this config's"
-        raise GidliteError(f"{problem}; change one of them") from None
+        kinds = f"a {type(start).__name__} of other sizes than the {type(model).__name__}"
+        raise GidliteError(f"{run} holds {kinds} of this config; change one of them") from None
     if (scaling := getattr(start.config, "scaling_factor", None)) is not None:
         model.register_to_config(scaling_factor=scaling)
 
@@ -345,21 +338,17 @@ def make_dataset(
 
     Real ones come from folders of shards, or of pairs; scenes are made on the device.
     """
-    size = {"height": config.height, "width": config.width}
+    size, pairs = {"height": config.height, "width": config.width}, config.part == "renderer"
     grid = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
     clip = size | grid | {"num_frames": config.num_frames, "fps": config.fps}
-    shape = config.height, config.width
-    # First what may be refused, for painting pieces takes longer.
-    if config.part == "renderer":
-        real = [PairFolder(folder, size=shape, device=device) for folder in data]
-    else:
-        real = [Augmented(ShardSource(folder, size=shape, **grid)) for folder in data]
+    asked = {"size": (config.height, config.width)}
+    asked |= {"device": device} if pairs else grid
+    # What may be refused comes first, for painting pieces takes longer.
+    real = [PairFolder(f, **asked) if pairs else Augmented(ShardSource(f, **asked)) for f in data]
     pieces = collect_pieces(sprites, seed=config.seed)
     distinct = list({id(p): p for p in pieces}.values())
-    if config.part == "renderer":
-        scenes = [ScenePairs(p.to(device), **size) for p in distinct]
-    else:
-        scenes = [SyntheticSource(p.to(device), **clip) for p in distinct]
+    kind, form = (ScenePairs, size) if pairs else (SyntheticSource, clip)
+    scenes = [kind(p.to(device), **form) for p in distinct]
     share = config.real_share if real else 0.0
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]
     weights += [share / max(len(real), 1)] * len(real)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from gidlite import prior
+from gidlite.data import held_out
 from gidlite.data.shards import Progress
 from gidlite.pipeline import GidPipeline
 from gidlite.prior import modes
 from gidlite.prior.diffusion import denoising_loss, make_scheduler
 from gidlite.prior.drawer import Drawer, ModesPrior
 from gidlite.prior.modes import Evidence, ModesNet
-from gidlite.train.tasks import Batch, Task, held_out, on_device, sampled_columns
+from gidlite.train.tasks import Batch, Task, on_device, sampled_columns
 
 # Weights of the losses beside the likelihood.
 _LEVEL, _EDGES, _AMOUNT, _THINGS, _PAIRS, _AXIS = 0.3, 0.3, 0.02, 0.3, 1.0, 0.5
@@ -36,7 +39,7 @@ class ModesTask(Task):
         self.model.scale.copy_(self.fit_scale(items))
 
     @torch.no_grad()
-    def fit_scale(self, items: list[Batch]) -> Float[Tensor, " bins"]:
+    def fit_scale(self, items: Iterable[Batch]) -> Float[Tensor, " bins"]:
         """Return s_k: the RMS of bins over what moves, every scene equally, with 8 Σ s_k² = 1."""
         powers = []
         for item in items:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterable, Iterator, Mapping
-from multiprocessing import active_children
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gidlite import prior
+from gidlite.data import held_out
 from gidlite.data.shards import Progress
-from gidlite.data.splits import SHEETS, STATISTICS
-from gidlite.errors import GidliteError
+from gidlite.data.splits import SHEETS
 from gidlite.motion.normalize import FrequencyStats, fit_frequency_stats, normalize
 from gidlite.motion.spectral import resize_motion
 from gidlite.pipeline import GidPipeline
@@ -34,58 +31,11 @@ Batch = dict[str, Tensor]
 _STATIC_WEIGHT, _MOVING_PX = 0.1, 0.05
 
 
-def load_items(
-    dataset: Dataset, batches: Iterable[range], workers: int = 0
-) -> Iterator[list[Batch]]:
-    """Yield the items of every range of numbers; ``workers`` processes make them ahead.
-
-    Where that fails, in whichever process, it is a ``GidliteError``.
-    """
-    # A generator of its own: a loader would draw from the caller's global random state.
-    options = {"collate_fn": list, "generator": torch.Generator(), "num_workers": workers}
-    calm, others = _leave_signals_to_the_run, set(active_children())
-    loader = iter(DataLoader(dataset, batch_sampler=batches, worker_init_fn=calm, **options))
-    started = set(active_children()) - others
-    try:
-        yield from loader
-    except GidliteError as error:  # from a worker it comes with a traceback before it
-        last = str(error).strip().splitlines()[-1]
-        raise GidliteError(last.removeprefix(f"{GidliteError.__module__}.GidliteError: ")) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        advice = "free some memory, and go on with --resume and fewer --workers"
-        raise GidliteError(f"a process that made examples was ended; {advice}") from None
-    finally:
-        for process in started:  # what they are about to make is not needed
-            process.terminate()
-
-
-def _leave_signals_to_the_run(_: int) -> None:
-    """Let a worker process end, at once, when the run says so, and not by Ctrl-C."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # any other end is an error to a loader
-
-
-def held_out(
-    dataset: Dataset, count: int, workers: int = 0, *, tell: Progress | None = None
-) -> list[Batch]:
-    """Return items that no run trains on; ``tell`` is told (done, in all)."""
-    items, found = load_items(dataset, (STATISTICS[n : n + 1] for n in range(count)), workers), []
-    for (item,) in items:
-        # Copies: every tensor that comes from another process keeps a file open.
-        found.append({name: value.clone() for name, value in item.items()})
-        if tell is not None:
-            tell(len(found), count)
-    return found
-
-
 def fit_stats(
     config: TrainConfig, dataset: Dataset, workers: int = 0, *, tell: Progress | None = None
 ) -> FrequencyStats:
     """Fit frequency statistics on examples that no run trains on, where they can be trusted."""
-    items = held_out(dataset, 256, workers, tell=tell)
+    items = list(held_out(dataset, 256, workers, tell=tell))
     return fit_frequency_stats(
         [item["spectral"].cpu() for item in items], percentile=config.percentile,
         variant=config.normalization, reliable=[item["reliable"].cpu() for item in items],
@@ -170,7 +120,7 @@ class AutoencoderTask(Task):
         """Make what ``finish`` looks at: a run that is stopped has no time to."""
         if not self.config.decoder_only:
             items = held_out(self.dataset, 32, self.workers, tell=tell)
-            self.unseen = self.make(items)["packed"]
+            self.unseen = self.make(list(items))["packed"]
 
     def make(self, items: list[Batch]) -> Batch:
         batch = self.stack(items)
@@ -247,7 +197,7 @@ class PriorTask(AmplitudeTask):
     def measure(self, tell: Progress | None = None) -> None:
         items = held_out(self.dataset, 96, self.workers, tell=tell)
         scale = self.parts["amplitude"].scale
-        batches = [_floats(self.make(items[n : n + 8])) for n in range(0, len(items), 8)]
+        batches = [_floats(self.make([item])) for item in items]
         latents = [prior.whiten(batch["latents"], scale(batch["features"])) for batch in batches]
         reliable = torch.cat([batch["reliable"] for batch in batches])
         self.model.field.fit(torch.cat(latents), reliable)

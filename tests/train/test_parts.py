@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from gidlite.__main__ import main
+from gidlite.data import load_items
 from gidlite.data.shards import write_scene_shards
 from gidlite.data.splits import SHEETS
 from gidlite.errors import GidliteError
@@ -18,7 +19,7 @@ from gidlite.prior.autoencoder import SliceAutoencoder
 from gidlite.prior.denoiser import Denoiser
 from gidlite.train import STATS, RunOptions, TrainConfig, load_parts, make_dataset
 from gidlite.train.loop import TASKS, run_training
-from gidlite.train.tasks import fit_stats, load_items
+from gidlite.train.tasks import fit_stats
 from gidlite.viz import motion_tile
 
 

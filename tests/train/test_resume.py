@@ -8,7 +8,8 @@ from tiny_task import TinyTask, rows, tiny_config, train_task
 from gidlite.errors import GidliteError
 from gidlite.motion.normalize import FrequencyStats, load_stats
 from gidlite.train import STATS, RunOptions, load_checkpoint
-from gidlite.train.loop import scene_batches, train
+from gidlite.train.loop import train
+from gidlite.train.trainer import scene_batches
 
 
 def test_the_loss_curve_after_resuming_equals_the_uninterrupted_one(tmp_path):

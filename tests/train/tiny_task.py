@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from gidlite.train import RunOptions, TrainConfig, check_run
-from gidlite.train.loop import Trainer
 from gidlite.train.tasks import Task
+from gidlite.train.trainer import Trainer
 
 
 def tiny_config(**changes) -> TrainConfig:
