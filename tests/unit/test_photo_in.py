@@ -65,7 +65,7 @@ TURNED = (0x0112, 3, 1, 6)
 OVER_ZERO = struct.pack("<2I", 2**32 - 1, 0)
 # Orientation 6 and then something that Pillow chokes on when it writes or reads it.
 BAD_EXIF = {
-    "rational": tiff_header(TURNED, (0x011A, 5, 1, 38), after=OVER_ZERO),
+    "rational": tiff_header(TURNED, (0x9204, 10, 1, 38), after=OVER_ZERO),
     "beyond the end": tiff_header(TURNED, (0x011A, 5, 1, 60000)),
     "absurd count": tiff_header(TURNED, (0x9286, 7, 2**31, 38)),
     "cut": tiff_header(TURNED, (0x010F, 2, 5, 38), (0x0110, 2, 5, 38))[:26],

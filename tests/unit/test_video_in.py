@@ -217,18 +217,22 @@ def test_every_frame_at_its_time_also_after_a_seek(tmp_path, name):
 
 
 def test_a_stream_without_a_rate(tmp_path):
-    plain = write(tmp_path / "a.mp4", numbered(60), fps=30)
-    with av.open(str(plain)) as source, av.open(str(tmp_path / "a.ts"), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                # Single frames shift by 1 ms, as cameras have it, and FFmpeg tells no mean.
-                packet.pts = packet.pts + (packet.pts // 512) % 2 * 15
-                target.mux(packet)
-    clip = media.read_video(tmp_path / "a.ts")
+    path = tmp_path / "a.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1000)  # the clock of a camera, in ms
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.options = {"crf": "6"}
+        for number, pixels in enumerate(numbered(60)):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * number / 30), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert not container.streams.video[0].average_rate
+    clip = media.read_video(path)
     assert clip.fps == pytest.approx(30, rel=0.01)
-    assert len(clip.frames) == 60
+    assert abs(len(clip.frames) - 60) <= 1  # the length of the last one is a guess
+    np.testing.assert_allclose(numbers_of(clip)[:59], np.arange(59), atol=2.5)
 
 
 def test_joined_files_play_on(tmp_path):
