@@ -19,7 +19,7 @@ from gidlite.errors import GidliteError, all_finite, check_shape, require, requi
 from gidlite.motion.spectral import pack_complex, unpack_complex
 
 _FORMAT, _VERSION = "gidlite-spectral-volume", "1"
-_MOST_NUMBERS = 1 << 27
+_MOST_NUMBERS = 1 << 27  # in a file; 16 frequencies of 1920×1080 px have fewer
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def check_timing(path: str | Path, num_frames: object, fps: object) -> None:
 def check_aspect(image: Float[Tensor, "3 _rows _columns"], volume: SpectralVolume | ModalBasis):
     """Refuse motion of another aspect than the photo's, by over 2 % more than rounding explains.
 
-    Sides of any grid may be rounded by 1 px; ``pipeline.working_size`` rounds to multiples of 32,
-    of about 256×160 in all, and shortens what is longer than 12 to 1.
+    ``pipeline.working_size`` rounds sides to 32 px, and shortens what is longer than 12 to 1.
     """
     (height, width), (rows, columns) = image.shape[-2:], volume.spectral.shape[-2:]
     step = 16 if rows % 32 == columns % 32 == 0 and rows * columns > 20_000 else 1
@@ -96,10 +95,7 @@ def save_volume(path: str | Path, volume: SpectralVolume) -> None:
 
 
 def load_volume(path: str | Path) -> SpectralVolume:
-    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata.
-
-    Neither are over 2²⁷ numbers read or saved; 16 frequencies of 1920×1080 px have fewer.
-    """
+    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata."""
     path = require_file(path, what="a spectral volume (.safetensors)")
     advice = "make one with gidlite predict"
     try:
