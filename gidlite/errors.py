@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import secrets
 import shutil
@@ -19,8 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-_LARGEST = 1024  # whole number that the config of a network may hold
+_LARGEST = {int: 1024, float: 1e9}  # numbers that the config of a network may hold
 _PROTECTED: ContextVar[tuple[os.stat_result, ...]] = ContextVar("protected", default=())
 
 
@@ -31,10 +29,7 @@ def plain(text: object) -> str:
 
 
 class GidliteError(Exception):
-    """A problem the user can fix; the message names what is wrong and what to do.
-
-    It is one line whatever the names in it hold.
-    """
+    """A problem the user can fix; the message, one line, names what is wrong and what to do."""
 
     def __str__(self) -> str:
         return plain(super().__str__())
@@ -210,25 +205,22 @@ def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Mo
     import torch
     from safetensors.torch import load_file
 
-    config, weights = (Path(folder, name) for name in _NETWORK_FILES)
-    for path in (config, weights):
+    names = ("config.json", "diffusion_pytorch_model.safetensors")
+    for path in (paths := [Path(folder, name) for name in names]):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-        options = {name: value for name, value in found.items() if not name.startswith("_")}
+        found, held = json.loads(paths[0].read_text(encoding="utf-8")), load_file(paths[1])
+        require(all(map(all_finite, held.values())), "holds NaN or infinite weights")
+        options = {name: value for name, value in found.items() if name[0] != "_"}
         numbers = [n for v in options.values() for n in (v if isinstance(v, list) else [v])]
-        plain = all(0 < n < math.inf for n in numbers if isinstance(n, float))
-        plain = plain and all(1 <= n <= _LARGEST for n in numbers if type(n) is int)
-        require(plain, f"has numbers under 1 or over {_LARGEST} in its config.json")
-        held = load_file(weights)
-        sound = all(all_finite(tensor) and not tensor.is_complex() for tensor in held.values())
-        require(sound, "holds NaN or infinite weights")
+        plain = all(0 < n <= _LARGEST[type(n)] for n in numbers if type(n) in _LARGEST)
+        require(plain, "has a number in its config.json that is not positive, or too large")
         with torch.device("meta"):  # what a damaged config asks for takes no memory there
             wanted = {name: like.shape for name, like in kind(**options).state_dict().items()}
         missing = wanted.keys() - held.keys()
         require(not missing, f"lacks {len(missing)} weights, such as {min(missing, default='')}")
-        other = [name for name in held if wanted.get(name) != held[name].shape]
+        other = [n for n, t in held.items() if t.is_complex() or wanted.get(n) != t.shape]
         require(not other, f"has weights of another config, such as {min(other, default='')}")
         network = kind(**options)
         network.load_state_dict(held)

@@ -118,8 +118,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [key for key in _KEYS if key not in config]
     require(not missing, f"{file} lacks {', '.join(missing)}; save it again")
     check_timing(file, config["num_frames"], config["fps"])
-    named = isinstance(config["name"], str)
-    require(named, f"{file} has a name that is no text; save it again")
+    require(isinstance(config["name"], str), f"{file} has a name that is no text; save it again")
     return {key: config[key] for key in _KEYS}
 
 
@@ -127,10 +126,10 @@ def _check_parts(parts: list, num_frames: int) -> None:
     """Refuse, as ``ValueError``, parts of different pipelines, and frames that are too few."""
     told = [getattr(p, "config", None) or {"num_frequencies": len(p.scale)} for p in parts]
     for key in ("num_frequencies", "parts", "modes_per_part"):
-        if len({config[key] for config in told if key in config}) > 1:
+        if len(values := {config[key] for config in told if key in config}) > 1:
             raise ValueError(f"its parts differ in {key}")
-    if max(config.get("num_frequencies", 1) for config in told) > num_frames // 2 + 1:
-        raise ValueError(f"{num_frames} frames do not hold its frequencies")
+        if key == "num_frequencies" and max(values) > num_frames // 2 + 1:
+            raise ValueError(f"{num_frames} frames do not hold its frequencies")
 
 
 class GidPipeline:

@@ -5,7 +5,9 @@ python tools/gallery.py -o outputs/gallery [FOLDER_OR_PHOTO...]   # the sample p
 
 import argparse
 import html
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 from gidlite.cli.photo import poke
 from gidlite.media import read_image, sample_photo, write_image
@@ -24,8 +26,10 @@ def collect(sources: list[Path]) -> list[Path]:
 
 def index(names: list[str]) -> str:
     """Return the page that links to the others."""
+    # Quoted, a name is an address beside this page, never one such as "javascript:...".
     tiles = "".join(
-        f'<a href="{html.escape(name)}.html"><img src="{html.escape(name)}.jpg" loading="lazy" '
+        f'<a href="{quote(os.fsencode(name))}.html">'
+        f'<img src="{quote(os.fsencode(name))}.jpg" loading="lazy" '
         f'alt="{html.escape(name.replace("_", " "))}"></a>\n'
         for name in names
     )
@@ -54,7 +58,8 @@ def main() -> None:
         if not page.exists():
             poke(source=photo, output=page)
             write_image(page.with_suffix(".jpg"), read_image(photo, max_side=480))
-    (options.output / "index.html").write_text(index([photo.stem for photo in photos]))
+    page = index([photo.stem for photo in photos])
+    (options.output / "index.html").write_text(page, encoding="utf-8", errors="replace")
     print(options.output / "index.html")
 
 

@@ -64,8 +64,7 @@ def make_scene(
     Kept are at most so many ``modes``, 1–64: of a volume the liveliest at 0.5 Hz or more, of a
     basis the chief one of every thing first; and at most so many px of ``width``. The ratio ζ
     begins at ``damping``, 0.005–0.5; ``alt`` describes the photo to those who cannot see it. A
-    number out of range, a volume of another aspect or without a bin at 0.5 Hz or more raise
-    ``GidliteError``.
+    number out of range, another aspect and no bin at 0.5 Hz or more raise ``GidliteError``.
     """
     require(1 <= modes <= 64, f"modes is {modes}; it must lie between 1 and 64")
     require(0.005 <= damping <= 0.5, f"damping is {damping}; it must lie between 0.005 and 0.5")

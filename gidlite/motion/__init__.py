@@ -22,7 +22,7 @@ from gidlite.motion.spectral import pack_complex, unpack_complex
 
 _FORMAT, _VERSION = "gidlite-spectral-volume", "1"
 _TOLD = ("num_frames", "fps", "seed", "model", "aspect")
-_MOST_NUMBERS = 1 << 27
+_MOST_NUMBERS = 1 << 27  # in a file; 16 frequencies of 1920×1080 px have fewer
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ def save_volume(path: str | Path, volume: SpectralVolume) -> None:
 
 
 def load_volume(path: str | Path) -> SpectralVolume:
-    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata.
-
-    Neither are over 2²⁷ numbers read or saved; 16 frequencies of 1920×1080 px have fewer.
-    """
+    """Read a volume file; refuse one that is damaged, not finite or contradicts its metadata."""
     path = require_file(path, what="a spectral volume (.safetensors)")
     advice = "make one with gidlite predict"
     try:

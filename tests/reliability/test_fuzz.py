@@ -4,6 +4,8 @@
 """
 
 import json
+import pickle
+import re
 import struct
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from mutations import OPERATIONS
 from readers import READERS, write_seeds
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from unit.tiny_pipeline import tiny
 
 from gidlite.errors import GidliteError
 from gidlite.media import fit_size
 from gidlite.motion import SpectralVolume, check_aspect, load_volume, save_volume
-from gidlite.pipeline import working_size
+from gidlite.pipeline import GidPipeline, working_size
+from gidlite.prior.drawer import Drawer
 
 COUNT = {"modes": 40, "grid": 40}  # a second for ten; of the others, 100
 SHARES = st.floats(0, 1)
@@ -170,3 +174,102 @@ def test_a_volume_fits_its_own_photo_and_no_other(size):
             check_aspect(photo, volume(round(size[0] * factor) + 2 * (factor > 1), size[1]))
     with pytest.raises(GidliteError, match="another aspect"):
         check_aspect(photo, volume(*(reversed(size) if size[0] != size[1] else (160, 256))))
+
+
+class Planted:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_a_pipeline_is_not_loaded(tmp_path):
+    tiny("modes").save_pretrained(tmp_path / "model")
+    planted = pickle.dumps(Planted(tmp_path / "ran"))
+    index = {"metadata": {}, "weight_map": {"embed.0.weight": "planted.bin"}}
+    for folder in (
+        tmp_path / "model",
+        *(tmp_path / "model" / part for part in ("modes", "drawer")),
+    ):
+        for name in (
+            "planted.bin",
+            "diffusion_pytorch_model.bin",
+            "pytorch_model.bin",
+            "model.pkl",
+        ):
+            (folder / name).write_bytes(planted)
+        for name in ("safetensors", "bin"):
+            path = folder / f"diffusion_pytorch_model.{name}.index.json"
+            path.write_text(json.dumps(index))
+    GidPipeline.from_pretrained(tmp_path / "model")
+    for part in ("modes", "drawer"):
+        (tmp_path / "model" / part / "diffusion_pytorch_model.safetensors").write_bytes(planted)
+    with pytest.raises(GidliteError):
+        GidPipeline.from_pretrained(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_is_unpickled():
+    package = Path(__file__).parents[2] / "gidlite"
+    loads = re.compile(r"\b(?:torch|np|numpy|joblib)\.load\(.*|\bpickle\b.*|\bload_state\(.*")
+    found = [
+        line.strip()
+        for path in package.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if loads.search(line) and "pickles" not in line
+    ]
+    assert found == ["network.load_state_dict(torch.load(path, weights_only=True))"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"parts": 10**9}, {"num_frequencies": 10**6}, {"modes_per_part": -4}, {"parts": "many"},
+        {"parts": 1.5}, {"parts": None}, {"parts": [24]}, {"num_frequencies": 5}, {"other": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_asks_for_too_much_is_refused(changed, reader, tmp_path):
+    tiny("modes").save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "modes" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert reader.ask("modes", tmp_path / "model") == ""
+    with pytest.raises(GidliteError, match="model"):
+        GidPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{}", "[]", "null", "[" * 100_000, '{"a": NaN}', b"\xff\xfe", {"representation": []},
+        {"representation": {}}, {"num_frames": True}, {"num_frames": 5}, {"num_frames": 10**30},
+        {"fps": 0}, {"fps": 10**400}, {"fps": 1e-300}, {"fps": "24"}, {"fps": [24]}, {"name": 5},
+        {"name": None}, {"version": "4"}, {"format": "x\ny"},
+    ],
+    ids=lambda content: str(content)[:20],
+)  # fmt: skip
+def test_an_absurd_pipeline_is_refused(content, reader, tmp_path):
+    tiny("modes").save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "pipeline.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert reader.ask("modes", tmp_path / "model") == ""
+    with pytest.raises(GidliteError):
+        GidPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_parts_of_different_pipelines_are_refused(tmp_path):
+    tiny("modes").save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    Drawer(6, 3, 2, width=16, layers=1).save_pretrained(tmp_path / "model" / "drawer")
+    with pytest.raises(GidliteError, match="differ in num_frequencies"):
+        GidPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_message_is_one_line():
+    words = "a\nb \x1b[31m \u202egnp.exe \u2028 \udcff 🌷 ×.jpg"
+    assert str(GidliteError(words)) == r"a\nb \x1b[31m \u202egnp.exe \u2028 \udcff 🌷 ×.jpg"

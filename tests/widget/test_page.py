@@ -3,12 +3,15 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import sys
 import zlib
 from html.parser import HTMLParser
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from gidlite.dynamics import make_scene, write_page
 from gidlite.dynamics.layers import split_layers
 from gidlite.dynamics.modal import tuned_by_size
 from gidlite.errors import GidliteError
-from gidlite.media import write_image
+from gidlite.media import read_image, to_bytes, write_image
 from gidlite.motion import SpectralVolume, save_volume
 from gidlite.pipeline import GidPipeline
 
@@ -187,6 +190,28 @@ def test_names_of_files_are_text(photo, volume, tmp_path, monkeypatch, capsys):
         assert found.text["h1"].strip() == words and words in found.alt
         tags.add(tuple(found.tags))
     assert len(tags) == 1
+
+
+def test_a_page_holds_no_metadata_of_the_photo(photo, volume, tmp_path):
+    notes = Image.Exif()
+    notes[0x010E] = "taken at home"
+    picture = Image.fromarray(to_bytes(photo))
+    picture.save(tmp_path / "disc.jpg", exif=notes, comment=b"taken at home")
+    assert b"taken at home" in (tmp_path / "disc.jpg").read_bytes()
+    scene = make_scene(read_image(tmp_path / "disc.jpg"), volume, modes=1)
+    for data in (scene.photo, scene.back, scene.alpha):
+        assert b"home" not in data and b"Exif" not in data
+
+
+def test_the_gallery_links_to_files_whatever_they_are_called(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    import gallery
+
+    for name in (*HOSTILE, "50%?#"):
+        page = gallery.index([name])
+        assert page.count("<") == gallery.index(["rose"]).count("<")
+        (link,) = re.findall(r'<a href="([\w.%/~-]+)\.html">', page)
+        assert os.fsdecode(unquote_to_bytes(link)) == name
 
 
 def test_a_volume_of_another_aspect_is_refused(photo, volume, basis):
