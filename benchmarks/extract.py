@@ -18,7 +18,7 @@ from rich.table import Table
 from gidlite.data.extract import Settings, run_extraction
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
-from gidlite.media.video import stream_video, write_video
+from gidlite.media import stream_video, write_video
 from gidlite.motion.flow import follow, grey
 
 STARTS = 8

@@ -16,7 +16,7 @@ import torch
 
 from gidlite.evaluate.networks import load_published
 from gidlite.evaluate.videos import Clips, FeatureStore, Reading
-from gidlite.media.video import write_video
+from gidlite.media import write_video
 
 
 def make_videos(folder: Path, count: int) -> list[Path]:

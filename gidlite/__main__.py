@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 import typer
-from rich.markup import escape
 
-from gidlite.cli import errors, learn, photo
-from gidlite.errors import GidliteError
+from gidlite import cli
+from gidlite.cli import learn, photo
+from gidlite.errors import GidliteError, GidliteWarning, require
 
 app = typer.Typer(
     help="One photo of something that sways in, a seamless loop out.",
@@ -24,12 +28,36 @@ app.add_typer(learn.evaluate, name="evaluate", no_args_is_help=True)
 app.add_typer(learn.weights, name="weights", no_args_is_help=True)
 
 
+def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Say in one line what concerns the user, and only if asked what concerns the code."""
+    if issubclass(category, GidliteWarning):
+        cli.say(message, word="Note")
+    elif sys.warnoptions:
+        cli.say(f"{category.__name__}: {message}", word="Note")
+
+
+def _somewhere() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
+
 def run(command: Callable[[], None]) -> None:
     """Run a command line; a user's mistake becomes one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name must not end the work
+    for name in ("SIGTERM", "SIGHUP"):  # unwinding removes what is half-written
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    warnings.showwarning = _warn
     try:
+        require(_somewhere(), "the current folder was removed; change to another one")
         command()
     except GidliteError as error:
-        errors.print(f"[red]Error:[/] {escape(str(error).rstrip('.'))}.")
+        cli.say(error, word="Error")
         sys.exit(2)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import secrets
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -16,11 +19,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+_NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_LARGEST = 1024  # whole number that the config of a network may hold
 _PROTECTED: ContextVar[tuple[os.stat_result, ...]] = ContextVar("protected", default=())
 
 
+def plain(text: object) -> str:
+    """Return a text as one line, with what a terminal would obey or cannot show spelled out."""
+    shown = (c.isprintable() or unicodedata.category(c) == "Zs" for c in str(text))
+    return "".join(c if ok else ascii(c)[1:-1] for c, ok in zip(str(text), shown, strict=True))
+
+
 class GidliteError(Exception):
-    """A problem the user can fix; the message names what is wrong and what to do."""
+    """A problem the user can fix; the message names what is wrong and what to do.
+
+    It is one line whatever the names in it hold.
+    """
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class ShapeError(GidliteError, ValueError):
@@ -29,6 +46,10 @@ class ShapeError(GidliteError, ValueError):
 
 class DiskFullError(GidliteError):
     """There is no space left where something is written; nothing else could be saved either."""
+
+
+class GidliteWarning(UserWarning):
+    """Something was used that is not as it should be; the message names what was made of it."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -66,11 +87,22 @@ def require_file(path: str | Path, *, what: str) -> Path:
     return path
 
 
+def same_file(first: str | Path, second: str | Path) -> bool:
+    """Return whether two paths lead to one file, by whatever name or link, made or to be made."""
+    with suppress(OSError):
+        return os.path.samefile(first, second)
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
 @contextmanager
 def protected(*inputs: str | Path) -> Iterator[None]:
-    """Refuse, within this context, to write over these files, by whatever name or link."""
-    # What is not there needs no protection.
-    found = [os.stat(path) for path in inputs if os.path.exists(path)]
+    """Refuse, within this context, to write over these files, by whatever name or link.
+
+    Of a folder all files are meant, however deep.
+    """
+    given = [path for path in inputs if os.path.exists(path)]  # the rest needs no protection
+    inside = (Path(top, f) for path in given for top, _, files in os.walk(path) for f in files)
+    found = [os.stat(path) for path in (*given, *inside) if os.path.exists(path)]
     token = _PROTECTED.set((*_PROTECTED.get(), *found))
     try:
         yield
@@ -98,7 +130,8 @@ def writing(path: str | Path) -> Iterator[None]:
 def check_output(path: str | Path, *, folder: bool = False) -> None:
     """Create missing parents and prove that ``path`` can be written, before work is spent on it.
 
-    Refused are inputs (see ``protected``), and a folder where a file is meant or the reverse.
+    Refused are inputs (see ``protected``), files that are write-protected, devices, and a folder
+    where a file is meant or the reverse.
     """
     _discard(_begin(Path(path), folder))
 
@@ -107,8 +140,8 @@ def check_output(path: str | Path, *, folder: bool = False) -> None:
 def written(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield a hidden name to write to; on leaving, what is there appears as ``path``.
 
-    After an exception nothing is left, and what ``path`` held before is still there. A file gets
-    the permissions of any new file, whatever the writer gave it. Of a ``folder``, what is in it
+    After an exception nothing is left, and what ``path`` held before is still there. Files get
+    the permissions of any new file, whatever the writer gave them. Of a ``folder``, what is in it
     already stays, but for equal names. Missing parents are created. Raises ``DiskFullError`` if
     there is no space left, ``GidliteError`` as ``check_output`` and for whatever fails inside.
     """
@@ -125,6 +158,8 @@ def staged(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         mode = stat.S_IMODE(hidden.stat().st_mode)
         yield hidden
         with writing(path):
+            for entry in hidden.rglob("*"):
+                entry.chmod(mode if entry.is_dir() else mode & 0o666)
             if folder and path.exists():
                 made = list(hidden.iterdir())
                 for entry in made:  # all, before anything is moved
@@ -145,9 +180,13 @@ def _begin(path: Path, folder: bool) -> Path:
             old, advice = os.stat(path), "choose another output name"
             lost = any(os.path.samestat(old, found) for found in _PROTECTED.get())
             require(not lost, f"{path} is an input and would be lost; {advice}")
-            kind = "an existing file" if folder else "a folder"
-            same = stat.S_ISDIR(old.st_mode) == folder
+            kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "an existing file"}
+            kind = kinds.get(stat.S_IFMT(old.st_mode), "no file but a device or a pipe")
+            same = kind == kinds[stat.S_IFDIR if folder else stat.S_IFREG]
             require(same, f"cannot write {path}: it is {kind}; {advice}")
+            # Whoever may write to a folder may replace what is write-protected in it.
+            free = folder or old.st_mode & 0o222
+            require(bool(free), f"cannot write {path}: it is write-protected; {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = path.parent / f".gidlite-{secrets.token_hex(6)}{path.suffix}"
         make = hidden.mkdir if folder else hidden.touch
@@ -163,17 +202,36 @@ def _discard(hidden: Path) -> None:
 
 
 def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:
-    """Return a diffusers network with all its weights from a folder, in single precision.
+    """Return a network, as ``save_pretrained`` wrote it, in single precision and for evaluation.
 
-    A missing file raises ``OSError``; missing weights, otherwise random, raise ``ValueError``.
+    A missing file raises ``OSError``; one that is damaged, holds numbers that are not finite or
+    does not fit the other raises ``ValueError``. Only JSON and safetensors are read.
     """
     import torch
+    from safetensors.torch import load_file
 
-    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-        if not (path := Path(folder, name)).is_file():
+    config, weights = (Path(folder, name) for name in _NETWORK_FILES)
+    for path in (config, weights):
+        if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
-    options = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False, "local_files_only": True}
-    network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
-    if missing := info["missing_keys"]:
-        raise ValueError(f"{folder} lacks {len(missing)} weights, such as {min(missing)}")
-    return network
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+        options = {name: value for name, value in found.items() if not name.startswith("_")}
+        numbers = [n for v in options.values() for n in (v if isinstance(v, list) else [v])]
+        plain = all(0 < n < math.inf for n in numbers if isinstance(n, float))
+        plain = plain and all(1 <= n <= _LARGEST for n in numbers if type(n) is int)
+        require(plain, f"has numbers under 1 or over {_LARGEST} in its config.json")
+        held = load_file(weights)
+        sound = all(all_finite(tensor) and not tensor.is_complex() for tensor in held.values())
+        require(sound, "holds NaN or infinite weights")
+        with torch.device("meta"):  # what a damaged config asks for takes no memory there
+            wanted = {name: like.shape for name, like in kind(**options).state_dict().items()}
+        missing = wanted.keys() - held.keys()
+        require(not missing, f"lacks {len(missing)} weights, such as {min(missing, default='')}")
+        other = [name for name in held if wanted.get(name) != held[name].shape]
+        require(not other, f"has weights of another config, such as {min(other, default='')}")
+        network = kind(**options)
+        network.load_state_dict(held)
+    except Exception as error:  # whatever a constructor does with values it was not made for
+        raise ValueError(f"{folder} {error!s:.200}") from None
+    return network.eval()

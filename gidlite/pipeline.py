@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, load_network, require, require_file, written
+from gidlite.errors import GidliteError, all_finite, load_network, require, require_file, written
 from gidlite.loops import Predict, close_loop, loop_guidance
-from gidlite.media import as_image, resize
+from gidlite.media import as_image, open_photo, resize
 from gidlite.motion import ModalBasis, SpectralVolume, check_timing
 from gidlite.motion.normalize import load_stats, save_stats
 from gidlite.motion.spectral import anchor, resize_spectral, spectral_to_motion
@@ -108,17 +108,29 @@ def _read_config(path: Path) -> dict[str, Any]:
     """Return what ``pipeline.json`` of a folder says, checked: name, num_frames and fps."""
     file, advice = path / "pipeline.json", "leave --model out to use the shipped weights"
     try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError):
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         what = "a gidlite pipeline (no readable pipeline.json)"
         raise GidliteError(f"{path} is not {what}; {advice}") from None
     known = isinstance(config, dict) and config.items() >= _HEAD.items()
-    known = known and config.get("representation") in REPRESENTATIONS
+    known = known and config.get("representation") in tuple(REPRESENTATIONS)
     require(known, f"{path} has an unknown format or version; train it again")
     missing = [key for key in _KEYS if key not in config]
     require(not missing, f"{file} lacks {', '.join(missing)}; save it again")
     check_timing(file, config["num_frames"], config["fps"])
+    named = isinstance(config["name"], str)
+    require(named, f"{file} has a name that is no text; save it again")
     return {key: config[key] for key in _KEYS}
+
+
+def _check_parts(parts: list, num_frames: int) -> None:
+    """Refuse, as ``ValueError``, parts of different pipelines, and frames that are too few."""
+    told = [getattr(p, "config", None) or {"num_frequencies": len(p.scale)} for p in parts]
+    for key in ("num_frequencies", "parts", "modes_per_part"):
+        if len({config[key] for config in told if key in config}) > 1:
+            raise ValueError(f"its parts differ in {key}")
+    if max(config.get("num_frequencies", 1) for config in told) > num_frames // 2 + 1:
+        raise ValueError(f"{num_frames} frames do not hold its frequencies")
 
 
 class GidPipeline:
@@ -165,7 +177,8 @@ class GidPipeline:
         try:
             parts = [load_network(network, path / name) for name, network in kind.PARTS.items()]
             parts += [load_stats(path / _STATS)] if kind is GridPrior else []
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            _check_parts(parts, config["num_frames"])
+        except (OSError, ValueError, TypeError) as error:
             raise GidliteError(f"{path} is incomplete or damaged ({error})") from None
         return cls(kind(*parts), **config)
 
@@ -218,11 +231,14 @@ class GidPipeline:
             sampling.recurrence, generator, progress, guide if loop_frames is not None else None,
         )  # fmt: skip
         coarse = self.prior.sample(photo[None].to(self.device), sampler)
+        advice = "the sampler left the finite numbers; ask for less guidance"
+        require(all_finite(coarse), f"guidance is {guidance_scale} and {advice}")
         spectral = anchor(_along_edges(_edited(coarse, sampling.gain), photo))
         if loop_frames is not None and sampling.close:
             spectral = close_loop(spectral, **timing)
         seed = generator.initial_seed() if generator is not None else -1
-        volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name)
+        aspect = image.shape[-1] / image.shape[-2]
+        volume = SpectralVolume(spectral, self.num_frames, self.fps, seed, self.name, aspect)
         return GidOutput(image, _within_reach(volume), loop_frames)
 
     @torch.no_grad()
@@ -296,7 +312,7 @@ def _opaque(mask: Any) -> Float[Tensor, "3 height width"]:
         require_file(mask, what="a mask")
     picture = as_image(mask)
     if isinstance(mask, str | Path):
-        mask = Image.open(mask)
+        mask = open_photo(mask)
     if isinstance(mask, Image.Image) and mask.has_transparency_data:
         picture = as_image(mask.convert("RGBA").convert("RGB"))
     return picture

@@ -5,30 +5,33 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from typer import Argument, Option, Typer
 
-from gidlite.errors import protected, require, written
+from gidlite.errors import plain, protected, require, written
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gidlite.pipeline import GidPipeline
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# A file's name may look like markup or an emoji code.
+_PLAIN = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
+console, errors = Console(**_PLAIN), Console(**_PLAIN, stderr=True)
 
 Photo = Annotated[Path, Argument(metavar="PHOTO", help="JPEG, PNG or WebP; any size.")]
 Output = Annotated[Path | None, Option("--output", "-o", help="Where to write.")]
 Bins = Annotated[int, Option(help="Bins kept, K.")]
-Seed = Annotated[int, Option(help="Equal seeds give equal results.")]
+Seed = Annotated[int, Option(help="Equal seeds give equal results.", min=0, max=2**63 - 1)]
 Steps = Annotated[int, Option(help="Solver steps; more is slower.")]
 Renderer = Annotated[str, Option(help="neural, softmax or average.")]
 SlicePath = Annotated[Path | None, Option("--xt", help="Where to write the X-t slice.")]
@@ -78,15 +81,15 @@ class PhotoOptions(PriorOptions):
         require(0 <= wind <= 1, f"--wind is {self.wind}; give {known} or a number from 0 to 1")
         return wind
 
-    def points(self, option: str, photo: Path) -> list[tuple[float, float]]:
+    def points(self, option: str, photo: Path, image: Tensor) -> list[tuple[float, float]]:
         """Return the points of an option, in pixels of the photo as viewers show it, as shares."""
-        from PIL import ExifTags, Image
+        if not (texts := getattr(self, option)):
+            return []
+        from gidlite.media import shown_size
 
-        with Image.open(photo) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            width, height = file.size[::-1] if turned else file.size
+        height, width = shown_size(photo, tall=image.shape[-2] > image.shape[-1])
         found = []
-        for text in getattr(self, option) or ():
+        for text in texts:
             try:
                 x, y = (float(number) for number in text.split(","))
             except ValueError:
@@ -98,7 +101,7 @@ class PhotoOptions(PriorOptions):
 
     def gain(self, pipeline: GidPipeline, photo: Path, image: Tensor) -> Tensor | None:
         """Return the factors on motion that the mask and the points ask for, if any."""
-        still, move = self.points("still", photo), self.points("move", photo)
+        still, move = (self.points(option, photo, image) for option in ("still", "move"))
         if self.mask is None and not (still or move):
             return None
         return pipeline.edit(image, mask=self.mask, still=still, move=move)
@@ -141,9 +144,15 @@ def command(app: Typer, name: str | None = None, *, reads: tuple[str, ...] = ())
     return decorate
 
 
-def say(message: object) -> None:
-    """Print a table, or text as it is: a file's name may look like markup."""
-    console.print(message, markup=False)
+def say(message: object, *, word: str | None = None) -> None:
+    """Print a table or one line; one that begins with a ``word`` goes to the error stream."""
+    if isinstance(message, Table):
+        console.print(message)
+    elif word is None:
+        console.print(plain(message))
+    else:
+        begin = Text(f"{word}: ", "red" if word == "Error" else "yellow")
+        errors.print(begin.append(plain(str(message).rstrip(".")) + ".", "none"))
 
 
 @contextmanager
@@ -154,6 +163,21 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=errors, transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def beside(source: Path, ending: str, rivals: Collection[str]) -> Path:
+    """Return a name for what is made of a file: its stem and an ending, in its folder.
+
+    Where a file with another of the suffixes ``rivals`` has the same stem, so that both would be
+    given one name, the suffix becomes part of it.
+    """
+    stem = source.stem
+    with suppress(OSError):  # a folder that may be entered but not listed
+        twins = [p for p in source.parent.iterdir() if p.suffix.lower() in rivals]
+        twins = [p for p in twins if p.stem.casefold() == stem.casefold()]
+        if len(twins) > 1:
+            stem = f"{stem}_{source.suffix[1:]}"
+    return source.with_name(f"{stem}{ending}")
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 from gidlite import __version__, cli
-from gidlite.errors import check_output, protected, require
+from gidlite.errors import check_output, plain, protected, require
 
 if TYPE_CHECKING:
     from gidlite.data.extract import Report
@@ -139,7 +139,6 @@ def extract(
 
 
 def _print_extraction(report: Report) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("video", "samples", "stabilised", "left out", box=None, pad_edge=False)
@@ -147,7 +146,7 @@ def _print_extraction(report: Report) -> None:
         why = [f"{reason} {count}" for reason, count in video["rejected"].items()]
         why += [video["error"]] if "error" in video else []
         cells = name, video["samples"], video["stabilised"], ", ".join(why)
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*map(plain, cells))
     if len(report.videos) <= 100:
         cli.say(table)
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.rejected.items())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
 from gidlite import cli
-from gidlite.errors import check_output, require
+from gidlite.errors import check_output, require, same_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,11 +52,15 @@ class Video:
         from gidlite.motion import SpectralVolume
         from gidlite.render import check_renderer
 
+        named = output.name not in ("", "..")  # as of a shell's variable that is not set
+        require(named, f"--output is {output}, where frames would be mixed with files; name it")
         VideoWriter(output, fps=self.fps or 30, quality=self.quality)
         if self.xt is not None:
             known = self.xt.suffix.lower() in IMAGE_SUFFIXES
             require(known, f"--xt is {self.xt}; use one of {', '.join(IMAGE_SUFFIXES)}")
             check_output(self.xt)
+            apart = not same_file(self.xt, output)
+            require(apart, f"--xt and --output are both {output}; give the slice another name")
         self.times(volume or SpectralVolume(torch.zeros(1, 2, 1, 1, dtype=torch.complex64)))
         valid = 0 <= self.amplify <= 5
         require(valid, f"--amplify is {self.amplify}; it must lie between 0 and 5")
@@ -72,12 +76,23 @@ def _read_photo(path: Path, max_width: int) -> Tensor:
     return resize(image, height=height, width=width)
 
 
+def _beside(photo: Path, ending: str) -> Path:
+    from PIL import Image
+
+    return cli.beside(photo, ending, {*Image.registered_extensions(), ".heic", ".heif"})
+
+
+def _check_suffix(output: Path, *known: str) -> None:
+    named = output.suffix.lower() in known
+    require(named, f"--output is {output}; let its name end in {' or '.join(known)}")
+    check_output(output)
+
+
 def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVolume:
     import torch
 
     from gidlite.pipeline import Sampling, drawn_wind
 
-    require(prior.seed >= 0, f"--seed is {prior.seed}; it must be 0 or a positive number")
     wind, pipeline = prior.strength(), cli.load_pipeline(prior.model)
     if pipeline.representation == "grid" and prior.wind is None:
         wind = None  # a grid knows none
@@ -118,7 +133,7 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
             writer.write(frame)
             lines.append(frame[:, row])
             progress(len(lines), len(times))
-    cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {len(times)} frames")
+    cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {writer.frames_held} frames")
     if video.xt is not None:
         write_image(video.xt, torch.stack(lines, dim=1))
         cli.say(f"{video.xt}  row {row} over time, downwards")
@@ -141,28 +156,27 @@ def _warn(volume: SpectralVolume, amplify: float) -> None:
         cli.say(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
 
 
-@cli.command(app, reads=("photo", "mask"))
+@cli.command(app, reads=("photo", "mask", "model"))
 def animate(
     photo: cli.Photo, *, output: cli.Output = None, video: Video, prior: cli.PhotoOptions
 ) -> None:
-    """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4 and rose_xt.png."""
+    """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4."""
     started = time.monotonic()
     image = _read_photo(photo, video.width)
-    output = output or photo.with_name(f"{photo.stem}_{'loop' if video.loop else 'video'}.mp4")
-    video = replace(video, xt=video.xt or output.with_name(f"{photo.stem}_xt.png"))
+    output = output or _beside(photo, f"_{'loop' if video.loop else 'video'}.mp4")
     video.check(output)
     _write(image, _predict(image, prior, photo), output, video)
     cli.say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
-@cli.command(app, reads=("photo", "mask"))
+@cli.command(app, reads=("photo", "mask", "model"))
 def predict(photo: cli.Photo, *, output: cli.Output = None, prior: cli.PhotoOptions) -> None:
     """Photo to spectral volume: `gidlite predict rose.jpg -o rose.safetensors`."""
     from gidlite.motion import save_volume
 
     image = _read_photo(photo, 768)
-    output = output or photo.with_suffix(".safetensors")
-    check_output(output)
+    output = output or _beside(photo, ".safetensors")
+    _check_suffix(output, ".safetensors")
     volume = _predict(image, prior, photo)
     save_volume(output, volume)
     bins, _, height, width = volume.spectral.shape
@@ -181,7 +195,7 @@ def render(
     from gidlite.motion import load_volume
 
     image, volume = _read_photo(photo, video.width), load_volume(volume_file)
-    output = output or photo.with_name(f"{photo.stem}_loop.mp4")
+    output = output or _beside(photo, "_loop.mp4")
     video.check(output, volume)
     _write(image, volume, output, video)
 
@@ -197,27 +211,28 @@ def reanimate(
 ) -> None:
     """Re-render a real video from its first frame and K frequencies of its own motion."""
     from gidlite.media import write_image, write_video
+    from gidlite.media.video import VIDEO_SUFFIXES
     from gidlite.render import reanimate as run
     from gidlite.viz import compare_slices, liveliest_row
 
-    output = output or video.with_name(f"{video.stem}_reanimated.mp4")
-    xt = xt or output.with_name(f"{output.stem}_xt.png")
+    output = output or cli.beside(video, "_reanimated.mp4", VIDEO_SUFFIXES)
     Video(renderer=renderer, xt=xt).check(output)
     options = {"num_frequencies": num_frequencies, "width": width, "renderer": renderer}
     with cli.progress_bar("Following pixels") as progress:
         result = run(video, progress=progress, **options)
     write_video(output, result.rendered, fps=result.fps)
-    row = liveliest_row(result.spectral, height=result.real.shape[-2])
-    write_image(xt, compare_slices(result.real, result.rendered, row=row))
     cli.say(f"{output}  {len(result.rendered)} frames")
-    cli.say(f"{xt}  row {row}: real above, re-rendered below")
+    if xt is not None:
+        row = liveliest_row(result.spectral, height=result.real.shape[-2])
+        write_image(xt, compare_slices(result.real, result.rendered, row=row))
+        cli.say(f"{xt}  row {row}: real above, re-rendered below")
     cli.say(
         f"against the real frames: {result.psnr:.1f} dB PSNR, {result.ssim:.3f} SSIM "
         f"(holding the first frame: {result.still_psnr:.1f} dB, {result.still_ssim:.3f})"
     )
 
 
-@cli.command(app, reads=("source", "photo", "mask"))
+@cli.command(app, reads=("source", "photo", "mask", "model"))
 def poke(
     source: Annotated[
         Path, Argument(metavar="PHOTO|VOLUME", help="A photo, or a volume and --photo.")
@@ -248,14 +263,14 @@ def poke(
         require(photo is not None, f"{source} holds motion without a picture; add --photo PHOTO")
     photo = photo or source
     image = _read_photo(photo, max(width, 768))
-    output = output or photo.with_name(f"{photo.stem}_poke.html")
-    check_output(output)
+    output = output or _beside(photo, "_poke.html")
+    _check_suffix(output, ".html", ".htm")
     name = photo.stem.replace("_", " ").replace("-", " ").strip()
     options = {"modes": modes, "damping": damping, "width": width, "alt": alt or f"Photo: {name}."}
     if volume is None:
         # Impossible options are refused before minutes are spent on the motion.
-        probe = SpectralVolume(torch.ones(16, 2, 4, 4, dtype=torch.complex64))
-        make_scene(image, probe, **options)
+        probe = image[0, ::8, ::8].expand(16, 2, -1, -1).to(torch.complex64)
+        make_scene(image, SpectralVolume(probe), **options)
         prior.strength()  # refused here, too, although a hand needs no wind
         pipeline = cli.load_pipeline(prior.model)
         if pipeline.representation == "modes":

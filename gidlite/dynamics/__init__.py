@@ -17,17 +17,18 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex
 from torch import Tensor
 
 from gidlite.dynamics.layers import split_layers
 from gidlite.dynamics.modal import chief_modes, dominant_modes, tuned_by_size
 from gidlite.errors import require, written
-from gidlite.media import encode_jpeg, fit_size, resize, to_bytes
-from gidlite.motion import ModalBasis, SpectralVolume
+from gidlite.media import as_image, encode_jpeg, fit_size, resize, to_bytes
+from gidlite.motion import ModalBasis, SpectralVolume, check_aspect
 from gidlite.motion.spectral import pack_complex
 
 # Real plants that were poked relax at these frequencies instead of ringing (notebook 08).
@@ -50,7 +51,7 @@ class Scene:
 
 
 def make_scene(
-    image: Float[Tensor, "3 height width"],
+    image: Any,
     volume: SpectralVolume | ModalBasis,
     *,
     modes: int = 24,
@@ -58,15 +59,17 @@ def make_scene(
     width: int = 512,
     alt: str = "A photo that moves when it is touched.",
 ) -> Scene:
-    """Prepare a photo in [0, 1] and its volume or basis, of any resolution, for the browser.
+    """Prepare a photo, as ``as_image`` takes it, and its volume or basis for the browser.
 
     Kept are at most so many ``modes``, 1–64: of a volume the liveliest at 0.5 Hz or more, of a
     basis the chief one of every thing first; and at most so many px of ``width``. The ratio ζ
     begins at ``damping``, 0.005–0.5; ``alt`` describes the photo to those who cannot see it. A
-    number out of range and a volume without a bin at 0.5 Hz or more raise ``GidliteError``.
+    number out of range, a volume of another aspect or without a bin at 0.5 Hz or more raise
+    ``GidliteError``.
     """
     require(1 <= modes <= 64, f"modes is {modes}; it must lie between 1 and 64")
     require(0.005 <= damping <= 0.5, f"damping is {damping}; it must lie between 0.005 and 0.5")
+    check_aspect(image := as_image(image), volume)
     height, width = fit_size(*image.shape[-2:], max_width=width)
     image = resize(image, height=height, width=width)
     if isinstance(volume, ModalBasis):
@@ -79,7 +82,8 @@ def make_scene(
     layers = split_layers(image, volume.spectral[kept])
     one_sheet = layers.back is image
     header = {
-        "width": width, "height": height, "damping": damping, "alt": alt,
+        "width": width, "height": height, "damping": damping,
+        "alt": alt.encode(errors="replace").decode(),  # names of files need not be Unicode
         "frequencies": [round(float(hertz[k]), 6) for k in kept],
         "front_size": list(layers.front_modes.shape[-2:]),
         "back_size": list(layers.back_modes.shape[-2:]),
@@ -140,4 +144,4 @@ def write_page(path: str | Path, scenes: Scene | list[Scene], *, title: str = "T
         style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
     )  # fmt: skip
     with written(path) as hidden:
-        hidden.write_text(page, encoding="utf-8")
+        hidden.write_text(page, encoding="utf-8", errors="replace")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 import anywidget
 import traitlets
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from gidlite.dynamics import asset, make_scene
 from gidlite.motion import ModalBasis, SpectralVolume
 
 
 class ModalExplorer(anywidget.AnyWidget):
-    """A photo in [0, 1] and its volume or basis in the notebook, to be dragged and blown at.
+    """A photo and its volume or basis in the notebook, to be dragged and blown at.
 
     Physics and drawing run in the browser; Python sends the photo and its modes once and keeps
     the sliders in step, both ways. Further options are ``modes``, ``width`` and ``alt``, as of
@@ -48,9 +47,7 @@ class ModalExplorer(anywidget.AnyWidget):
     attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
     mask = traitlets.CBytes().tag(sync=True)  # the browser's bytes arrive as a memoryview
 
-    def __init__(
-        self, image: Float[Tensor, "3 height width"], volume: SpectralVolume | ModalBasis, **options
-    ):
+    def __init__(self, image: Any, volume: SpectralVolume | ModalBasis, **options) -> None:
         names = {"stiffness", "gain", "wind", "attraction", "mask"} & options.keys()
         synced = {name: options.pop(name) for name in names}
         scene = make_scene(image, volume, **options)

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Complex, Float, Num, Shaped
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import check_shape, require
+from gidlite.errors import check_shape, plain, require
 
 Volume = Complex[Tensor, "freq 2 height width"]
 Mask = Bool[Tensor, "height width"]
@@ -323,9 +323,9 @@ def table(
     return made
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> str | Text:
     if value is None or value != value:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.2f}" if isinstance(value, float) else Text(plain(value))

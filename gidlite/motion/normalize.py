@@ -35,7 +35,8 @@ class FrequencyStats:
     power: float = 0.5  # of a scaled magnitude: the paper's root; 1 leaves it linear
 
     def __post_init__(self) -> None:
-        good = self.scale.ndim == 1 and all_finite(self.scale) and bool((self.scale > 0).all())
+        good = self.scale.ndim == 1 and self.scale.is_floating_point() and all_finite(self.scale)
+        good = good and bool((self.scale > 0).all())
         require(good, "FrequencyStats.scale must be a vector of positive finite numbers")
         require(0 < self.power <= 1, f"FrequencyStats.power is {self.power}; it must lie in (0, 1]")
 
@@ -92,8 +93,8 @@ def load_stats(path: str | Path) -> FrequencyStats:
             known, scale = file.metadata() or {}, file.get_tensor("scale")
         numbers = (float(known.get("percentile", 95)), float(known.get("power", 0.5)))
         return FrequencyStats(scale, *numbers)
-    except (SafetensorError, ValueError) as error:
-        raise GidliteError(f"{path} holds no frequency statistics ({error})") from None
+    except (SafetensorError, ValueError, GidliteError) as error:
+        raise GidliteError(f"{path} holds no frequency statistics ({error!s:.200})") from None
 
 
 def _scale_for(stats: FrequencyStats, packed: Packed) -> Tensor:

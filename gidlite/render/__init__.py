@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float, UInt8
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from gidlite.errors import require
 from gidlite.loops import close_loop, whole_periods
-from gidlite.media.video import read_video
-from gidlite.motion import SpectralVolume
+from gidlite.media import as_image, read_video
+from gidlite.motion import SpectralVolume, check_aspect
 from gidlite.motion.flow import motion_texture
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, spectral_to_motion
 from gidlite.render.photo import GuidedUpsampling, Picture, keep_sharp, splat_photo
@@ -92,17 +93,17 @@ def farthest_motion(volume: SpectralVolume) -> float:
 
 
 def render_frame(
-    image: Picture,
+    image: Any,
     motion: Float[Tensor, "2 height width"],
     metric: Float[Tensor, "1 height width"],
     *,
     renderer: str = "softmax",
 ) -> Picture:
-    """Return the photo, in [0, 1], moved by one motion in its px; the metric is ``mean_motion``.
+    """Return a photo, as ``as_image`` takes it, moved by a motion in its px.
 
-    An unknown renderer, or an untrained "neural" one, is a GidliteError.
+    The metric is ``mean_motion``. An unknown or untrained renderer is a GidliteError.
     """
-    return _make_renderer(image, renderer)(motion, metric)
+    return _make_renderer(as_image(image), renderer)(motion, metric)
 
 
 def _make_renderer(image: Tensor, renderer: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -122,7 +123,7 @@ def _make_renderer(image: Tensor, renderer: str) -> Callable[[Tensor, Tensor], T
 
 
 def render_frames(
-    image: Picture,
+    image: Any,
     volume: SpectralVolume,
     times: Float[Tensor, " time"],
     *,
@@ -131,10 +132,12 @@ def render_frames(
 ) -> Iterator[Picture]:
     """Yield one frame, as large as the photo, per volume time; one is held in memory.
 
-    The photo is in [0, 1], the volume of any resolution. ``amplify`` multiplies every
-    displacement; outside 0–5 it is a GidliteError, as are the renderers of ``render_frame``.
+    The photo is what ``as_image`` takes, the volume of any resolution but its aspect. ``amplify``
+    multiplies every displacement; outside 0–5 it is a GidliteError, as are the renderers of
+    ``render_frame``.
     """
     require(0 <= amplify <= 5, f"amplify is {amplify}; it must lie between 0 and 5")
+    check_aspect(image := as_image(image), volume)
     render = _make_renderer(image, renderer)
     upsample = GuidedUpsampling(image, *volume.spectral.shape[-2:])
     metric = amplify * upsample(mean_motion(volume))

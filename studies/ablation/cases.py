@@ -16,7 +16,7 @@ from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import GidliteError
 from gidlite.evaluate.motion import Case
-from gidlite.media.video import read_video, write_video
+from gidlite.media import read_video, write_video
 from gidlite.motion.flow import motion_texture
 
 _WIDTH = 256

@@ -17,8 +17,7 @@ from gidlite.errors import GidliteError
 from gidlite.evaluate.motion import Draws, MotionReport, evaluate_cases
 from gidlite.evaluate.networks import NETWORKS, find_weights
 from gidlite.evaluate.videos import METRICS, Reading, VideoSettings, evaluate_videos, load_networks
-from gidlite.media import read_image, resize, write_image
-from gidlite.media.video import write_video
+from gidlite.media import read_image, resize, write_image, write_video
 from gidlite.motion.spectral import motion_to_spectral
 from gidlite.pipeline import GidPipeline
 from gidlite.render import RENDERERS, frame_times, render_frames

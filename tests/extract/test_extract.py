@@ -22,7 +22,7 @@ from gidlite.data.shards import SHARD_BYTES, ShardFolder, sample_bytes
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import DiskFullError, GidliteError
-from gidlite.media.video import find_videos, write_video
+from gidlite.media import find_videos, write_video
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral
 
 FRAMES, HEIGHT, WIDTH = 40, 64, 96

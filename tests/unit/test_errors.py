@@ -183,6 +183,24 @@ def test_places_that_cannot_be_written(tmp_path):
     assert names(tmp_path) == before | {"a"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="NOT CHECKED: there are no pipes here")
+def test_devices_and_protected_files_stay(tmp_path):
+    precious, pipe = tmp_path / "precious.mp4", tmp_path / "pipe.json"
+    precious.write_bytes(b"mine")
+    precious.chmod(0o444)
+    os.mkfifo(pipe)
+    for path, words in (
+        (precious, "it is write-protected; choose another"),
+        (pipe, "it is no file but a device or a pipe"),
+        (Path(os.devnull), "it is no file but a device or a pipe"),
+    ):
+        with refuses(words):
+            check_output(path)
+        with refuses(words), written(path):
+            pytest.fail("began")
+    assert precious.read_bytes() == b"mine" and names(tmp_path) == {"precious.mp4", "pipe.json"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="NOT CHECKED: root may write everywhere")
 def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)

@@ -19,7 +19,7 @@ from gidlite.evaluate.motion import (
     photo_baselines,
     report_tables,
 )
-from gidlite.media.video import write_video
+from gidlite.media import write_video
 from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
 

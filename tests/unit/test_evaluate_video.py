@@ -26,7 +26,7 @@ from gidlite.evaluate.videos import (
     video_tables,
     videos_in,
 )
-from gidlite.media.video import write_video
+from gidlite.media import write_video
 
 SMALL = Reading(fps=10, width=32, height=16, max_frames=40)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gidlite.evaluate.motion import Case
-from gidlite.media.video import write_video
+from gidlite.media import write_video
 from studies import ridge as module
 from studies.ridge import SceneRidge, log_amplitude_cells, ridge_aucs, scene_of
 

@@ -70,3 +70,19 @@ def browser():
     """A browser for the tests of one file: pages of others, still drawing, would slow it down."""
     with chromium() as launched:
         yield launched
+
+
+# Names of files, titles and descriptions that would do harm if they were taken for HTML,
+# JavaScript, a template or UTF-8.
+HOSTILE = (
+    '"><script>alert(1)</script>', "'><img src=x onerror=alert(1)>", "</title><script>alert(1)",
+    "</script><script>alert(1)</script>", "</h1><iframe src=https://example.org>", "<!--", "-->",
+    '" autofocus onfocus="alert(1)', "`${alert(1)}`", "$title", "${style}", "$", "$$figures",
+    "&lt;b&gt; &amp;", "\\u003cscript>", "two\nlines", "tab\tand\x1b[31m", "\u202egnp.exe",
+    "\u2028line", "not \udcff UTF-8", "n" * 255, "🌷👩\u200d🔬", "javascript:alert(1)", "../../etc",
+)  # fmt: skip
+
+
+def shown(name: str) -> str:
+    """Return how a page shows a name: as it is, but for what no encoding knows."""
+    return name.encode(errors="replace").decode()

