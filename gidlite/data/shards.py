@@ -138,7 +138,12 @@ def write_shard(path: Path, samples: list[Sample]) -> None:
         "magnitudes": torch.stack([_histogram(sample) for sample in samples]).sum(0),
     }
     infos = json.dumps([sample.info for sample in samples])
-    _durably(path, save(tensors, {"format": "gidlite-shard", "version": "1", "samples": infos}))
+    content = save(tensors, {"format": "gidlite-shard", "version": "1", "samples": infos})
+    # The library orders metadata by chance: sorted, equal samples give equal files.
+    end = 8 + int.from_bytes(content[:8], "little")
+    head = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)
+    _durably(path, len(head).to_bytes(8, "little") + head + content[end:])
 
 
 class ShardFolder:
@@ -175,7 +180,7 @@ class ShardFolder:
         return Sample(image, unpack_complex(packed.float()), reliable.bool(), info)
 
 
-def check_shard(path: Path, rows: Iterable[int], num_frequencies: int) -> tuple[int, int]:
+def check_shard(path: Path, rows: Iterable[Any], num_frequencies: int) -> tuple[int, int]:
     """Return (height, width) of a shard's samples; refuse it if damaged or without these rows."""
     file = _opened(path)
     try:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -358,6 +359,83 @@ def test_bad_input_is_one_sentence(tmp_path, sway):
     with pytest.raises(GidliteError, match="it is an existing file; choose another output name"):
         run_extraction([sway], tmp_path / "file", settings=SETTINGS)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("[]", "is damaged; delete it"), ("{", "is damaged"), ("{}", "is damaged"),
+        ({"samples": 5}, "is damaged"), ({"samples": [{}]}, "is damaged"),
+        ({"left_out": [3]}, "is damaged"), ({"seconds": None}, "is damaged"),
+        ({"segment": "0"}, "is damaged"), ({"video": None}, "is damaged"),
+        ({"shard": "gone.safetensors"}, "gone.safetensors cannot be read"),
+        ("signature", "is damaged"), ("shard", r"safetensors cannot be read"),
+        ("records", "cannot write .*records"), ("lock", "cannot write"),
+    ],
+)  # fmt: skip
+def test_a_damaged_folder_is_named_before_any_work(change, problem, tmp_path, sway, done):
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    (path,) = (out / "records").iterdir()
+    if change == "signature":
+        record = json.loads(path.read_text())
+        record["samples"][0]["signature"]["picture"] = "AAAA"
+        path.write_text(json.dumps(record))
+    elif change == "shard":
+        shard = next((out / "shards").iterdir())
+        shard.write_bytes(shard.read_bytes()[:5000])
+    elif change == "records":
+        shutil.rmtree(out / "records")
+        (out / "records").write_text("in the way")
+    elif change == "lock":
+        (out / ".lock").mkdir()
+    elif isinstance(change, str):
+        path.write_text(change)
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    before = {p: p.read_bytes() for p in out.rglob("*.json")}
+    save(tmp_path / "other.mp4", swaying(42, seed=3))
+    with pytest.raises(GidliteError, match=problem):
+        run_extraction([tmp_path / "other.mp4"], out, settings=SETTINGS, workers=1)
+    assert {p: p.read_bytes() for p in out.rglob("*.json")} == before
+
+
+@pytest.fixture(scope="module")
+def done(sway, tmp_path_factory):
+    out = tmp_path_factory.mktemp("done") / "out"
+    run_extraction([sway], out, settings=SETTINGS, workers=1)
+    return out
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_two_workers_with_hardly_a_word(name, tmp_path, library):
+    """As a terminal sends them, to all processes; nothing half-written stays."""
+    command = [
+        sys.executable,
+        "-m",
+        "gidlite",
+        "extract",
+        str(library),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(
+        [*command, *CLI_OPTIONS, "--workers", "2"], start_new_session=True, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out" / "records").glob("*.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, getattr(signal, name))
+    said = process.communicate(timeout=60)[1].strip()
+    assert process.returncode != 0 and said.count("\n") == 0, said
+    assert name != "SIGINT" or process.returncode == 130
+    listed = ["ps", "--no-headers", "-o", "pid", "--sid", str(process.pid)]
+    while subprocess.run(listed, stdout=subprocess.PIPE, check=False).stdout:  # the workers
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)
+    assert not list((tmp_path / "out").rglob(".gidlite-*"))
 
 
 def test_videos_of_one_name_are_reported_apart(tmp_path):

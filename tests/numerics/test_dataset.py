@@ -1,10 +1,15 @@
 """Augmentations change photo and motion together; the dataset is a function of seed and number."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from gidlite.data import (
@@ -16,12 +21,30 @@ from gidlite.data import (
     SyntheticSource,
     crop,
     flip,
+    load_items,
     recolor,
     retime,
     reverse_time,
 )
-from gidlite.data.shards import Sample, ShardFolder, finish_folder, write_json, write_shard
-from gidlite.data.splits import HELD_OUT_CLIPS, SHEETS, STATISTICS, place
+from gidlite.data.shards import (
+    Sample,
+    ShardFolder,
+    alone,
+    finish_folder,
+    write_json,
+    write_scene_shards,
+    write_scene_sheet,
+    write_shard,
+)
+from gidlite.data.splits import (
+    HELD_OUT_CLIPS,
+    LAST_SEED,
+    SHEETS,
+    STATISTICS,
+    check_seed,
+    place,
+    seeded,
+)
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import GidliteError
@@ -251,3 +274,139 @@ def test_errors(tmp_path, pieces):
     write_folder(tmp_path, pieces)
     with pytest.raises(GidliteError, match="--num-frequencies 24"):
         ShardSource(tmp_path, num_frequencies=24)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("index.json", "[]", "is no JSON object"), ("index.json", "[" * 100_000, "no JSON object"),
+        ("index.json", "{}", "is damaged"), ("index.json", '{"shards": 5}', "is damaged"),
+        ("index.json", '{"shards": [{"file": 3, "samples": [0]}]}', "shards/3 cannot be read"),
+        ("index.json", '{"shards": [{"file": "gone", "samples": [0]}]}', "gone cannot be read"),
+        ("index.json", '{"shards": [{"file": "b.safetensors", "samples": [1]}]}', "does not hold"),
+        ("index.json", '{"shards": [{"file": "b.safetensors", "samples": [-1]}]}', "does not hold"),
+        ("index.json", '{"shards": [{"file": "b.safetensors", "samples": "0"}]}', "does not hold"),
+        ("settings.json", "[]", "is no JSON object"), ("settings.json", "{}", "is damaged"),
+        ("settings.json", '{"num_frequencies": "16"}', "is damaged"),
+        ("settings.json", '{"num_frequencies": 8}', "does not hold"),
+        ("shards/b.safetensors", "junk", "b.safetensors cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_or_of_a_wrong_type_is_named_when_a_folder_is_opened(
+    name, content, problem, tmp_path, pieces
+):
+    write_folder(tmp_path, pieces)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(GidliteError, match=problem):
+        ShardFolder(tmp_path)
+
+
+def test_shards_without_what_they_should_hold_and_of_another_size_are_refused(tmp_path, pieces):
+    write_folder(tmp_path, pieces)
+    assert ShardFolder(tmp_path).sizes == {(64, 96)}
+    with pytest.raises(GidliteError, match="holds samples of 96x64, 64x64 are needed"):
+        ShardSource(tmp_path, size=(64, 64))
+    path = tmp_path / "shards" / "b.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(GidliteError, match=r"b\.safetensors cannot be read"):
+        ShardFolder(tmp_path)
+    save_file({"image": torch.zeros(1, 3, 64, 96)}, path)
+    with pytest.raises(GidliteError, match=r"b\.safetensors does not hold"):
+        ShardFolder(tmp_path)
+
+
+class Breaks(torch.utils.data.Dataset):
+    """Items of which the third cannot be made, for one reason or another."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __getitem__(self, number):
+        if number == 2 and self.how == "refused":
+            raise GidliteError("x.safetensors cannot be read; extract again")
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [("refused", "^x.safetensors cannot be read; extract again$"), ("killed", "fewer --workers$")],
+)
+def test_what_goes_wrong_in_another_process_is_one_sentence_too(how, problem):
+    with pytest.raises(GidliteError, match=problem):
+        list(load_items(Breaks(how), (range(n, n + 1) for n in range(9)), workers=1))
+
+
+@pytest.mark.parametrize("seed", [0, 2**53, LAST_SEED])
+def test_every_seed_in_range_can_be_used(seed):
+    first, second = (torch.rand(1, generator=seeded(seed, number)) for number in (0, 3 * 10**9))
+    assert first != second
+    check_seed(seed)
+    for wrong in (-1, LAST_SEED + 1, 2**64):
+        with pytest.raises(GidliteError, match=f"^seed is {wrong}; it must lie between 0 and 92"):
+            check_seed(wrong)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_permissions_of_any_new_file(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try:
+        write_scene_shards(tmp_path, count=1, size=(64, 96))
+    finally:
+        os.umask(before)
+    found = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    assert len(found) == 4 and set(found.values()) == {mode}, found
+
+
+def test_scenes_that_cannot_be_made_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("gidlite.data.shards.collect_pieces", None)
+    (tmp_path / "file").write_text("kept")
+    for options, problem in (
+        ({"count": 0}, "count is 0"), ({"count": 10**12}, "ask for fewer with --count"),
+        ({"count": 1, "seed": -1}, "seed is -1"), ({"count": 1, "seed": 2**64}, "seed is 184"),
+    ):  # fmt: skip
+        with pytest.raises(GidliteError, match=problem):
+            write_scene_shards(tmp_path / "out", **options)
+    with pytest.raises(GidliteError, match="existing file"):
+        write_scene_shards(tmp_path / "file", count=1)
+    for path, options, problem in (
+        ("a.png", {"count": 10**12}, "count is 1000000000000; a sheet shows 1 to 2000"),
+        ("a.png", {"seed": 2**64}, "seed is 184"), ("file/a.png", {}, "cannot write"),
+        ("a.txt", {}, "use one of the suffixes"),
+    ):  # fmt: skip
+        with pytest.raises(GidliteError, match=problem):
+            write_scene_sheet(tmp_path / path, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_scenes_that_were_not_finished_are_made_again_and_finished_ones_kept(tmp_path):
+    write_scene_shards(tmp_path, count=1, size=(64, 96))
+    with pytest.raises(GidliteError, match="already holds samples"):
+        write_scene_shards(tmp_path, count=1, size=(64, 96))
+    whole = (tmp_path / "shards" / "scenes_00000.safetensors").read_bytes()
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(GidliteError, match="already holds samples"):
+        write_scene_shards(tmp_path, count=1, size=(64, 96), seed=1)
+    write_scene_shards(tmp_path, count=1, size=(64, 96))
+    assert (tmp_path / "shards" / "scenes_00000.safetensors").read_bytes() == whole
+
+
+def test_a_folder_is_for_one_process(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from gidlite.data.shards import alone\n"
+        "with alone(Path(sys.argv[1])): pass"
+    )
+
+    def other():
+        run = subprocess.run([sys.executable, "-c", code, tmp_path / "a"], capture_output=True)
+        return run.returncode, run.stderr.decode()
+
+    with alone(tmp_path / "a"):
+        status, said = other()
+    assert status == 1 and "another process is writing to" in said
+    assert not (tmp_path / "a").exists() and other()[0] == 0
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").touch()  # as a process that was killed leaves it
+    assert other()[0] == 0 and (tmp_path / "a").is_dir()

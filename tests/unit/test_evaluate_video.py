@@ -1,6 +1,8 @@
 """Folders of videos: streaming, resuming, distances that order corruptions, and refusals."""
 
 import json
+import math
+import os
 
 import pytest
 import torch
@@ -142,6 +144,29 @@ def test_a_damaged_or_foreign_cache_entry_is_not_used(folders, tmp_path):
     assert other.calls == 3  # one of four is a copy now
 
 
+def test_features_that_are_not_finite_are_no_distance_of_zero(folders, tmp_path):
+    class Broken(Mean):
+        def forward(self, batch):
+            return super().forward(batch) / 0 * 0
+
+    store = FeatureStore(tmp_path / "cache", SMALL)
+    with pytest.raises(
+        GidliteError, match=r"mean colours finds values of .*0\.mp4 that are not fin"
+    ):
+        store.features(videos_in(folders[0]), Clips(1, 5), Broken())
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_kept_features_have_the_permissions_of_any_new_file(mask, mode, folders, tmp_path):
+    before = os.umask(mask)
+    try:
+        FeatureStore(tmp_path / "cache", SMALL).features(videos_in(folders[0]), Clips(), Mean())
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "cache").iterdir()} == {mode}
+
+
 def test_a_network_never_sees_more_than_its_batch(folders, tmp_path):
     network = Mean()
     FeatureStore(tmp_path / "cache", SMALL).features(videos_in(folders[0]), Clips(1, 1), network)
@@ -210,9 +235,19 @@ def test_a_curve_has_the_distance_of_each_window(folders, evaluate, tmp_path):
     [
         ({"metrics": ("ssim",)}, "metrics are some of"),
         ({"metrics": ()}, "metrics are some of"),
-        ({"window": 5}, "at least 9"),
-        ({"every": 0}, "every must be"),
-        ({"reading": Reading(fps=0)}, "fps must be"),
+        ({"window": 5}, "between 9 and 150"),
+        ({"window": 200}, "between 9 and 150"),
+        ({"window": -1}, "window is -1"),
+        ({"every": 0}, "every is 0"),
+        ({"draws": -1}, "draws is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 184"),
+        ({"reading": Reading(fps=0)}, "fps is 0"),
+        ({"reading": Reading(fps=math.nan)}, "fps is nan"),
+        ({"reading": Reading(fps=math.inf)}, "fps is inf"),
+        ({"reading": Reading(width=99_999, height=99_999)}, "width is 99999"),
+        ({"reading": Reading(height=0)}, "height is 0"),
+        ({"reading": Reading(max_frames=31)}, "max_frames is 31, and a clip of the metrics has 32"),
     ],
 )
 def test_settings_out_of_range(options, message):
@@ -232,7 +267,7 @@ def test_dtfvd_needs_weights_of_the_user(tmp_path):
 
 
 def test_a_video_that_is_too_short_is_named(evaluate):
-    settings = VideoSettings(("fvd",), reading=Reading(10, 32, 16, max_frames=12))
+    settings = VideoSettings(("fvd",), reading=Reading(3, 32, 16))
     with pytest.raises(GidliteError, match=r"0\.mp4 has fewer than 16 frames"):
         evaluate(settings)
 
@@ -247,7 +282,10 @@ def test_a_file_that_is_no_video_is_named(folders, evaluate):
         evaluate(VideoSettings())
 
 
-def test_command_refuses_bad_input(folders, tmp_path):
+def test_command_refuses_bad_input(folders, tmp_path, monkeypatch):
+    """And before it looks at a network."""
+    monkeypatch.setattr("gidlite.evaluate.networks.verify", None)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     for arguments, message in {
         (folders[0], tmp_path / "none"): "is not a folder",
@@ -256,10 +294,17 @@ def test_command_refuses_bad_input(folders, tmp_path):
         (*folders, "--metrics", "lpips"): "metrics are some of",
         (*folders, "--metrics", "dtfvd"): "not public",
         (*folders, "--weights", tmp_path / "empty"): "get it with: python tools",
+        (*folders, "-o", "/proc/report.json"): "cannot write /proc/report.json",
+        (*folders, "-o", folders[0] / "0.mp4"): "is an input and would be lost",
+        (*folders, "--cache", folders[0] / "0.mp4"): "cannot write",
+        (*folders, "--device", "meta"): "device 'meta' cannot be used",
+        (*folders, "--device", "hpu"): "device 'hpu' cannot be used",
+        (*folders, "--seed", 2**64): "184",
+        (*folders, "--size", "99999x99999"): "width is 99999",
     }.items():
         result = invoke("evaluate", "video", *arguments)
-        assert isinstance(result.exception, GidliteError), result.output
-        assert message in str(result.exception)
+        refused = isinstance(result.exception, GidliteError) or result.exit_code == 2
+        assert refused and message in f"{result.exception} {result.output}", result.output
 
 
 def test_command_with_real_networks(folders, metric_weights, tmp_path):
