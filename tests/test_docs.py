@@ -69,3 +69,14 @@ def test_the_house_and_the_picture_agree_on_what_is_a_room():
     from test_house import LEVEL
 
     assert set(SAYS) == set(LEVEL) - {"__main__"}
+
+
+@pytest.mark.parametrize("page", ["reliability", "security"])
+def test_the_tests_that_hold_a_promise_are_there(page):
+    text, file = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), None
+    named = re.findall(r"`(test_\w+\.py)?(?:::)?(test_\w+)?(\*?)`", text)
+    assert len(named) > 10
+    for name, test, more in named:
+        (file,) = (ROOT / "tests").rglob(name) if name else (file,)
+        known = re.findall(r"def (test_\w+)\(", file.read_text(encoding="utf-8"))
+        assert not test or any(k.startswith(test) if more else k == test for k in known), test
