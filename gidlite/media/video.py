@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from gidlite.errors import GidliteError, GidliteWarning, require, require_file
-from gidlite.media import to_standard
+from gidlite.media.photo import to_standard
 
 VIDEO_SUFFIXES = tuple(
     ".mp4 .mov .m4v .mkv .webm .avi .mpg .mpeg .gif .ts .mts .m2ts .3gp .wmv .flv".split()

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms
 from gidlite import media
 from gidlite.dynamics import make_scene
 from gidlite.errors import GidliteError, GidliteWarning
+from gidlite.media.photo import to_standard
 from gidlite.motion import SpectralVolume
 from gidlite.render import render_frame, render_frames
 
@@ -293,11 +294,11 @@ def test_high_dynamic_range_against_the_formulas():
     want = 255 * np.where(paper <= 0.0031308, 12.92 * paper, 1.055 * paper ** (1 / 2.4) - 0.055)
     for curve, signal in (("pq", pq), ("hlg", hlg)):
         pixels = (65535 * signal).round().astype(np.uint16)[None, :, None].repeat(3, 2)
-        got = media.to_standard(pixels, curve, wide=True)
+        got = to_standard(pixels, curve, wide=True)
         np.testing.assert_allclose(got[0], want[:, None].repeat(3, 1), atol=1)
     ramp = np.arange(65536, dtype=np.uint16)[None, :, None].repeat(3, 2)
     for curve in ("pq", "hlg", None):
-        shades = media.to_standard(ramp, curve, wide=True)[0, :, 1].astype(int)
+        shades = to_standard(ramp, curve, wide=True)[0, :, 1].astype(int)
         assert (np.diff(shades) >= 0).all() and shades[0] == 0 and shades[-1] >= 248
 
 
