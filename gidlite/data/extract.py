@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
+from multiprocessing import resource_tracker
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -107,7 +108,7 @@ def make_plan(
     """Cut videos into segments, one if the header tells no duration; tell why others cannot be."""
     segments, refused, known = [], {}, {}
     step = settings.starts_per_segment * settings.every
-    for path, name in told_apart(videos):
+    for path, name in videos:
         try:
             info, mark = probe_video(path), _fingerprint(path)
         except (GidliteError, OSError) as error:
@@ -125,18 +126,6 @@ def make_plan(
             for number, end in enumerate(ends):
                 segments.append(Segment(str(path), name, mark, number, number * step, end))
     return segments, refused
-
-
-def told_apart(videos: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Return videos with as much of their folders before equal names as tells them apart."""
-    most = 1
-    while repeated := [n for n, count in Counter(n for _, n in videos).items() if count > 1]:
-        most += 1
-        videos = [
-            (path, "/".join(path.absolute().parts[-most:]) if name in repeated else name)
-            for path, name in videos
-        ]
-    return videos
 
 
 def _fingerprint(path: Path) -> str:
@@ -249,7 +238,10 @@ def _on_cluster(
         if scheduler is None:
             quiet = {"dashboard_address": None, "silence_logs": 50}
             # Workers inherit what is blocked: a terminal's signals are for this process alone.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+            block = signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP}
+            before = signal.pthread_sigmask(*block)
+            resource_tracker.ensure_running()  # which unblocks one
+            signal.pthread_sigmask(*block)
             try:
                 size = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0}
                 cluster = stack.enter_context(LocalCluster(**size, **quiet))

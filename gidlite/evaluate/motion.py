@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,6 @@ from rich.table import Table
 from torch import Tensor
 
 from gidlite import evaluate as measures
-from gidlite.data.extract import told_apart
 from gidlite.data.splits import check_seed
 from gidlite.errors import GidliteError, require
 from gidlite.media.video import read_video
@@ -176,18 +176,19 @@ def evaluate_motion(
     failed: dict[str, str] = {}
 
     clip = {"fps": pipeline.fps, "num_frames": pipeline.num_frames}
-    named = told_apart([(path, path.stem) for path in dict.fromkeys(map(Path, clips))])
+    paths = dict.fromkeys(map(Path, clips))
+    stems = Counter(path.stem for path in paths)
 
     def usable() -> Iterator[Case]:
-        for path, name in named:
+        for path in paths:
             try:
-                case = clip_case(path, name=name, **clip)
+                case = clip_case(path, name="" if stems[path.stem] == 1 else str(path), **clip)
             except GidliteError as error:
                 failed[str(path)] = str(error)
             else:
                 yield case
 
-    report = evaluate_cases(usable(), pipeline, count=len(named), draws=draws, progress=progress)
+    report = evaluate_cases(usable(), pipeline, count=len(paths), draws=draws, progress=progress)
     if not report.cases:
         raise GidliteError(next(iter(failed.values())))
     return replace(report, failed=failed)

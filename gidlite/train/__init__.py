@@ -43,6 +43,7 @@ _MOST = sys.float_info.max
 # What a setting may be: its choices; or smallest value, largest value, and both in words.
 Whole = Annotated[int, 0, LAST_SEED, f"a whole number from 0 to {LAST_SEED}"]
 Count = Annotated[int, 1, 1_000_000, "a whole number from 1 to 1000000"]
+Few = Annotated[int, 1, 256, "a whole number from 1 to 256"]
 Bins = Annotated[int, 2, 256, "a whole number from 2 to 256"]
 Frames = Annotated[int, 4, 2048, "a whole number from 4 to 2048"]
 Side = Annotated[int, 32, 1024, "a whole number from 32 to 1024"]
@@ -66,9 +67,9 @@ class TrainConfig:
     grid_stride: Stride = 2  # px between motion vectors
     num_frames: Frames = 150
     fps: Annotated[float, 1, 1000, "a number from 1 to 1000"] = 30.0  # Hz
-    scenes_per_step: Count = 8  # in a batch; of the renderer: pairs of frames
+    scenes_per_step: Few = 8  # in a batch; of the renderer: pairs of frames
     slices_per_scene: Count = 4  # bins drawn from each of them
-    new_scenes_per_step: Count = 1  # that join the pool
+    new_scenes_per_step: Few = 1  # that join the pool
     pool_size: Count = 1024  # scenes that it keeps; the oldest leave
     learning_rate: Positive = 4e-4  # peak of a linear warm-up and a cosine decay over all steps
     warmup_steps: Whole = 100
@@ -88,14 +89,14 @@ class TrainConfig:
     guided: bool = True  # the decoder of the autoencoder sees the photo
     decoder_only: bool = False  # the encoder stays, and so latents and what learned from them
     denoiser_channels: tuple[int, ...] = (64, 128, 192)
-    denoiser_layers: Count = 1
+    denoiser_layers: Few = 1
     # How bins hear of each other; "attention" comes with part "coordinate", unless "prior" is
     # ``joint``: then it trains every layer on all bins of a scene.
     coordination: Annotated[str, COORDINATIONS] = "attention"
     joint: bool = False
     prediction_type: Annotated[str, ("v_prediction", "epsilon")] = "v_prediction"
-    parts: Count = 24  # soft regions of a photo that move on their own
-    modes_per_part: Count = 4  # shapes along x and along y
+    parts: Few = 24  # soft regions of a photo that move on their own
+    modes_per_part: Few = 4  # shapes along x and along y
     renderer_channels: tuple[int, ...] = (16, 32, 48)  # at full, half and quarter resolution
     perceptual_weight: Annotated[float, 0, _MOST, "a finite number of at least 0"] = 0.03
     coarse_share: Share = 0.25  # batches with motion as coarse as a prediction

@@ -16,6 +16,8 @@ from tiny_task import TinyTask, events, rows, tiny_config, train_task
 
 from gidlite import train as setup
 from gidlite.errors import GidliteError
+from gidlite.motion.normalize import FrequencyStats, save_stats
+from gidlite.prior import AmplitudeNet
 from gidlite.train import load_checkpoint
 from gidlite.train import trainer as engine
 
@@ -115,3 +117,94 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(GidliteError, match="3 processes cannot share equally"):
         train_task(tiny_config(), TinyTask(), tmp_path)
+
+
+RUN = """
+import json, sys, torch
+from pathlib import Path
+from gidlite import train as setup
+from gidlite.data import Example, MotionDataset, held_out
+from gidlite.train import RunOptions, TrainConfig, tasks
+from gidlite.train.loop import run_training
+
+class Slow:
+    def example(self, number, seed):
+        if Path(sys.argv[1], "log.csv").exists():
+            import time; time.sleep(float(sys.argv[3]))
+        volume = torch.ones(4, 2, 32, 32, dtype=torch.complex64)
+        return Example(torch.rand(3, 64, 64), volume, torch.ones(32, 32, dtype=torch.bool))
+
+setup.make_dataset = lambda *a, **k: MotionDataset([Slow()])
+tasks.held_out = lambda dataset, count, *a, **k: held_out(dataset, 4, *a, **k)
+config = TrainConfig(**json.loads(sys.argv[2]))
+options = RunOptions(workers=1, log_every=1, report=lambda *a: print(*a, flush=True))
+run_training(config, sys.argv[1], options=options)
+"""
+TINY_RUN = {
+    "part": "vae", "num_frequencies": 4, "height": 64, "width": 64, "scenes_per_step": 2,
+    "slices_per_scene": 2, "pool_size": 8, "steps": 100_000, "mixed_precision": False,
+}  # fmt: skip
+
+
+def start_run(out: Path, pause: float) -> subprocess.Popen:
+    """Start a run with a worker, in a session of its own, that makes a scene in ``pause`` s."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, out, json.dumps(TINY_RUN), str(pause)], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def wait_for_the_end_of(session: int) -> None:
+    deadline, listed = time.monotonic() + 60, ["ps", "--no-headers", "-o", "pid", "--sid"]
+    while subprocess.run([*listed, str(session)], stdout=subprocess.PIPE, check=False).stdout:
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_signal_to_a_run_with_a_worker(name, tmp_path):
+    """As a terminal sends it, to both, or to the run alone; nothing half-written stays."""
+    process = start_run(tmp_path, 0.0)
+    assert process.stdout.readline() and process.stdout.readline(), process.stderr.read()
+    number, begun = getattr(signal, name), time.monotonic()
+    if name == "SIGKILL":
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    wait_for_the_end_of(process.pid)
+    assert process.returncode == (-9 if name == "SIGKILL" else 0) and time.monotonic() - begun < 30
+    assert name == "SIGKILL" or not said.strip(), said
+    assert load_checkpoint(tmp_path)[1]["step"] >= (0 if name == "SIGKILL" else 2)
+    assert name == "SIGKILL" or (tmp_path / "model" / "config.json").exists()
+    assert not list(tmp_path.rglob(".gidlite-*")) or name == "SIGKILL"
+
+
+def test_a_run_that_prepares_answers_at_once_and_has_its_folder_alone(tmp_path):
+    """Scenes take 60 s each from the moment on at which the run has its log."""
+    process = start_run(tmp_path, 60.0)
+    while not (tmp_path / "log.csv").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    other = subprocess.run(process.args, capture_output=True, text=True, check=False)
+    assert "GidliteError: another process is writing to" in other.stderr
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_for_the_end_of(process.pid)
+    assert time.monotonic() - begun < 30 and not list(tmp_path.rglob(".gidlite-*"))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_permissions_of_any_new_file(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try:
+        train_task(tiny_config(steps=1), TinyTask(), tmp_path)
+        setup.write_network(AmplitudeNet(4, 16), tmp_path / "model")
+        save_stats(tmp_path / "model" / setup.STATS, FrequencyStats(torch.ones(4)))
+    finally:
+        os.umask(before)
+    found = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+    assert len(found) == 6 and set(found.values()) == {mode}, found

@@ -211,7 +211,7 @@ def test_real_clips_end_to_end(clip):
      ({"guidance": math.nan}, "guidance")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options, words):
-    with pytest.raises(GidliteError, match=f"{words} is .* at least"):
+    with pytest.raises(GidliteError, match=f"{words} is .*; it must lie between"):
         Draws(**options)
 
 
@@ -256,7 +256,7 @@ def test_among_others_bad_clips_are_left_out_and_listed(clip, bad_clips):
     [
         (("motion", "none.mp4"), "does not exist"),
         (("motion", "{clip}", "--samples", "0"), "samples"),
-        (("scenes", "--count", "0"), "at least one"),
+        (("scenes", "--count", "0"), "count is 0"),
         (("motion", "{clip}", "--model", "nowhere"), "pipeline.json"),
         (("motion", "{clip}", "-o", "{clip}/x.json"), "x.json"),
     ],
