@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -310,10 +311,9 @@ def _opaque(mask: Any) -> Float[Tensor, "3 height width"]:
     if isinstance(mask, str | Path):
         require_file(mask, what="a mask")
     picture = as_image(mask)
-    if isinstance(mask, str | Path):
-        mask = open_photo(mask)
-    if isinstance(mask, Image.Image) and mask.has_transparency_data:
-        picture = as_image(mask.convert("RGBA").convert("RGB"))
+    with open_photo(mask) if isinstance(mask, str | Path) else nullcontext(mask) as opened:
+        if isinstance(opened, Image.Image) and opened.has_transparency_data:
+            picture = as_image(opened.convert("RGBA").convert("RGB"))
     return picture
 
 
