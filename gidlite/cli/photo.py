@@ -285,11 +285,11 @@ def poke(
 
 @cli.command(app)
 def demo(output: cli.Output = Path("outputs/demo")) -> None:
-    """Animate the flower photo that scikit-learn ships."""
+    """Animate the flower photo that scikit-learn ships, in gusty wind."""
     from gidlite.media import sample_photo
 
     photo, volume = sample_photo(), output / "flower.safetensors"
-    predict(photo=photo, output=volume)
+    predict(photo=photo, output=volume, wind="gusty")
     for name, width, fps, xt in (
         ("flower_loop.mp4", 640, 30.0, output / "flower_xt.png"),
         ("flower.gif", 320, 15.0, None),
