@@ -77,10 +77,8 @@ def train(
         from gidlite.train.loop import run_training
 
         settings = TrainConfig.from_json(config, part=part)
-        options = RunOptions(
-            device, workers, minutes, resume, start, report=report, progress=prepare,
-            started=started,
-        )  # fmt: skip
+        told = {"report": report, "progress": prepare, "started": started}
+        options = RunOptions(device, workers, minutes, resume, start, **told)
         folders = {"sprites": sprites, "data": data or (), "parts": parts or (), "export": export}
         finished = run_training(settings, out, options=options, **folders)
     if finished is not None:  # in the first process

@@ -44,10 +44,7 @@ _MOST = sys.float_info.max
 Whole = Annotated[int, 0, LAST_SEED, f"a whole number from 0 to {LAST_SEED}"]
 Count = Annotated[int, 1, 1_000_000, "a whole number from 1 to 1000000"]
 Few = Annotated[int, 1, 256, "a whole number from 1 to 256"]
-Bins = Annotated[int, 2, 256, "a whole number from 2 to 256"]
-Frames = Annotated[int, 4, 2048, "a whole number from 4 to 2048"]
 Side = Annotated[int, 32, 1024, "a whole number from 32 to 1024"]
-Stride = Annotated[int, (1, 2, 4)]
 Positive = Annotated[float, 1e-15, _MOST, "a finite number above 0"]
 Share = Annotated[float, 0, 1, "a number from 0 to 1"]
 Fraction = Annotated[float, 0, 0.99999, "a number of at least 0 and less than 1"]
@@ -61,11 +58,11 @@ class TrainConfig:
     """
 
     part: Annotated[str, PARTS] = "prior"
-    num_frequencies: Bins = 16
+    num_frequencies: Annotated[int, 2, 256, "a whole number from 2 to 256"] = 16
     height: Side = 160  # of photos, in px: a multiple of 32, for the renderer of 16
     width: Side = 256
-    grid_stride: Stride = 2  # px between motion vectors
-    num_frames: Frames = 150
+    grid_stride: Annotated[int, (1, 2, 4)] = 2  # px between motion vectors
+    num_frames: Annotated[int, 4, 2048, "a whole number from 4 to 2048"] = 150
     fps: Annotated[float, 1, 1000, "a number from 1 to 1000"] = 30.0  # Hz
     scenes_per_step: Few = 8  # in a batch; of the renderer: pairs of frames
     slices_per_scene: Count = 4  # bins drawn from each of them
@@ -105,14 +102,15 @@ class TrainConfig:
         hints = get_type_hints(type(self), include_extras=True)
         for entry in dataclasses.fields(self):
             _check(entry.name, getattr(self, entry.name), hints[entry.name], entry.default)
-        fit = self.slices_per_scene <= self.num_frequencies
-        require(fit, "slices_per_scene is larger than num_frequencies; lower it")
-        fit = 2 * self.num_frequencies <= self.num_frames
-        require(fit, "num_frequencies is more than half of num_frames; lower it")
+        fits = self.slices_per_scene <= self.num_frequencies
+        require(fits, "slices_per_scene is larger than num_frequencies; lower it")
+        fits = 2 * self.num_frequencies <= self.num_frames
+        require(fits, "num_frequencies is more than half of num_frames; lower it")
+        fits = self.grid_stride == 2 or self.part not in WITH_STATS
+        require(fits, f"grid_stride is {self.grid_stride}; for {self.part} it must be 2")
         unit = 16 if self.part == "renderer" else 32
-        for name in ("height", "width"):
-            value = getattr(self, name)
-            require(value % unit == 0, f"{name} is {value}; it must be a multiple of {unit}")
+        for name, side in {"height": self.height, "width": self.width}.items():
+            require(side % unit == 0, f"{name} is {side}; it must be a multiple of {unit}")
 
     @classmethod
     def from_json(cls, path: str | Path, **overrides: object) -> TrainConfig:
@@ -139,10 +137,10 @@ def _check(name: str, value: Any, hint: Any, default: Any) -> None:
         fits, words = isinstance(value, bool), "true or false"
     elif isinstance(default, tuple):
         fits = isinstance(value, tuple) and len(value) == len(default)
-        fits = fits and all(type(entry) is int and 1 <= entry <= 4096 for entry in value)
-        words = f"{len(default)} whole numbers from 1 to 4096"
+        fits = fits and all(type(entry) is int and entry in range(8, 4097, 8) for entry in value)
+        words = f"{len(default)} multiples of 8, up to 4096"
     elif len(hint.__metadata__) == 1:
-        (choices,) = hint.__metadata__
+        choices = hint.__metadata__[0]
         fits = type(value) is hint.__origin__ and value in choices
         words = f"one of {', '.join(map(str, choices))}"
     else:
@@ -158,8 +156,7 @@ class RunOptions:
 
     device: str = "cpu"  # of several processes on "cuda", each has its own GPU
     workers: int = 0  # processes that make scenes ahead; 0 makes them between steps, on the device
-    # Stop so long after ``started``; otherwise after all steps. 0 is one step.
-    minutes: float | None = None
+    minutes: float | None = None  # stop so long after ``started``, 0: after a step; or after all
     resume: bool = False  # continue from the checkpoint in the run folder
     start: str | Path | None = None  # run folder, or part of a pipeline, with the first weights
     checkpoint_minutes: float = 5.0  # between checkpoints, and between sheets
@@ -233,8 +230,7 @@ def load_checkpoint(out: str | Path) -> tuple[dict[str, Tensor], dict]:
         whole = isinstance(meta["config"], dict) and isinstance(meta["step"], int)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         whole = False
-    advice = "check --out, or train without --resume"
-    require(whole, f"{out} holds no readable checkpoint; {advice}")
+    require(whole, f"{out} holds no readable checkpoint; check it, or train without --resume")
     return tensors, meta
 
 
@@ -248,9 +244,8 @@ def check_run(
     require(not missing, f"{problem}; {advice}")
     for name in NEEDS[config.part]:
         bins = getattr(parts[name].config, "num_frequencies", config.num_frequencies)
-        fits = bins == config.num_frequencies
         problem = f"num_frequencies is {config.num_frequencies}, and the {name} has {bins}"
-        require(fits, f"{problem}; change it, or name other --parts")
+        require(bins == config.num_frequencies, f"{problem}; change it, or name other --parts")
     # The encoder that stays, and the scale of its latents, come with --start.
     needs = "decoder_only needs a trained autoencoder; name its run with --parts and --start"
     require(not config.decoder_only or options.start is not None, needs)
@@ -281,15 +276,15 @@ def load_part(run: str | Path) -> tuple[str, nn.Module]:
 
 
 def load_parts(runs: Sequence[str | Path]) -> tuple[dict[str, nn.Module], FrequencyStats | None]:
-    """Return the trained networks of such folders, or pipelines, by name, and the last statistics.
+    """Return the networks of such folders, or pipelines, by name, and the statistics of the last.
 
     ``modes`` and ``grid`` are the pipelines of the package.
     """
     folders = [WEIGHTS / run if str(run) in REPRESENTATIONS else Path(run) for run in runs]
     runs = []
     for run in folders:
-        whole = (run / "pipeline.json").is_file()
-        runs += [run / n for n in PIPELINE_PARTS if (run / n).is_dir()] if whole else [run]
+        inside = [run / n for n in PIPELINE_PARTS if (run / n).is_dir()]
+        runs += inside if (run / "pipeline.json").is_file() else [run]
     # In a pipeline, statistics lie beside the folders of its parts.
     places = [folder / STATS for run in runs for folder in (run.parent, run / "model")]
     known = [place for place in places if place.is_file()]
@@ -341,14 +336,13 @@ def make_dataset(
     """
     size, pairs = {"height": config.height, "width": config.width}, config.part == "renderer"
     grid = {"grid_stride": config.grid_stride, "num_frequencies": config.num_frequencies}
-    clip = size | grid | {"num_frames": config.num_frames, "fps": config.fps}
-    asked = {"size": (config.height, config.width)}
-    asked |= {"device": device} if pairs else grid
+    clip = {"num_frames": config.num_frames, "fps": config.fps}
+    asked = {"size": (config.height, config.width)} | ({"device": device} if pairs else grid)
     # What may be refused comes first, for painting pieces takes longer.
     real = [PairFolder(f, **asked) if pairs else Augmented(ShardSource(f, **asked)) for f in data]
     pieces = collect_pieces(sprites, seed=config.seed)
     distinct = list({id(p): p for p in pieces}.values())
-    kind, form = (ScenePairs, size) if pairs else (SyntheticSource, clip)
+    kind, form = (ScenePairs, size) if pairs else (SyntheticSource, size | grid | clip)
     scenes = [kind(p.to(device), **form) for p in distinct]
     share = config.real_share if real else 0.0
     weights = [(1 - share) * sum(q is p for q in pieces) / len(pieces) for p in distinct]

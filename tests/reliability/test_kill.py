@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from gidlite.media import write_image
-from gidlite.media.video import write_video
+from gidlite.media.encode import write_video
 
 KILLS = int(os.environ.get("GIDLITE_KILLS", "2"))
 TINY = {

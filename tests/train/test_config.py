@@ -28,9 +28,11 @@ from gidlite.train import RunOptions, TrainConfig, learning_rate, load_parts
         ("part", []), ("normalization", None), ("autoencoder_channels", 8),
         ("autoencoder_channels", (8,)), ("renderer_channels", (8, 8, 0)),
         ("slices_per_scene", 17), ("seed", 1 << 63), ("seed", True), ("steps", 10**12),
-        ("height", 100), ("width", 0), ("height", 4096), ("grid_stride", 3), ("grid_stride", True),
+        ("height", 100), ("width", 0), ("height", 4096), ("grid_stride", 3),
+        ("grid_stride", 1), ("grid_stride", True),
         ("num_frames", 3), ("num_frequencies", 1), ("num_frequencies", 76), ("learning_rate", -1),
-        ("learning_rate", True), ("autoencoder_channels", (10**9, 1)), ("part", True),
+        ("learning_rate", True), ("autoencoder_channels", (10**9, 8)),
+        ("renderer_channels", (1, 1, 1)), ("part", True),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_one_sentence(key, value, tmp_path, monkeypatch):
