@@ -118,7 +118,9 @@ def writing(path: str | Path) -> Iterator[None]:
             advice = "free some and run the same command again"
             raise DiskFullError(f"no space left for {path}; {advice}") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        told = f"{' '.join(reason.split())}; check the folder and the free space there"
+        long = getattr(error, "errno", None) == errno.ENAMETOOLONG
+        advice = "give a shorter one" if long else "check the folder and the free space there"
+        told = f"{' '.join(reason.split())}; {advice}"
         raise GidliteError(f"cannot write {path}: {told}") from error
 
 

@@ -147,7 +147,7 @@ def show_slices(clips: Mapping[str, Frames], *, fps: float, **line: int):
         layout="constrained",
     )  # fmt: skip
     for axis, (title, frames) in zip(axes[0], clips.items(), strict=True):
-        show_xt_slice(axis, frames, fps=fps, **line).set(title=title)
+        show_xt_slice(axis, frames, fps=fps, **line).set_title(title, parse_math=False)
         axis.label_outer()
     axes[0, 0].set_ylim(max(map(len, clips.values())) / fps, 0)
     [(kind, at)] = line.items()

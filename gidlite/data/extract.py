@@ -33,6 +33,7 @@ from gidlite.media.video import find_videos, probe_video, stream_video
 from gidlite.motion.spectral import pack_complex
 
 _MOST_PIXELS = 8192 * 4352  # a little over 8K; larger headers are mistakes or attacks
+_LONGEST = 86_400  # seconds; a header that tells more is not believed
 _ENDLESS = 1 << 40
 # Two samples whose pictures and slow motions both correlate so well show the same moment, unless
 # they are overlapping stretches of one video that start within so many seconds.
@@ -120,7 +121,8 @@ def make_plan(
             refused[name] = f"same file as {known[mark]}"
         else:
             known[mark] = name
-            frames = math.ceil((info.seconds or 0) * settings.fps)
+            told = info.seconds or 0
+            frames = math.ceil(told * settings.fps) if 0 < told < _LONGEST else 0
             # The last segment is open-ended: headers are often a little wrong.
             ends = [*range(step, frames - settings.num_frames + 1, step), _ENDLESS]
             for number, end in enumerate(ends):

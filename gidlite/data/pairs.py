@@ -118,7 +118,7 @@ class PairFolder:
                     require(ours, f"{path} is no shard of pairs of version 2; {_AGAIN}")
                     held = {name: file.get_tensor(name).to(device) for name in PAIR_TENSORS}
             except (OSError, SafetensorError) as error:
-                raise GidliteError(f"{path} cannot be read ({error}); {_AGAIN}") from None
+                raise GidliteError(f"{path} cannot be read ({error!s:.200}); {_AGAIN}") from None
             shapes = [tuple(tensor.shape[1:]) for tensor in held.values()]
             fits = shapes == [(channels, *size) for channels in (3, 3, 2, 1, 1)]
             asked = f"{size[1]}x{size[0]}, as the config asks for"

@@ -208,7 +208,7 @@ def _opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         advice = "delete its record and extract again"
-        raise GidliteError(f"{path} cannot be read ({error}); {advice}") from None
+        raise GidliteError(f"{path} cannot be read ({error!s:.200}); {advice}") from None
 
 
 def finish_folder(folder: Path, shards: list[dict], *, report: dict[str, Any]) -> int:

@@ -176,9 +176,11 @@ def _decode_image(image: Image.Image, path: Path | str, max_side: int) -> Tensor
     image.load()  # TIFF is turned here
     with suppress(Exception):  # EXIF and XMP may be damaged in any way
         image = image.transpose(_TURNS[image.getexif()[ExifTags.Base.Orientation]])
-    image = _to_rgb_or_gray(image, path)
-    if max(image.size) > max_side:
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    for convert in (lambda image: image, lambda image: _to_rgb_or_gray(image, path)):
+        image = convert(image)
+        # Reduced first, where that is possible, it takes a third of the memory.
+        if max(image.size) > max_side and image.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "F"):
+            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
     pixels = torch.from_numpy(np.array(image))
     if pixels.ndim == 2:
         return pixels.clamp(0, 1).expand(3, -1, -1).contiguous()

@@ -123,9 +123,14 @@ def _opened(path: str | Path) -> Iterator:
         with path.open("rb") as file:
             # FFmpeg takes names for patterns and protocols, and knows UTF-8 only.
             plain = "%" not in str(path) and str(path).isprintable()
-            with av.open(str(path.absolute()) if plain else file) as container:
+            source = str(path.absolute()) if plain else file
+            with av.open(source, metadata_errors="replace") as container:
                 require(bool(container.streams.video), f"{path} has no pictures; give a video")
-                yield container.streams.best("video")
+                stream = container.streams.best("video")
+                # PyAV would crash.
+                known = stream is not None and stream.codec_context is not None
+                require(known, f"{path} has pictures of an unknown kind; give an MP4 or WebM")
+                yield stream
     except (av.FFmpegError, OSError) as error:
         raise GidliteError(
             f"{path} could not be decoded ({error.strerror or error}); it is not a video or is "

@@ -67,14 +67,15 @@ def check_timing(path: str | Path, num_frames: object, fps: object) -> None:
 def check_aspect(image: Float[Tensor, "3 _rows _columns"], volume: SpectralVolume | ModalBasis):
     """Refuse motion of another aspect than the photo's, by over 2 % and a pixel.
 
-    A volume that does not know its photo tells by its grid, whose sides a prior rounds: 25 % pass,
-    and a grid is never longer than 12 to 1.
+    A volume that does not know its photo tells by its grid. If that is a prior's, of sides rounded
+    to 32 px and never longer than 12 to 1, 25 % pass.
     """
     (height, width), (rows, columns) = image.shape[-2:], volume.spectral.shape[-2:]
     known = getattr(volume, "aspect", None)
     pair = (known or columns / rows, width / height)
     first, second = pair if known else (min(max(aspect, 1 / 12), 12) for aspect in pair)
-    slack = (0.02 if known else 0.25) + 1 / min(height, width)
+    coarse = not known and rows % 32 == columns % 32 == 0
+    slack = (0.25 if coarse else 0.02) + 1 / min(height, width, rows, columns)
     said = f"the volume is for {pair[0]:.2f} to 1 and the photo has {pair[1]:.2f} to 1"
     advice = "give the photo that the volume was made of"
     require(abs(math.log(first / second)) <= slack, f"aspects differ: {said}; {advice}")

@@ -124,7 +124,10 @@ class TrainConfig:
         valid = sorted(entry.name for entry in dataclasses.fields(cls))
         unknown = ", ".join(sorted(set(values) - set(valid)))
         require(not unknown, f"{path} has unknown keys {unknown}; valid: {', '.join(valid)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except GidliteError as error:
+            raise GidliteError(f"{path}: {error}") from None
 
     def to_json(self) -> dict:
         """Return the settings as they are after a round trip through JSON: tuples are lists."""
@@ -147,7 +150,7 @@ def _check(name: str, value: Any, hint: Any, default: Any) -> None:
         low, high, words = hint.__metadata__
         kinds = (int,) if hint.__origin__ is int else (int, float)
         fits = value is default or (type(value) in kinds and low <= value <= high)
-    require(fits, f"{name} is {value!r}; it must be {words}")
+    require(fits, f"{name} is {value!r:.80}; it must be {words}")
 
 
 @dataclass(frozen=True)

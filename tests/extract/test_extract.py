@@ -22,7 +22,7 @@ from gidlite.data.shards import SHARD_BYTES, ShardFolder, sample_bytes
 from gidlite.data.world import make_scenes
 from gidlite.data.world.pieces import Pieces
 from gidlite.errors import DiskFullError, GidliteError
-from gidlite.media import find_videos, write_video
+from gidlite.media import find_videos, probe_video, write_video
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral
 
 FRAMES, HEIGHT, WIDTH = 40, 64, 96
@@ -505,3 +505,12 @@ def test_a_large_thing_that_sways_is_not_a_camera():
         torch.einsum("tij,jhw->tihw", turned[:, :, :2], grid) + turned[:, :, 2, None, None] - grid
     )
     assert remove_camera(film, turned).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("seconds", [1e12, -5.0, None])
+def test_a_duration_that_cannot_be_is_not_believed(tmp_path, monkeypatch, seconds):
+    write_video(tmp_path / "film.mp4", torch.rand(FRAMES, 3, HEIGHT, WIDTH), fps=30)
+    told = replace(probe_video(tmp_path / "film.mp4"), seconds=seconds)
+    monkeypatch.setattr("gidlite.data.extract.probe_video", lambda path: told)
+    (segment,), refused = make_plan(find_videos([tmp_path]), SETTINGS)
+    assert segment.first == 0 and not refused
