@@ -185,10 +185,10 @@ class Trainer:
                         self._turn_back(f"the {problem} was not finite at step {self.step}")
                         return stop
                     ended = self.step == self.config.steps
+                    if ended or (due and not stop):
+                        self._draw_sheet()  # first, so that every checkpoint has its sheet
                     if stop or ended or due:
                         self._save()
-                    if ended or (due and not stop):
-                        self._draw_sheet()
                     if stop or ended:
                         return True
                     with self._interruptible():

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch.nn import functional
 
 from gidlite.media import write_image
@@ -163,11 +165,11 @@ def digest(path: Path) -> str:
         content = json.loads(path.read_text())
         content.pop("seconds", None)
         return json.dumps(content)
-    if path.name == "state.safetensors":
-        from gidlite.train import load_checkpoint
-
-        tensors, meta = load_checkpoint(path.parents[1])
-        return str((meta["step"], {k: v.double().sum().item() for k, v in tensors.items()}))
+    if path.suffix == ".safetensors" and path.parent.name != "shards":  # metadata have no order
+        with safe_open(path, framework="pt") as file:
+            sums = {k: file.get_tensor(k).double().sum().item() for k in sorted(file.keys())}
+            meta = json.loads((file.metadata() or {}).get("run", "{}"))
+        return str((meta.get("step"), sums))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -183,20 +185,20 @@ GROWS = ("log.csv", "checkpoint/state.safetensors", "sheets")
 @pytest.mark.parametrize("name", TASKS)
 def test_killed_at_any_moment_and_run_again_it_ends_as_if_nothing_had_been(name, server, tmp_path):
     assert server.run(name, tmp_path / "whole")[0] == 0
-    expected, moments, killed = contents(tmp_path / "whole"), random.Random(0), 0
+    expected, moments = contents(tmp_path / "whole"), random.Random(0)
     code, seconds = server.run(name, tmp_path / "again")  # the first is slower
     assert code == 0 and contents(tmp_path / "again") == expected != {}
     for number in range(KILLS):
         out = tmp_path / str(number)
         moment = (number + moments.random()) / KILLS * seconds
-        code, _ = server.run(name, out, kill_after=moment)
-        killed += code == -signal.SIGKILL
+        while server.run(name, out, kill_after=moment)[0] == 0:
+            shutil.rmtree(out)
+            moment *= 0.7  # it was quicker this time
         for path, content in contents(out).items():
             assert path.startswith(GROWS) or content == expected[path], (path, moment)
         assert server.run(name, out)[0] == 0, f"killed after {moment:.2f} s"
         assert contents(out) == expected, f"killed after {moment:.2f} s of {seconds:.2f}"
-    print(f"{name}: {killed} of {KILLS} killed within {seconds:.1f} s")
-    assert killed > 0
+    print(f"{name}: killed {KILLS} times within {seconds:.1f} s")
 
 
 if __name__ == "__main__":
