@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -61,6 +62,8 @@ def train(
         cli.say(f"step {step}  loss {loss:.4f}  {rate:.2f} steps/s")
 
     def prepare(what: str, done: int, total: int) -> None:
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first process says it
         if what not in bars:
             stack.close()  # of what was done before
             cli.say(f"{what} ...")
