@@ -310,11 +310,9 @@ def start_from(model: nn.Module, run: str | Path) -> None:
 
 
 def write_network(network: nn.Module, folder: str | Path) -> None:
-    """Write a network to a folder, whole, readable by whom any new file is."""
+    """Write a network to a folder, whole."""
     with written(folder, folder=True) as hidden:
         network.save_pretrained(hidden)
-        for path in hidden.iterdir():
-            path.chmod(hidden.stat().st_mode & 0o666)
 
 
 def assemble(
