@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from gidlite import media
-from gidlite.media import stream_video, write_video
 from gidlite.errors import GidliteError, GidliteWarning
+from gidlite.media import stream_video, write_video
 
 torch.set_num_threads(1)
 
