@@ -275,7 +275,7 @@ def load_items(
     try:
         yield from loader
     except GidliteError as error:  # from a worker it comes with a traceback before it
-        last = str(error).strip().splitlines()[-1]
+        last = error.args[0].strip().splitlines()[-1]
         raise GidliteError(last.removeprefix(f"{GidliteError.__module__}.GidliteError: ")) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):

@@ -118,7 +118,8 @@ def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Itera
         def add(pixels: np.ndarray, number: int) -> None:
             pixels = np.pad(pixels, [(0, size[0] % 2), (0, size[1] % 2), (0, 0)], mode="edge")
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            yuv = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            options = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG", "threads": 1}
+            yuv = frame.reformat(format="yuv420p", **options)
             yuv.pts, yuv.time_base = number, 1 / rate
             container.mux(stream.encode(yuv))
 

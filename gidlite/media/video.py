@@ -303,7 +303,8 @@ def _rgb(frame, width: int, height: int, method: int) -> UInt8[np.ndarray, "rows
     curve, primaries = frame.color_trc, frame.color_primaries
     plain = curve not in (_PQ, _HLG) and primaries != _BT2020
     options |= {"format": "rgb24" if plain else "rgb48le", "interpolation": method}
-    pixels = frame.reformat(width, height, **options).to_ndarray()
+    # Threads of a scaler would be waited for in a forked process, which has none.
+    pixels = frame.reformat(width, height, threads=1, **options).to_ndarray()
     wide = primaries in (_BT2020, _UNTAGGED)
     return pixels if plain else to_standard(pixels, {_PQ: "pq", _HLG: "hlg"}.get(curve), wide=wide)
 

@@ -171,8 +171,7 @@ class RunOptions:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        fits = 0 <= self.workers <= 256
-        require(fits, f"workers is {self.workers}; it must lie between 0 and 256")
+        require(0 <= self.workers <= 256, f"workers is {self.workers}; give a number from 0 to 256")
         fits = self.minutes is None or 0 <= self.minutes < math.inf
         require(fits, f"minutes is {self.minutes}; it must be a finite number of at least 0")
 
@@ -310,11 +309,9 @@ def start_from(model: nn.Module, run: str | Path) -> None:
 
 
 def write_network(network: nn.Module, folder: str | Path) -> None:
-    """Write a network to a folder, whole, readable by whom any new file is."""
+    """Write a network to a folder, whole."""
     with written(folder, folder=True) as hidden:
         network.save_pretrained(hidden)
-        for path in hidden.iterdir():
-            path.chmod(hidden.stat().st_mode & 0o666)
 
 
 def assemble(

@@ -152,7 +152,7 @@ def test_pairs_survive_their_shard(tmp_path):
     pairs = [Pair(frames[0], second, motion, metric, reliable, nothing) for second in frames[1:]]
     path = tmp_path / "pairs_00000.safetensors"
     write_pairs(path, [(f"{n}.mp4", pair) for n, pair in enumerate(pairs)])
-    folder = PairFolder(tmp_path)
+    folder = PairFolder(tmp_path, size=(64, 96))
     with safe_open(path, "pt") as file:
         assert file.metadata()["sources"] == '["0.mp4", "1.mp4"]'
     drawn = [folder.example(number, seed=0) for number in range(2)]  # each once before any again
@@ -163,11 +163,11 @@ def test_pairs_survive_their_shard(tmp_path):
         for name in ("motion", "metric"):
             assert torch.equal(getattr(before, name).half(), getattr(after, name))
     with pytest.raises(GidliteError, match="holds no pairs"):
-        PairFolder(tmp_path / "other")
+        PairFolder(tmp_path / "other", size=(64, 96))
     for metadata in ({}, {"format": "gidlite-pairs", "version": "1"}):
         save_file({"x": torch.zeros(1)}, path, metadata)
         with pytest.raises(GidliteError, match="no shard of pairs of version 2"):
-            PairFolder(tmp_path)
+            PairFolder(tmp_path, size=(64, 96))
 
 
 def test_a_renderer_that_lacks_weights_is_refused(tmp_path):

@@ -42,7 +42,7 @@ def test_a_wrong_value_is_refused_by_one_sentence(key, value, tmp_path, monkeypa
         TrainConfig(**{key: value})
     path = tmp_path / "config.json"
     path.write_text(json.dumps({key: value}))
-    with pytest.raises(GidliteError, match=rf"^{key} is [^\n]*$"):
+    with pytest.raises(GidliteError, match=rf"^\S*config.json: {key} is [^\n]*$"):
         TrainConfig.from_json(path)
 
 

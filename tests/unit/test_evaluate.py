@@ -141,7 +141,7 @@ def test_undefined_auc_is_null_and_medians_ignore_it(capsys):
     tables = report_tables(report)
     where = list(tables[0].columns[1].cells)
     assert where == ["1.00", "-", "-", "-", "1.00"]
-    assert list(tables[0].columns[0].cells)[-1] == "median"
+    assert str(list(tables[0].columns[0].cells)[-1]) == "median"
 
 
 def test_a_short_clip_is_compared_through_its_own_window():

@@ -17,6 +17,7 @@ from PIL import Image
 
 from gidlite import media
 from gidlite.errors import GidliteError, GidliteWarning
+from gidlite.media import stream_video, write_video
 
 torch.set_num_threads(1)
 
@@ -353,3 +354,13 @@ def test_the_writer_counts_what_the_file_holds(tmp_path, name):
             writer.write(frame)
     merges = name in ("a.gif", "a.webp")
     assert writer.frames_held == (2 if merges else 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="NOT CHECKED: threads are counted")
+def test_no_threads_that_a_forked_process_would_wait_for(tmp_path):
+    # A scaler with threads of its own is waited for where it is collected, also in a child.
+    write_video(tmp_path / "a.gif", torch.rand(3, 3, 480, 640), fps=10)
+    before = len(os.listdir("/proc/self/task"))
+    frames = stream_video(tmp_path / "a.gif", fps=10, width=320)
+    next(frames)
+    assert len(os.listdir("/proc/self/task")) == before
