@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -196,6 +196,18 @@ def _discard(hidden: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
     with suppress(OSError):
         hidden.unlink()
+
+
+def to_safetensors(tensors: Mapping[str, torch.Tensor], told: Mapping[str, object]) -> bytes:
+    """Return a safetensors file with metadata; equal contents give equal bytes."""
+    from safetensors.torch import save
+
+    content = save(dict(tensors), {name: str(value) for name, value in told.items()})
+    end = 8 + int.from_bytes(content[:8], "little")
+    # The library orders metadata by chance.
+    head = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + content[end:]
 
 
 def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:

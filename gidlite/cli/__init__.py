@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -182,10 +183,9 @@ def beside(source: Path, ending: str, rivals: Collection[str]) -> Path:
 
 def parse_size(size: str) -> tuple[int, int]:
     """Return (width, height) of a text such as 256x160, or refuse it."""
-    sides = size.lower().split("x")
-    valid = len(sides) == 2 and all(side.isascii() and side.isdigit() for side in sides)
-    require(valid, f"--size is {size!r}; give width x height, as 256x160")
-    return int(sides[0]), int(sides[1])
+    sides = re.fullmatch("([0-9]{1,5})x([0-9]{1,5})", size.lower())
+    require(sides is not None, f"--size is {size!r:.40}; give width x height, as 256x160")
+    return int(sides[1]), int(sides[2])
 
 
 def show_report(tables: list, output: Path | None, report: dict[str, Any]) -> None:

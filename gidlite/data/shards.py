@@ -27,14 +27,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Complex, Float, Int, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from gidlite.data.splits import check_seed, seeded
 from gidlite.data.world import Scenes, make_scenes
 from gidlite.data.world.pieces import Pieces, collect_pieces
-from gidlite.errors import GidliteError, check_output, require, writing, written
+from gidlite.errors import GidliteError, check_output, require, to_safetensors, writing, written
 from gidlite.media import IMAGE_SUFFIXES, write_image
 from gidlite.motion.spectral import pack_complex, unpack_complex
 from gidlite.viz import contact_sheet, liveliest_row, motion_tile
@@ -138,12 +137,8 @@ def write_shard(path: Path, samples: list[Sample]) -> None:
         "magnitudes": torch.stack([_histogram(sample) for sample in samples]).sum(0),
     }
     infos = json.dumps([sample.info for sample in samples])
-    content = save(tensors, {"format": "gidlite-shard", "version": "1", "samples": infos})
-    # The library orders metadata by chance: sorted, equal samples give equal files.
-    end = 8 + int.from_bytes(content[:8], "little")
-    head = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
-    head += b" " * (-len(head) % 8)
-    _durably(path, len(head).to_bytes(8, "little") + head + content[end:])
+    told = {"format": "gidlite-shard", "version": "1", "samples": infos}
+    _durably(path, to_safetensors(tensors, told))
 
 
 class ShardFolder:

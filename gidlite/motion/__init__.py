@@ -14,10 +14,17 @@ from pathlib import Path
 import torch
 from jaxtyping import Complex, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gidlite.errors import GidliteError, all_finite, check_shape, require, require_file, written
+from gidlite.errors import (
+    GidliteError,
+    all_finite,
+    check_shape,
+    require,
+    require_file,
+    to_safetensors,
+    written,
+)  # fmt: skip
 from gidlite.motion.spectral import pack_complex, unpack_complex
 
 _FORMAT, _VERSION = "gidlite-spectral-volume", "1"
@@ -97,7 +104,7 @@ def save_volume(path: str | Path, volume: SpectralVolume) -> None:
     packed = pack_complex(volume.spectral).contiguous()
     _check_numbers(path, packed, volume.num_frames, volume.fps)
     with written(path) as hidden:
-        save_file({"packed": packed}, hidden, {k: str(v) for k, v in metadata.items()})
+        hidden.write_bytes(to_safetensors({"packed": packed}, metadata))
 
 
 def load_volume(path: str | Path) -> SpectralVolume:

@@ -15,10 +15,17 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Complex, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gidlite.errors import GidliteError, all_finite, check_shape, require, require_file, written
+from gidlite.errors import (
+    GidliteError,
+    all_finite,
+    check_shape,
+    require,
+    require_file,
+    to_safetensors,
+    written,
+)  # fmt: skip
 from gidlite.motion.spectral import Packed, Spectral, pack_complex, unpack_complex
 
 # adaptive: the paper's. linear: a scale per bin, no root. global: one scale. none: raw px.
@@ -80,9 +87,9 @@ def fit_frequency_stats(
 
 def save_stats(path: str | Path, stats: FrequencyStats) -> None:
     """Write statistics beside the weights they belong to, whole or not at all."""
-    numbers = {"percentile": str(stats.percentile), "power": str(stats.power)}
+    numbers = {"percentile": stats.percentile, "power": stats.power}
     with written(path) as hidden:
-        save_file({"scale": stats.scale.contiguous()}, hidden, numbers)
+        hidden.write_bytes(to_safetensors({"scale": stats.scale.contiguous()}, numbers))
 
 
 def load_stats(path: str | Path) -> FrequencyStats:

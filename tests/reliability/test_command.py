@@ -147,6 +147,7 @@ def test_names_beside(tmp_path):
         (("poke", "V2.SAFETENSORS", "--photo", "p.jpg"), "V2.SAFETENSORS does not exist"),
         (("predict", "p.jpg", "--seed", str(2**64)), "--seed"),
         (("animate", "p.jpg", "--seed", "-1"), "--seed"),
+        (("extract", "clip.mp4", "-o", "x", "--size", f"{9:0>5000}x8"), "give width x height"),
         (("animate", "p.jpg", "-o", ""), "--output is ., where frames would be mixed"),
     ],
 )
@@ -173,6 +174,12 @@ def test_no_volume_that_is_not_finite(folder, monkeypatch, capsys):
         assert gidlite(command, "p.jpg", "--guidance", "1e30") == 2
         assert "guidance is 1e+30 and the sampler left" in capsys.readouterr().err
         assert contents(folder) == before
+
+
+def test_equal_volumes_are_equal_files(folder):
+    for number in range(8):  # by chance they would differ
+        assert gidlite("predict", "p.jpg", "-o", f"{number}.safetensors") == 0
+    assert len({Path(f"{number}.safetensors").read_bytes() for number in range(8)}) == 1
 
 
 # ---------------------------------------------------------------- what is said
