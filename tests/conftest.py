@@ -1,5 +1,6 @@
 """Shared fixtures and the one table of tolerances."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ import torch
 TOLERANCE = {"spectral_px": 2e-5, "splat": 1e-4, "inverse": 1e-5}
 
 torch.set_num_threads(2)
+
+# What is started here should hear signals, also if the tests run under nohup or in the background.
+for name, heard in (("SIGHUP", signal.SIG_DFL), ("SIGINT", signal.default_int_handler)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), heard)
 
 
 @pytest.fixture
