@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -213,6 +214,28 @@ def _measure(run: Callable, output: Path | None, samples: int, prior: cli.PriorO
     with cli.progress_bar("Comparing motion") as progress:
         tables, report = run(pipeline, draws=draws, progress=progress)
     cli.show_report(tables, output, report)
+
+
+@cli.command(evaluate, "loop", reads=("video",))
+def evaluate_loop(
+    video: Annotated[Path, Argument(metavar="VIDEO", help="Played again and again.")],
+    output: cli.Output = None,
+) -> None:
+    """The step from the last frame of a file to its first: `gidlite evaluate loop rose_loop.mp4`.
+
+    Over the median step between its frames, as decoded: 1 is seamless.
+    """
+    from gidlite.evaluate import loop_seam, table
+    from gidlite.media import read_video
+
+    if output is not None:
+        check_output(output)
+    frames = read_video(video).frames
+    seams = {name: loop_seam(frames, order=n) for n, name in enumerate(("step", "jerk"), 1)}
+    note = "Jerk: the same of the change of the step. A dash: nothing moves."
+    made = table(f"Seam of {len(frames)} frames", ("", "seam"), seams.items(), note=note)
+    found = {name: seam if math.isfinite(seam) else None for name, seam in seams.items()}
+    cli.show_report([made], output, {"format": "gidlite-loop-evaluation", "version": 1} | found)
 
 
 @evaluate.command("video")

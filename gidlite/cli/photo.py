@@ -125,8 +125,9 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
     _warn(volume, video.amplify)
     row, lines = liveliest_row(volume.spectral, height=image.shape[-2]), []
     options = {"amplify": video.amplify, "renderer": video.renderer}
+    looped = len(times) if video.loop else 0
     with (
-        VideoWriter(output, fps=fps, quality=video.quality) as writer,
+        VideoWriter(output, fps=fps, quality=video.quality, loop=looped) as writer,
         cli.progress_bar("Rendering") as progress,
     ):
         for frame in render_frames(image, volume, times, **options):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +21,11 @@ from gidlite.errors import check_output, require, staged, writing
 from gidlite.media import to_bytes
 
 _ANIMATION_MAX_FPS = 50.0  # browsers slow an animation down when a delay is under 20 ms
+# A player that begins again shows at once all that pictures which are told as differences have
+# drifted by. So in a loop the first one is fine, and so are, step by step, the last ones: so many
+# frames, from the end, with so many times the bits.
+_TOWARDS_THE_END = ((4, 8), (4, 5), (6, 3), (8, 2), (8, 1.4))
+_LOOP = "chromaloc=1:mbtree=0:aq-mode=0:psy=0:ipratio=3:pbratio=1:keyint=infinite:scenecut=0"
 _Add = Callable[[np.ndarray, int], None]  # takes 8-bit pixels and the number of the frame
 
 
@@ -27,22 +35,26 @@ class VideoWriter:
     ``.mp4`` (H.264) is encoded as frames arrive; ``.gif`` and ``.webp`` (both loop forever) hold
     the 8-bit frames until the end; a name without suffix, or ending in ``/``, is a folder of
     ``frame_00000.png``, ... whose older frames are replaced. ``quality``, in [0, 1], is that of
-    MP4 and WebP. GIF delays are whole centiseconds, rounded so that the average speed is right;
-    above 50 fps both animations drop frames. Missing parent folders are created, and what cannot
-    work is refused at once. The output appears on a clean exit; after an exception nothing is left.
+    MP4 and WebP; of a ``loop`` of so many frames, an MP4 shows no step where it begins again. GIF
+    delays are whole centiseconds, rounded so that the average speed is right; above 50 fps both
+    animations drop frames. Missing parent folders are created, and what cannot work is refused at
+    once. The output appears on a clean exit; after an exception nothing is left.
 
     Attributes:
         frames_held: After a clean exit, how many frames the file holds; animations also merge
             equal neighbours.
     """
 
-    def __init__(self, path: str | Path, *, fps: float, quality: float = 0.8) -> None:
+    def __init__(
+        self, path: str | Path, *, fps: float, quality: float = 0.8, loop: int = 0
+    ) -> None:
         require(0.01 <= fps <= 1000, f"fps must lie in [0.01, 1000], got {fps}")
         require(0 <= quality <= 1, f"quality must lie in [0, 1], got {quality}")
         self.path = Path(os.path.abspath(path))
         self.fps, self.quality = fps, quality
         suffix = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()
-        encoders = {".mp4": _mp4, ".gif": _animation, ".webp": _animation, "": _sequence}
+        mp4 = partial(_mp4, loop=loop)
+        encoders = {".mp4": mp4, ".gif": _animation, ".webp": _animation, "": _sequence}
         known = ".mp4, .gif, .webp, or a name ending in / for a folder of PNG frames"
         require(suffix in encoders, f"cannot write {path}: use one of {known}")
         self._encoder, self._folder = encoders[suffix], suffix == ""
@@ -97,33 +109,89 @@ def _frames_in(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _mp4(path: Path, fps: float, quality: float, size: tuple[int, int]) -> Iterator[_Add]:
+def _mp4(
+    path: Path, fps: float, quality: float, size: tuple[int, int], loop: int = 0
+) -> Iterator[_Add]:
+    rate = Fraction(fps).limit_denominator(1001)  # 1001 holds 30000/1001 exactly
+    # yuv420p shares colour between 2×2 pixels, so both sides have to be even.
+    height, width = (side + side % 2 for side in size)
+    crf, form = round(38 - 25 * quality), (height, width, rate)
+    # swscale centres colour samples; readers assume that they sit to the left, unless told.
+    options = {"crf": str(crf), "preset": "medium", "x264-params": "chromaloc=1"}
+    if not loop:
+        with _h264(str(path), *form, options) as encode:
+            yield lambda pixels, number: encode(_planes(pixels), number)
+        return
+    options = {"crf": str(min(51, crf + 6)), "preset": "slow", "x264-params": _LOOP}
+    ends = accumulate((count for count, _ in _TOWARDS_THE_END), lambda a, b: a - b, initial=loop)
+    zones = [
+        f"{max(0, end - count)},{end - 1},b={bits}"
+        for (count, bits), end in zip(_TOWARDS_THE_END, ends, strict=False) if end > 0
+    ]  # fmt: skip
+    params = f"{_LOOP}:zones={'/'.join(reversed(zones))}"
+    first = shift = None
+
+    def add(pixels: np.ndarray, number: int) -> None:
+        nonlocal first, shift
+        planes = _planes(pixels).astype(np.float32)
+        if first is None:
+            first, shift = planes, _settled(planes, form, options) - planes
+        # Where nothing moves, every picture is the first one bit for bit, and costs nothing.
+        still = ((6 - np.abs(planes - first)) / 4).clip(0, 1)
+        encode((planes + shift * still).round().clip(0, 255).astype(np.uint8), number)
+
+    with _h264(str(path), *form, options | {"x264-params": params}) as encode:
+        yield add
+
+
+def _settled(planes: np.ndarray, form: tuple, options: dict[str, str]) -> np.ndarray:
+    """Return what is left of a first picture when encoding it again changes it no more."""
     import av
 
-    rate = Fraction(fps).limit_denominator(1001)  # 1001 holds 30000/1001 exactly
+    for _ in range(4):
+        memory = io.BytesIO()
+        with _h264(memory, *form, options) as encode:
+            encode(planes.astype(np.uint8), 0)
+        memory.seek(0)
+        with av.open(memory) as made:
+            planes = next(made.decode(video=0)).to_ndarray()
+    return planes
+
+
+def _planes(pixels: np.ndarray) -> UInt8[np.ndarray, "rows width"]:
+    """Return the planes of yuv420p one below the other: BT.709, luma 16 to 235, even sides."""
+    import av
+
+    sides = [(0, side % 2) for side in pixels.shape[:2]]
+    frame = av.VideoFrame.from_ndarray(np.pad(pixels, [*sides, (0, 0)], mode="edge"), "rgb24")
+    options = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG", "threads": 1}
+    return frame.reformat(format="yuv420p", **options).to_ndarray()
+
+
+@contextmanager
+def _h264(
+    target: str | io.BytesIO, height: int, width: int, rate: Fraction, options: dict[str, str]
+) -> Iterator[_Add]:
+    """Yield a function that encodes planes into an MP4."""
+    import av
+
     # The index at the front lets a browser start before the whole file has arrived.
-    container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+    front = {"movflags": "+faststart"} if isinstance(target, str) else {}
+    container = av.open(target, "w", format="mp4", options=front)
     try:
         stream = container.add_stream("libx264", rate=rate)
-        # yuv420p shares colour between 2×2 pixels, so both sides have to be even.
-        stream.height, stream.width = (side + side % 2 for side in size)
-        stream.pix_fmt = "yuv420p"
-        # swscale centres colour samples; readers assume that they sit to the left, unless told.
-        crf = str(round(38 - 25 * quality))
-        stream.options = {"crf": crf, "preset": "medium", "x264-params": "chromaloc=1"}
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.options = options
         context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # luma 16 to 235
 
-        def add(pixels: np.ndarray, number: int) -> None:
-            pixels = np.pad(pixels, [(0, size[0] % 2), (0, size[1] % 2), (0, 0)], mode="edge")
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            options = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG", "threads": 1}
-            yuv = frame.reformat(format="yuv420p", **options)
-            yuv.pts, yuv.time_base = number, 1 / rate
-            container.mux(stream.encode(yuv))
+        def encode(planes: np.ndarray, number: int) -> None:
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
 
-        yield add
+        yield encode
         container.mux(stream.encode(None))
         container.close()
     finally:

@@ -73,6 +73,7 @@ def contents(folder):
         "poke v.safetensors --photo p.jpg -o {p.jpg}",
         "poke v.safetensors --photo p.jpg -o {v.safetensors}",
         "reanimate clip.mp4 -o {clip.mp4}",
+        "evaluate loop clip.mp4 -o {clip.mp4}",
     ],
 )
 def test_no_output_replaces_an_input(folder, arguments, capfd):

@@ -284,3 +284,17 @@ def run_command(monkeypatch, *arguments):
     with pytest.raises(SystemExit) as stopped:
         main()
     return stopped.value.code
+
+
+def test_the_seam_of_a_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ramp = torch.linspace(0, 2 * math.pi, 49)[:-1].sin().expand(3, 32, -1) / 2 + 0.5
+    turning = [ramp.roll(6 * n, -1) for n in range(8)]  # the ninth would be the first again
+    for frames, low, high in ((turning, 0.95, 1.05), (turning[:4], 1.5, 9), ([ramp] * 4, None, 0)):
+        write_video("a.mp4", frames, fps=10)
+        monkeypatch.setattr(sys, "argv", "gidlite evaluate loop a.mp4 -o seam.json".split())
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        step = json.loads((tmp_path / "seam.json").read_text())["step"]
+        assert step is None if low is None else low < step < high
+        assert f"Seam of {len(frames)} frames" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import subprocess
 from fractions import Fraction
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from gidlite import media
 from gidlite.errors import GidliteError, GidliteWarning
-from gidlite.media import stream_video, write_video
+from gidlite.evaluate import loop_seam
+from gidlite.media import VideoWriter, read_video, stream_video, write_video
 
 torch.set_num_threads(1)
 
@@ -364,3 +367,40 @@ def test_no_threads_that_a_forked_process_would_wait_for(tmp_path):
     frames = stream_video(tmp_path / "a.gif", fps=10, width=320)
     next(frames)
     assert len(os.listdir("/proc/self/task")) == before
+
+
+def test_a_loop_shows_no_step_where_it_begins_again(tmp_path):
+    # A patch sways before a still picture by about what things in photos do.
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 12, 16, generator=generator)
+    photo = functional.interpolate(coarse, (96, 128), mode="bicubic")[0]
+    photo = (photo + 0.05 * torch.randn(1, 96, 128, generator=generator)).clamp(0, 1)
+    photo = photo.expand(3, -1, -1)  # grey: colour is stored more coarsely
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 128), indexing="ij")
+    frames = []
+    for t in range(40):
+        dx = 0.03 * math.sin(2 * math.pi * t / 40) * torch.exp(-6 * (x**2 + y**2))
+        grid = torch.stack([x + dx, y], -1)[None]
+        frames.append(functional.grid_sample(photo[None], grid, align_corners=True)[0].clamp(0, 1))
+    found = {}
+    for loop in (0, 40):
+        with VideoWriter(tmp_path / "a.mp4", fps=20, loop=loop) as video:
+            for frame in frames:
+                video.write(frame)
+        shown = read_video(tmp_path / "a.mp4").frames
+        assert len(shown) == 40
+        found[loop] = loop_seam(shown)
+        error = (shown.float() / 255 - torch.stack(frames)).abs().mean()
+        assert error < 0.02
+    sway = loop_seam(torch.stack(frames))  # fastest just there: over the median step by itself
+    assert found[40] < 1.1 * sway and found[0] > 2 * sway
+    # What stays still is the same bit for bit, from the first frame to the last.
+    assert torch.equal(shown[0, :, :, :8], shown[-1, :, :, :8])
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 26])
+def test_short_loops_are_written(tmp_path, count):
+    with VideoWriter(tmp_path / "a.mp4", fps=20, loop=count) as video:
+        for frame in torch.rand(count, 3, 17, 33):
+            video.write(frame)
+    assert read_video(tmp_path / "a.mp4").frames.shape == (count, 3, 18, 34)
