@@ -115,7 +115,11 @@ def open_photo(path: str | Path) -> Image.Image:
         remedy = 'pip install "gidlite[heic]", or export the photo as JPEG'
         known = importlib.util.find_spec("pillow_heif") is not None
         require(known, f"{path} is HEIC and needs a decoder: {remedy}")
-        return importlib.import_module("pillow_heif").open_heif(path).to_pillow()  # upright
+        try:
+            return importlib.import_module("pillow_heif").open_heif(path).to_pillow()  # upright
+        except Exception as error:  # of a library that reads what it does not trust
+            told = f"{path} is HEIC but could not be decoded ({error!s:.80})"
+            raise GidliteError(f"{told}; export it again, best as JPEG") from error
     return Image.open(path)
 
 
