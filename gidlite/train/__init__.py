@@ -121,9 +121,9 @@ class TrainConfig:
             raise GidliteError(f"{path} is not a readable JSON config ({error})") from None
         require(isinstance(values, dict), f"{path} holds no JSON object; write settings as {{...}}")
         values |= overrides
-        valid = sorted(entry.name for entry in dataclasses.fields(cls))
-        unknown = ", ".join(sorted(set(values) - set(valid)))
-        require(not unknown, f"{path} has unknown keys {unknown}; valid: {', '.join(valid)}")
+        keys = sorted(entry.name for entry in dataclasses.fields(cls))
+        unknown = sorted(set(values) - set(keys))
+        require(not unknown, f"{path}: unknown keys {', '.join(unknown)}; valid: {', '.join(keys)}")
         try:
             return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         except GidliteError as error:

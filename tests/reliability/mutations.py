@@ -116,8 +116,8 @@ def _is_number(word: str) -> bool:
 
 def _places(content):
     """Yield (container, key) of everything inside, a few of long lists."""
-    pairs = content.items() if isinstance(content, dict) else enumerate(content[:4])
-    for key, value in list(pairs) if isinstance(content, dict | list) else ():
+    pairs = enumerate(content[:4]) if isinstance(content, list) else ()
+    for key, value in list(content.items() if isinstance(content, dict) else pairs):
         yield content, key
         if isinstance(value, dict | list):
             yield from _places(value)

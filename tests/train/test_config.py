@@ -54,6 +54,7 @@ def test_a_config_is_read_as_it_was_written(tmp_path):
     assert TrainConfig.from_json(path, part="vae").part == "vae"
     for content, problem in (
         ('{"stepz": 3}', "unknown keys stepz; valid: autoencoder_channels, .*steps"),
+        ('{"": 3}', "unknown keys ; valid: autoencoder_channels"),
         ("[]", "holds no JSON object"), ("{", "not a readable JSON config"),
         ("[" * 100_000, "not a readable JSON config"), ("\0", "not a readable JSON config"),
     ):  # fmt: skip
