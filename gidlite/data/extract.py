@@ -294,7 +294,7 @@ def _finish(out: Path, segments: list[Segment], refused: dict[str, str]) -> Repo
 
 def _read_records(out: Path, segments: list[Segment]) -> list[dict[str, Any]]:
     """Return all records, those of earlier runs too, with the names that videos have now."""
-    records = [_read_record(path) for path in (out / "records").glob("*.json")]
+    records = [_read_record(path) for path in (out / "records").glob("[!.]*.json")]
     names = {record["mark"]: record["video"] for record in records}
     names |= {segment.mark: segment.name for segment in segments}
     times = Counter(names.values())

@@ -253,6 +253,13 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path, library, expe
     assert not list(out.rglob(".gidlite-*"))
     for path, written in before.items():
         assert path.stat().st_mtime_ns == written, "finished work was done again"
+    # Whole, but killed before it had its name: what it tells is told by another.
+    record = next((out / "records").glob("[!.]*.json"))
+    (out / "records" / ".gidlite-0123456789ab.json").write_bytes(record.read_bytes())
+    told = json.loads((out / "index.json").read_text())
+    (out / "index.json").unlink()
+    assert start(library, out).wait(timeout=120) == 0
+    assert json.loads((out / "index.json").read_text()) == told
 
 
 def test_two_workers_give_the_same(tmp_path, library, expected):
