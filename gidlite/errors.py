@@ -210,6 +210,18 @@ def to_safetensors(tensors: Mapping[str, torch.Tensor], told: Mapping[str, objec
     return len(head).to_bytes(8, "little") + head + content[end:]
 
 
+def check_device(wanted: torch.device | str) -> torch.device:
+    """Return a device that can compute, or refuse it."""
+    import torch
+
+    try:
+        device = torch.device(wanted)
+        torch.zeros(1, device=device).item()  # "meta" is a device, but holds no numbers
+    except Exception as error:  # some are no device, some were not built, some are not there
+        raise GidliteError(f"device {str(wanted)!r} cannot be used; try cpu") from error
+    return device
+
+
 def load_network(kind: type[torch.nn.Module], folder: str | Path) -> torch.nn.Module:
     """Return a network, as ``save_pretrained`` wrote it, in single precision and for evaluation.
 

@@ -105,7 +105,6 @@ def synthesize(
 
     asked = sheet is not None or output is not None
     require(asked, "nothing to do: give --sheet SHEET.png, or -o DIR for shards, or both")
-    require(count > 0 and seed >= 0, "--count must be at least 1 and --seed at least 0")
     options = {"count": count, "seed": seed, "sprites": sprites}
     if sheet is not None:
         with cli.progress_bar("Rendering scenes") as progress:
@@ -231,8 +230,8 @@ def evaluate_loop(
     if output is not None:
         check_output(output)
     frames = read_video(video).frames
-    seams = {name: loop_seam(frames, order=n) for n, name in enumerate(("step", "jerk"), 1)}
-    note = "Jerk: the same of the change of the step. A dash: nothing moves."
+    seams = {name: loop_seam(frames, order=n) for n, name in enumerate(("position", "velocity"), 1)}
+    note = "Velocity: the same of the change of the step. A dash: nothing moves."
     made = table(f"Seam of {len(frames)} frames", ("", "seam"), seams.items(), note=note)
     found = {name: seam if math.isfinite(seam) else None for name, seam in seams.items()}
     cli.show_report([made], output, {"format": "gidlite-loop-evaluation", "version": 1} | found)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from gidlite import evaluate as measures
 from gidlite.data.splits import check_seed
-from gidlite.errors import GidliteError, all_finite, check_output, require, written
+from gidlite.errors import all_finite, check_device, check_output, require, written
 from gidlite.evaluate.networks import LEAST_FRAMES, load_published, load_user_i3d
 from gidlite.media.video import find_videos, stream_video
 
@@ -185,10 +185,7 @@ def load_networks(
     textures: str | Path | None = None, device: str = "cpu",
 ) -> dict[str, nn.Module]:  # fmt: skip
     """Return the networks of metrics by name; ``textures`` is the file of a user's own I3D."""
-    try:
-        torch.zeros(1, device=device).item()  # "meta" is a device, but holds no numbers
-    except Exception as error:  # some are no device, some were not built, some are not there
-        raise GidliteError(f"device {device!r} cannot be used; try cpu") from error
+    check_device(device)
     names = {METRICS[metric][0] for metric in metrics}
     needs = "DT-FVD needs an I3D trained on dynamic textures, whose weights are not public"
     advice = "give yours as safetensors, or measure fvd instead"

@@ -35,7 +35,7 @@ class VideoWriter:
     ``.mp4`` (H.264) is encoded as frames arrive; ``.gif`` and ``.webp`` (both loop forever) hold
     the 8-bit frames until the end; a name without suffix, or ending in ``/``, is a folder of
     ``frame_00000.png``, ... whose older frames are replaced. ``quality``, in [0, 1], is that of
-    MP4 and WebP; of a ``loop`` of so many frames, an MP4 shows no step where it begins again. GIF
+    MP4 and WebP; a ``loop`` of so many frames hardly steps where its MP4 begins again. GIF
     delays are whole centiseconds, rounded so that the average speed is right; above 50 fps both
     animations drop frames. Missing parent folders are created, and what cannot work is refused at
     once. The output appears on a clean exit; after an exception nothing is left.
@@ -50,6 +50,7 @@ class VideoWriter:
     ) -> None:
         require(0.01 <= fps <= 1000, f"fps must lie in [0.01, 1000], got {fps}")
         require(0 <= quality <= 1, f"quality must lie in [0, 1], got {quality}")
+        require(loop >= 0, f"loop is {loop} frames long; give 0 for none")
         self.path = Path(os.path.abspath(path))
         self.fps, self.quality = fps, quality
         suffix = "" if str(path).endswith(("/", os.sep)) else self.path.suffix.lower()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gidlite import train as setup
 from gidlite.data import load_items, seeded
 from gidlite.data.shards import Progress
-from gidlite.errors import GidliteError, require, writing, written
+from gidlite.errors import GidliteError, check_device, require, writing, written
 from gidlite.media import write_image
 from gidlite.train import RunOptions
 from gidlite.train.tasks import Batch, Task
@@ -39,11 +39,7 @@ logger = logging.getLogger(__name__)
 
 def join_processes(wanted: torch.device | str) -> tuple[Accelerator, torch.device]:
     """Return the accelerator of this process, and its device: one of several has its own GPU."""
-    try:
-        device = torch.device(wanted)
-        torch.zeros(1, device=device).item()  # "meta" is a device, but holds no numbers
-    except Exception:  # some are no device, some were not built, some are not there
-        raise GidliteError(f"device {str(wanted)!r} is not available; try cpu") from None
+    device = check_device(wanted)
     # A process on its own places its tensors itself. The state that accelerators share could not
     # be moved from a GPU to the CPU later, so there it never knows of the GPU.
     alone = get_int_from_env(_WORLD, 1) == 1

@@ -295,6 +295,6 @@ def test_the_seam_of_a_file(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", "gidlite evaluate loop a.mp4 -o seam.json".split())
         with pytest.raises(SystemExit, match="0"):
             main()
-        step = json.loads((tmp_path / "seam.json").read_text())["step"]
+        step = json.loads((tmp_path / "seam.json").read_text())["position"]
         assert step is None if low is None else low < step < high
         assert f"Seam of {len(frames)} frames" in capsys.readouterr().out
