@@ -29,8 +29,8 @@ _LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
 _GAP = 4  # px between the videos of a film
 # Scale and quality of a film, from large to small.
 _LADDER = (
-    (1, 75), (1, 55), (1, 40), (1, 25), (0.8, 35), (0.8, 22), (0.65, 30), (0.65, 18), (0.5, 25),
-    (0.5, 12), (0.35, 15),
+    (1, 70), (1, 50), (1, 32), (0.8, 38), (0.65, 42), (0.65, 28), (0.5, 35), (0.5, 22), (0.4, 25),
+    (0.3, 20),
 )  # fmt: skip
 
 # Name: place in a grid, what it says, and the lessons about it.
@@ -207,8 +207,8 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
 def _webp(pictures, fps, quality) -> bytes:
     stream = io.BytesIO()
     pictures[0].save(
-        stream, "WEBP", save_all=True, append_images=pictures[1:], quality=quality, method=3,
-        duration=round(1000 / fps), loop=0,
+        stream, "WEBP", save_all=True, append_images=pictures[1:], quality=quality, method=4,
+        duration=round(1000 / fps), loop=0, kmin=1000, kmax=1001,
     )  # fmt: skip
     return stream.getvalue()
 
