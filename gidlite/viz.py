@@ -1,23 +1,46 @@
-"""Pictures: X-t slices, amplitude maps, contact sheets."""
+"""Pictures: X-t slices, maps of amount, sign, phase and flow, contact sheets."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Complex, Float, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from gidlite.errors import GidliteError, ShapeError, check_shape
-from gidlite.media import to_bytes, xt_slice
+from gidlite.errors import ShapeError, check_shape
+from gidlite.media import xt_slice
 from gidlite.motion.spectral import motion_amplitude
 
 # Underscored axes may differ between the arguments of one function.
 Frames = UInt8[Tensor, "_time 3 _height _width"]
 _LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
+AMOUNT, SIGNED, PHASE = "magma", "RdBu_r", "hsv"  # the colour maps of every figure
+
+
+def style() -> None:
+    """Give matplotlib the look of the course, in a notebook and outside one.
+
+    Colours that everyone can tell apart (Okabe and Ito 2008), 110 dots per inch on white, titles
+    that do not touch. A notebook stores its figures as JPEG: photos as PNG would be too large.
+    """
+    from cycler import cycler
+    from IPython import get_ipython
+    from matplotlib import pyplot
+
+    colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"]
+    pyplot.rcParams.update({
+        "axes.prop_cycle": cycler(color=colours), "axes.spines.right": False,
+        "axes.spines.top": False, "axes.titlesize": 10, "axes.labelsize": 9, "font.size": 9,
+        "legend.fontsize": 8, "legend.frameon": False, "figure.dpi": 110,
+        "figure.facecolor": "white", "figure.constrained_layout.use": True,
+        "image.cmap": AMOUNT, "image.interpolation": "nearest",
+    })  # fmt: skip
+    if get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 82, "optimize": True})
 
 
 def liveliest_row(spectral: Complex[Tensor, "freq 2 rows columns"], *, height: int) -> int:
@@ -132,6 +155,90 @@ def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):
     return axis
 
 
+def show_picture(axis, picture: Tensor, title: str = ""):
+    """Draw a picture ``(3, H, W)`` or, in gray, ``(H, W)`` in [0, 1] on an axis and return it."""
+    colour = picture.movedim(0, -1) if picture.ndim == 3 else picture
+    axis.imshow(colour.float().clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    axis.set_title(title), axis.set_axis_off()
+    return axis
+
+
+def show_map(
+    axis, values: Tensor, title: str = "", *, top: float | None = None, label: str | None = None
+):
+    """Draw amounts ``(H, W)``, from 0 to ``top``, on an axis and return it.
+
+    ``label`` adds a bar of colours that is named so, with the unit.
+    """
+    drawn = axis.imshow(values.detach(), cmap=AMOUNT, vmin=0, vmax=top)
+    if label:
+        axis.figure.colorbar(drawn, ax=axis, label=label, shrink=0.8)
+    axis.set_title(title), axis.set_axis_off()
+    return axis
+
+
+def show_signed(axis, values: Tensor, title: str = "", *, top: float | None = None):
+    """Draw signed values ``(H, W)`` on an axis and return it: red above 0, blue below, white 0."""
+    top = values.abs().max().item() if top is None else top
+    axis.imshow(values.detach(), cmap=SIGNED, vmin=-top, vmax=top)
+    axis.set_title(title), axis.set_axis_off()
+    return axis
+
+
+def show_phase(axis, values: Tensor, title: str = "", *, top: float | None = None):
+    """Draw complex values ``(H, W)`` on an axis and return it.
+
+    Hue is phase; brightness is the root of magnitude, full at ``top``.
+    """
+    top = values.abs().max().item() if top is None else top
+    bright = (values.abs() / max(top, 1e-12)).clamp(0, 1).sqrt()
+    axis.imshow(_hue(values.angle()) * bright[..., None].numpy())
+    axis.set_title(title), axis.set_axis_off()
+    return axis
+
+
+def _hue(angle: Float[Tensor, "rows columns"]):
+    from matplotlib import pyplot
+
+    return pyplot.get_cmap(PHASE)((angle / (2 * torch.pi)) % 1)[..., :3]
+
+
+def _directions(motion: Float[Tensor, "2 rows columns"], top: float):
+    """Return colours: the hue of the direction, white where nothing moves."""
+    amount = (motion.norm(dim=0) / max(top, 1e-12)).clamp(0, 1)[..., None].numpy()
+    return 1 - amount * (1 - _hue(torch.atan2(motion[1], motion[0])))
+
+
+def show_flow(
+    axis, motion: Float[Tensor, "2 rows columns"], title: str = "", *, top: float | None = None
+):
+    """Draw displacements (px) on an axis and return it: colours by a wheel, and arrows.
+
+    Hue is the direction, white stands still, full colour moves by ``top`` px (default: the 99th
+    percentile). Arrows are enlarged so that ``top`` is as long as they are apart.
+    """
+    speed = motion.norm(dim=0)
+    top = speed.flatten().quantile(0.99).item() if top is None else top
+    axis.imshow(_directions(motion, top))
+    every = max(1, round(speed.shape[1] / 16))
+    y, x = (torch.arange(every // 2, size, every) for size in speed.shape)
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    moves = speed[y, x] > 0.1 * top
+    dx, dy = motion[:, y[moves], x[moves]] * every / max(top, 1e-12)
+    axis.quiver(
+        x[moves], y[moves], dx, dy, angles="xy", scale_units="xy", scale=1, width=0.004, alpha=0.7
+    )
+    wheel = axis.inset_axes((0.85, 0.02, 0.13, 0.13 * speed.shape[1] / speed.shape[0]))
+    disc = torch.stack(torch.meshgrid(*2 * [torch.linspace(-1, 1, 61)], indexing="xy"))
+    inside = (disc.norm(dim=0) <= 1)[..., None].numpy()
+    wheel.imshow(_directions(disc, 1.0) * inside + 0.85 * ~inside)
+    wheel.set_title(f"{top:.1f} px", fontsize=7, pad=1)
+    for each in (axis, wheel):
+        each.set_axis_off()
+    axis.set_title(title)
+    return axis
+
+
 def show_slices(clips: Mapping[str, Frames], *, fps: float, **line: int):
     """Draw the slices of videos of one size, by title, side by side; return the figure.
 
@@ -153,65 +260,3 @@ def show_slices(clips: Mapping[str, Frames], *, fps: float, **line: int):
     [(kind, at)] = line.items()
     figure.suptitle(f"{kind} {'y' if kind == 'row' else 'x'} = {at} px")
     return figure
-
-
-def slice_view(
-    clips: Mapping[str, Frames], *, time: int, row: int | None = None, column: int | None = None
-) -> UInt8[Tensor, "3 rows columns"]:
-    """Return frames above their slices, videos side by side, with the line and the time drawn in.
-
-    Frame ``time`` is shown; of a shorter video, its last one. Of a column the slice is turned, to
-    stand beside the frame, and the videos are one below the other.
-    """
-    if column is not None:  # the row of frames that lie on their side
-        turned = {title: frames.mT for title, frames in clips.items()}
-        return slice_view(turned, time=time, row=column).mT
-    gap, tallest, tiles = 4, max(map(len, clips.values())), []
-    for frames in clips.values():
-        now = min(time, len(frames) - 1)
-        picture, frame = xt_slice(frames, row=row).clone(), frames[now].clone()
-        picture[:, now] = frame[:, row] = _LINE
-        frame = functional.pad(frame, (0, 0, 0, gap), value=255)
-        padding = (0, gap, 0, tallest - len(frames) + gap)
-        tiles.append(functional.pad(torch.cat([frame, picture], 1), padding, value=255))
-    return torch.cat(tiles, dim=2)
-
-
-def explore_slices(clips: Mapping[str, Frames], *, fps: float):
-    """Return a notebook widget: choose row or column and the frame; the ``slice_view`` follows.
-
-    It starts at the ``liveliest_slice`` of the first video. The play button runs at ``fps``.
-    """
-    try:
-        import ipywidgets
-    except ImportError as error:
-        raise GidliteError("explore_slices needs ipywidgets; pip install ipywidgets") from error
-    _check_one_size(clips.values())
-    first = next(iter(clips.values()))
-    [(begin, position)] = liveliest_slice(first).items()
-    length = {"row": first.shape[2], "column": first.shape[3]}
-    kind = ipywidgets.ToggleButtons(options=["row", "column"], value=begin, description="follow a")
-    line = ipywidgets.IntSlider(position, 0, length[begin] - 1, description="at (px)")
-    time = ipywidgets.IntSlider(0, 0, max(map(len, clips.values())) - 1, description="frame")
-    play = ipywidgets.Play(0, 0, time.max, interval=round(1000 / fps))
-    ipywidgets.jslink((play, "value"), (time, "value"))
-    picture = ipywidgets.Image(format="png")
-
-    def draw(_=None) -> None:
-        view = slice_view(clips, time=time.value, **{kind.value: line.value})
-        stream = io.BytesIO()
-        Image.fromarray(to_bytes(view)).save(stream, "PNG")
-        picture.value = stream.getvalue()
-
-    def turn(_) -> None:
-        line.max = length[kind.value] - 1
-        line.value = liveliest_line(first, columns=kind.value == "column")
-        draw()
-
-    kind.observe(turn, "value")
-    for slider in (line, time):
-        slider.observe(draw, "value")
-    draw()
-    titles = ipywidgets.Label(", ".join(clips))
-    rows = [ipywidgets.HBox([kind, line]), ipywidgets.HBox([play, time]), titles, picture]
-    return ipywidgets.VBox(rows)
