@@ -11,10 +11,11 @@ import os
 import re
 import tempfile
 from base64 import b64decode
+from importlib import resources
 from pathlib import Path
 
 import nbformat
-from latex2mathml.converter import convert
+from mathml import mathml
 from mkdocs.structure.files import File
 from PIL import Image
 
@@ -71,7 +72,7 @@ def relink(text: str, folder: Path) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return a cell as the Markdown of mkdocs: what Jupyter allows and mkdocs does not is spelt out."""
+    """Return a cell in the Markdown of mkdocs, with what only Jupyter allows spelt out."""
     parts = FENCE.split(text)
     for i in range(0, len(parts), 3):
         part = relink(BADGE.sub(r"[Open in \1](\2){ .md-button }", parts[i]), ROOT / "notebooks")
@@ -144,10 +145,11 @@ class Lesson:
             code = fenced(cell.source, "python")
             fold = '<details markdown="1"><summary>Code</summary>\n\n{}\n\n</details>'
             parts.append(fold.format(code) if hidden else code)
-            parts += [self.output(output, self.caption(index)) for output in cell.outputs]
             if poke and re.search(r"\bModalExplorer\(", cell.source):
                 parts.append(kept("", "touch"))
                 poke = False
+                continue
+            parts += [self.output(output, self.caption(index)) for output in cell.outputs]
         if poke:
             parts.append(kept("", "touch"))
         return "\n\n".join(parts) + "\n"
@@ -162,16 +164,13 @@ def page_to_touch() -> bytes:
 
 
 def maths(match: re.Match) -> str:
-    """Return a formula as MathML, which browsers draw without a script."""
-    formula = html.unescape(match[2]).strip()
+    block, formula = match[1] == "div", html.unescape(match[2]).strip()
     try:
-        drawn = convert(formula, display="block" if match[1] == "div" else "inline")
-    except Exception as error:  # every way to fail is the formula's
-        WARN(f"a formula does not convert ({error!r}): {formula}")
+        drawn = mathml(formula, block=block)
+    except ValueError as error:
+        WARN(f"a formula cannot be drawn ({error}): {formula}")
         return match[0]
-    if re.search(r">\\\w+<|<merror", drawn):
-        WARN(f"a command of this formula is unknown: {formula}")
-    return f'<div class="maths">{drawn}</div>' if match[1] == "div" else drawn
+    return f'<div class="maths">{drawn}</div>' if block else drawn
 
 
 def on_config(config):
@@ -191,7 +190,9 @@ def on_files(files, config):
         for picture in lesson.pictures:
             files.append(picture)
     touch.append(File.generated(config, "notebooks/touch/flower.html", content=page_to_touch()))
+    font = str(resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")
     files.append(touch[0])
+    files.append(File.generated(config, "assets/maths.ttf", abs_src_path=font))
     return files
 
 
