@@ -147,9 +147,9 @@ def show_xt_slice(axis, frames: Frames, *, fps: float, **line: int):
 
 def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):
     """Draw RMS motion over a darkened photo on a matplotlib axis and return it."""
-    axis.imshow(image.movedim(0, -1) * 0.4)
+    axis.imshow((image.movedim(0, -1) * 0.4).numpy())
     amplitude = amplitude_map(spectral, height=image.shape[-2], width=image.shape[-1])
-    drawn = axis.imshow(amplitude, cmap="magma", alpha=0.7, vmin=0)
+    drawn = axis.imshow(amplitude.numpy(), cmap=AMOUNT, alpha=0.7, vmin=0)
     axis.figure.colorbar(drawn, ax=axis, label="RMS motion (px at 256 wide)", shrink=0.7)
     axis.set_axis_off()
     return axis
@@ -158,7 +158,7 @@ def show_amplitude(axis, image: Float[Tensor, "3 height width"], spectral):
 def show_picture(axis, picture: Tensor, title: str = ""):
     """Draw a picture ``(3, H, W)`` or, in gray, ``(H, W)`` in [0, 1] on an axis and return it."""
     colour = picture.movedim(0, -1) if picture.ndim == 3 else picture
-    axis.imshow(colour.float().clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(colour.float().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_title(title), axis.set_axis_off()
     return axis
 
@@ -170,7 +170,7 @@ def show_map(
 
     ``label`` adds a bar of colours that is named so, with the unit.
     """
-    drawn = axis.imshow(values.detach(), cmap=AMOUNT, vmin=0, vmax=top)
+    drawn = axis.imshow(values.detach().numpy(), cmap=AMOUNT, vmin=0, vmax=top)
     if label:
         axis.figure.colorbar(drawn, ax=axis, label=label, shrink=0.8)
     axis.set_title(title), axis.set_axis_off()
@@ -180,7 +180,7 @@ def show_map(
 def show_signed(axis, values: Tensor, title: str = "", *, top: float | None = None):
     """Draw signed values ``(H, W)`` on an axis and return it: red above 0, blue below, white 0."""
     top = values.abs().max().item() if top is None else top
-    axis.imshow(values.detach(), cmap=SIGNED, vmin=-top, vmax=top)
+    axis.imshow(values.detach().numpy(), cmap=SIGNED, vmin=-top, vmax=top)
     axis.set_title(title), axis.set_axis_off()
     return axis
 
@@ -200,7 +200,7 @@ def show_phase(axis, values: Tensor, title: str = "", *, top: float | None = Non
 def _hue(angle: Float[Tensor, "rows columns"]):
     from matplotlib import pyplot
 
-    return pyplot.get_cmap(PHASE)((angle / (2 * torch.pi)) % 1)[..., :3]
+    return pyplot.get_cmap(PHASE)(((angle / (2 * torch.pi)) % 1).numpy())[..., :3]
 
 
 def _directions(motion: Float[Tensor, "2 rows columns"], top: float):

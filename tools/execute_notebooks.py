@@ -4,9 +4,10 @@
     python tools/execute_notebooks.py notebooks/02_*   # only these
 
 A notebook is written only when it ran without an error, shows no path of this machine and fits
-the size budget; otherwise its file is left as it was and the exit status is 1. It is run once more
-in fast mode, and cells that then say something else are tagged ``fast-differs``: all others are
-compared by ``tests/notebooks``, so that what is stored cannot drift from what the code says.
+the size budget; otherwise its file is left as it was and the exit status is 1. Time and memory go
+into the line **Cost** of its first cell. It is run once more in fast mode, and cells that then say
+something else are tagged ``fast-differs``: all others are compared by ``tests/notebooks``, so that
+what is stored cannot drift from what the code says.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -23,7 +25,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-MAX_BYTES = 400_000
+MAX_BYTES = 700_000
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 TAG = "fast-differs"
@@ -32,6 +34,10 @@ ADDRESS = re.compile(r"0x[0-9a-f]+")
 TIMING = re.compile(
     r"\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)? ?(?:s|ms|seconds|min|minutes|fps|steps/s)\b"
 )
+WIDGET = "application/vnd.jupyter.widget-view+json"
+COST = re.compile(r"\*\*Cost\*\* [^\n]*?(?= · \*\*|\n|$)")
+SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.DOTALL)
+MEMORY = "import resource as _r; print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss)"
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow"}
 PRIVATE_PATH = re.compile(
     r"/(?:home|Users|root)/[\w.]|[A-Za-z]:\\{1,2}Users|/ipykernel_\d|"
@@ -40,7 +46,10 @@ PRIVATE_PATH = re.compile(
 
 
 def normalise(notebook: nbformat.NotebookNode) -> None:
-    """Remove everything that would differ on another machine or on another day."""
+    """Remove everything that would differ on another machine or on another day.
+
+    A widget that brings a page of its own is stored as that: it has no kernel there.
+    """
     notebook.metadata = nbformat.from_dict(
         {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     )
@@ -48,6 +57,9 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         cell.metadata = nbformat.from_dict(
             {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}
         )
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                output.data.pop(WIDGET, None)
 
 
 def texts(output: nbformat.NotebookNode) -> list[str]:
@@ -74,10 +86,19 @@ def private_paths(notebook: nbformat.NotebookNode) -> list[str]:
     return found
 
 
-def run(path: Path, *, fast: bool, timeout: float = 900) -> nbformat.NotebookNode:
-    """Return a notebook as executed in a fresh kernel."""
+def solutions(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the code of every hidden solution."""
+    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return [code for text in texts for code in SOLUTION.findall(text)]
+
+
+def run(
+    path: Path, *, fast: bool, more: Sequence[str] = (), timeout: float = 900
+) -> nbformat.NotebookNode:
+    """Return a notebook as executed in a fresh kernel, with ``more`` cells of code at its end."""
     os.environ["GIDLITE_FAST"] = "1" if fast else ""
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in more]
     client = NotebookClient(
         notebook,
         timeout=timeout,
@@ -97,7 +118,7 @@ def said(cell: nbformat.NotebookNode) -> str:
     for output in cell.get("outputs", []):
         if output.output_type == "stream":
             found.append(output.text)
-        elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):
+        elif WIDGET not in output.get("data", {}):
             data = output.get("data", {})
             found.append(data.get("text/markdown") or data.get("text/plain", ""))
     return TIMING.sub("<time>", ADDRESS.sub("<address>", "\n".join(found)))
@@ -127,12 +148,15 @@ def execute(path: Path, *, timeout: float) -> list[str]:
     """Run one notebook; write it and return nothing, or return what is wrong with it."""
     started = time.perf_counter()
     try:
-        notebook = run(path, fast=False, timeout=timeout)
+        notebook = run(path, fast=False, more=[MEMORY], timeout=timeout)
         seconds = time.perf_counter() - started
+        memory = int(notebook.cells.pop().outputs[0].text) / 1e6  # from kB
         fast = run(path, fast=True, timeout=timeout)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return [str(error).strip()]
     normalise(notebook)
+    cost = f"**Cost** {seconds:.0f} s, {memory:.1f} GB of memory (2 cores)"
+    notebook.cells[0].source = COST.sub(cost, notebook.cells[0].source)
     other = set(differing(notebook, fast))
     for index, cell in enumerate(notebook.cells):
         tags = [tag for tag in cell.metadata.get("tags", []) if tag != TAG]

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from execute_notebooks import MAX_BYTES, TAG, agree, differing, private_paths, run, said  # noqa: E402
+from execute_notebooks import MAX_BYTES, TAG, agree, differing, private_paths, run, said, solutions  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The least share of cells with text that fast mode can compare.
@@ -26,7 +26,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 12
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02}" for n in range(16)]
 
 
 def test_stored_as_executed(path):
@@ -41,8 +41,15 @@ def test_stored_as_executed(path):
 
 @pytest.mark.slow
 def test_stored_text_is_what_the_code_says(path):
-    """Runs the notebook in fast mode: this is the run of the notebooks in the suite."""
-    stored, fresh = nbformat.read(path, as_version=4), run(path, fast=True)
+    """Runs the notebook in fast mode, then its solutions: the one run of notebooks in the suite."""
+    stored = nbformat.read(path, as_version=4)
+    answers = solutions(stored)
+    fresh = run(path, fast=True, more=answers)
+    solved, fresh.cells = fresh.cells[len(stored.cells) :], fresh.cells[: len(stored.cells)]
+    for cell in solved:
+        assert ": right." in said(cell), f"{path.name}: {cell.source}\nsays {said(cell)}"
+    stars = [c for c in stored.cells if c.cell_type == "markdown" and c.source.startswith("★")]
+    assert len(stars) == len(answers) >= 2, "every exercise has a solution that is checked"
     exempt = {i for i, cell in enumerate(stored.cells) if TAG in cell.metadata.get("tags", [])}
     for index in set(differing(stored, fresh)) - exempt:
         old, new = said(stored.cells[index]), said(fresh.cells[index])

@@ -1,4 +1,4 @@
-"""X-t slices: which line is chosen, what is drawn, and the widget that links them."""
+"""X-t slices: which line is chosen and what is drawn; maps of sign, phase and flow."""
 
 import pytest
 import torch
@@ -6,11 +6,14 @@ import torch
 from gidlite.errors import ShapeError
 from gidlite.viz import (
     compare_slices,
-    explore_slices,
     liveliest_line,
     liveliest_slice,
+    show_flow,
+    show_map,
+    show_phase,
+    show_signed,
     show_slices,
-    slice_view,
+    style,
 )
 
 
@@ -56,19 +59,6 @@ def test_slices_are_stacked_with_lines_between(clip):
         compare_slices(clip, clip[..., :20], row=20)
 
 
-@pytest.mark.parametrize("line", [{"row": 20}, {"column": 16}])
-def test_view_marks_the_line_and_the_time(clip, line):
-    view = slice_view({"real": clip, "ours": clip[:6]}, time=8, **line)
-    marked = (view == torch.tensor([255, 64, 32])[:, None, None]).all(0)
-    length = 40 if "row" in line else 30
-    assert marked.sum() == 2 * 2 * length  # two clips: a line in the frame, one in the slice
-    if "row" in line:
-        assert marked[20, :40].all() and marked[30 + 4 + 8, :40].all()
-        assert marked[30 + 4 + 5, 44:84].all()  # the shorter one stays at its end
-    else:
-        assert marked[:30, 16].all() and marked[:30, 40 + 4 + 8].all()
-
-
 def test_side_by_side_has_one_scale(clip):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     figure = show_slices({"real": clip, "ours": clip[:6], "still": clip[:1]}, fps=4)
@@ -84,21 +74,58 @@ def test_side_by_side_has_one_scale(clip):
         show_slices({"a": clip, "b": clip[..., :20]}, fps=4)
 
 
-def test_sliders_move_the_picture(clip):
-    pytest.importorskip("ipywidgets")
-    box = explore_slices({"real": clip}, fps=10)
-    (kind, line), (play, time), _, picture = (
-        getattr(child, "children", child) for child in box.children
-    )
-    assert line.value in (19, 20, 21) and (line.max, time.max) == (29, 11)
-    seen = {bytes(picture.value)}
-    time.value = 5
-    seen.add(bytes(picture.value))
-    line.value = 3
-    seen.add(bytes(picture.value))
-    kind.value = "column"
-    seen.add(bytes(picture.value))
-    assert len(seen) == 4 and line.max == 39 and play.max == 11
-    turned = explore_slices({"real": clip.transpose(2, 3).contiguous()}, fps=10)
-    kind, line = turned.children[0].children
-    assert (kind.value, line.max) == ("column", 29) and line.value in (19, 20, 21)
+@pytest.fixture
+def axis():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure, axis = pyplot.subplots()
+    yield axis
+    pyplot.close(figure)
+
+
+def drawn(axis):
+    """Return the colours (H, W, 3) that an axis shows."""
+    image = axis.images[0]
+    colours = image.to_rgba(image.get_array())
+    return torch.tensor(colours[..., :3])
+
+
+def test_hue_is_phase_and_brightness_magnitude(axis):
+    turns = torch.tensor([[0, 1, 2, 3]]) * torch.pi / 2
+    values = torch.polar(torch.tensor([[1.0, 1, 1, 0.25]]), turns)
+    shown = drawn(show_phase(axis, values, top=1.0))[0]
+    assert torch.allclose(shown[0], torch.tensor([1.0, 0, 0], dtype=shown.dtype), atol=0.05)
+    assert shown[0].sub(shown[2]).abs().max() > 0.9  # opposite phases, opposite hues
+    assert shown[2].max() > 0.95 and abs(shown[3].max() - 0.5) < 0.05  # root of a quarter
+
+
+def test_signs_are_red_and_blue_and_zero_is_white(axis):
+    shown = drawn(show_signed(axis, torch.tensor([[-2.0, 0, 2]])))[0]
+    assert shown[0].argmax() == 2 and shown[2].argmax() == 0 and shown[1].min() > 0.95
+
+
+def test_flow_is_white_where_nothing_moves_and_has_arrows_elsewhere(axis):
+    motion = torch.zeros(2, 32, 64)
+    motion[0, :, 32:] = 3  # to the right
+    show_flow(axis, motion, top=3)
+    shown = drawn(axis)
+    assert shown[:, :32].min() == 1 and torch.allclose(shown[5, 40], shown[20, 60])
+    (arrows,) = [part for part in axis.collections if hasattr(part, "U")]
+    assert len(arrows.U) == 8 * 8 and set(arrows.U) == {4.0} and not arrows.V.any()
+
+
+def test_amounts_begin_at_zero_and_name_their_unit(axis):
+    show_map(axis, torch.tensor([[1.0, 2]]), "amount", label="px")
+    assert axis.images[0].get_clim() == (0, 2) and axis.get_title() == "amount"
+    assert axis.figure.axes[1].get_ylabel() == "px"
+
+
+def test_style_keeps_titles_apart(axis):
+    from matplotlib import pyplot
+
+    before = dict(pyplot.rcParams)
+    try:
+        style()
+        assert pyplot.rcParams["figure.dpi"] >= 100
+        assert pyplot.rcParams["figure.constrained_layout.use"]
+    finally:
+        pyplot.rcParams.update(before)
