@@ -91,7 +91,7 @@ class Lesson:
         size = f"{{ .figure{wide} loading=lazy width={width} height={height} }}"
         return f"![{caption}]({name}){size}"
 
-    def output(self, output: nbformat.NotebookNode, caption: str) -> str:
+    def output(self, output: nbformat.NotebookNode, caption: str, touches: bool) -> str:
         if output.output_type == "stream":
             return self.wrap(fenced(ANSI.sub("", output.text), "text"))
         data = output.get("data", {})
@@ -102,7 +102,8 @@ class Lesson:
         for kind in set(PICTURES) & set(data):
             return self.wrap(self.picture(b64decode(data[kind]), PICTURES[kind], caption))
         if WIDGET in data:
-            return self.wrap("*A widget: it appears where the notebook runs.*")
+            touch = " [Here](touch/flower.html) is a photo to touch." if touches else ""
+            return self.wrap(f"*A widget: it appears where the notebook runs.{touch}*")
         return self.wrap(fenced(data["text/plain"], "text")) if data.get("text/plain") else ""
 
     def wrap(self, text: str) -> str:
@@ -126,11 +127,13 @@ class Lesson:
             code = fenced(cell.source, "python")
             fold = '<details markdown="1"><summary>Code</summary>\n\n{}\n\n</details>'
             parts.append(fold.format(code) if hidden else code)
-            if poke and re.search(r"\bModalExplorer\(", cell.source):
+            touches = bool(re.search(r"\bModalExplorer\(", cell.source))
+            if poke and touches:
                 parts.append(kept("", "touch"))
                 poke = False
                 continue
-            parts += [self.output(output, self.caption(index)) for output in cell.outputs]
+            caption = self.caption(index)
+            parts += [self.output(output, caption, touches) for output in cell.outputs]
         if poke:
             parts.append(kept("", "touch"))
         return "\n\n".join(parts) + "\n"

@@ -23,8 +23,9 @@ INSTALL = """\
 import sys
 
 if "google.colab" in sys.modules:
-    !git clone -q --depth 1 https://github.com/gidlite/gidlite && pip install -q -e "gidlite[notebooks]"
-    %cd gidlite/notebooks"""  # noqa: E501
+    !git clone -q --depth 1 https://github.com/gidlite/gidlite
+    !pip install -q -e "gidlite[notebooks]"
+    %cd gidlite/notebooks"""
 OPENS = ("You will learn", "Before this", "Time", "Cost", "Data", "Package", "Paper", "Seed")
 CODE = re.compile(r"^ *(`{3,}|~{3,}).*?^ *\1 *$|`[^`\n]+`", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)")
@@ -95,9 +96,9 @@ def test_on_colab_the_cell_fetches_installs_and_goes_there(install, monkeypatch)
     monkeypatch.setitem(sys.modules, "google.colab", mock.Mock())
     shell = mock.Mock()
     exec(install, {"get_ipython": lambda: shell})
-    (fetched,), _ = shell.system.call_args
-    assert fetched.startswith("git clone") and 'pip install -q -e "gidlite[notebooks]"' in fetched
-    shell.run_line_magic.assert_called_once_with("cd", "gidlite/notebooks")
+    (_, (fetch,), _), (_, (install_it,), _), (magic, where, _) = shell.method_calls
+    assert fetch.startswith("git clone ") and install_it.startswith("pip install ")
+    assert (magic, where) == ("run_line_magic", ("cd", "gidlite/notebooks"))
 
 
 def test_it_says_what_it_is_about_and_takes(cells):
