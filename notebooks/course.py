@@ -162,10 +162,11 @@ class Film:
 
     data: bytes = field(repr=False)
     alt: str
+    width: int = field(default=720, repr=False)  # px on the screen, if there is room
 
     def _repr_html_(self) -> str:
         source = base64.b64encode(self.data).decode()
-        style = "width: 100%; max-width: 720px; height: auto"
+        style = f"width: 100%; max-width: {self.width}px; height: auto"
         alt = html.escape(self.alt)
         return f'<img alt="{alt}" style="{style}" src="data:image/webp;base64,{source}">'
 
@@ -194,14 +195,16 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
     while low <= high:
         middle = (low + high) // 2
         scale, quality = _LADDER[middle]
-        data = _webp(_pictures(clips, scale * width / first.shape[3], **line), fps, quality)
+        pictures = _pictures(clips, scale * width / first.shape[3], **line)
+        data = _webp(pictures, fps, quality)
         if len(data) <= max_bytes:
-            best, high = data, middle - 1
+            shown = min(720, 3 * pictures[0].width)
+            best, high = Film(data, "Film: " + " | ".join(clips), shown), middle - 1
         else:
             low = middle + 1
     if best is None:
         raise GidliteError(f"the film takes over {max_bytes:,} bytes; show fewer frames")
-    return Film(best, "Film: " + " | ".join(clips))
+    return best
 
 
 def _webp(pictures, fps, quality) -> bytes:
