@@ -90,7 +90,7 @@ def splat(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return features, and on demand the coverage, of a ``SplatPlan`` that is used once.
 
-    Example:
+    Examples:
         >>> import torch
         >>> image = torch.arange(3.0).view(1, 1, 1, 3)
         >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
