@@ -71,7 +71,7 @@ def lab(photo, volume, tmp_path, request):
         yield f"http://127.0.0.1:{found[1]}/lab/tree/touch.ipynb?token=test"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
 
 
 def until(page, condition, *, seconds: float = 120, pause: float = 0.1) -> None:
