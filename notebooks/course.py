@@ -27,6 +27,7 @@ from gidlite.viz import liveliest_line, liveliest_slice
 
 _LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
 _GAP = 4  # px between the videos of a film
+_TICK = 6  # px at both ends of a slice that mark the time
 # Scale and quality of a film, from large to small.
 _LADDER = (
     (1, 70), (1, 50), (1, 32), (0.8, 38), (0.65, 42), (0.65, 28), (0.5, 35), (0.5, 22), (0.4, 25),
@@ -132,7 +133,7 @@ def your_photo(pipeline, *, width=256) -> ipywidgets.VBox:
 
 
 def slice_view(clips, *, time, row=None, column=None, stretch=1):
-    """Return frames above their slices, videos side by side, with the line and the time drawn in.
+    """Return frames above their slices, videos side by side, with the line and the time marked.
 
     Args:
         clips: title → frames ``(T, 3, H, W)``, uint8, of one size.
@@ -148,7 +149,9 @@ def slice_view(clips, *, time, row=None, column=None, stretch=1):
     for frames in clips.values():
         now = min(time, len(frames) - 1)
         picture, frame = xt_slice(frames, row=row).clone(), frames[now].clone()
-        picture[:, now] = frame[:, row] = _LINE
+        frame[:, row] = _LINE
+        ends = torch.arange(picture.shape[2]).remainder(picture.shape[2] - _TICK) < _TICK
+        picture[:, now, ends] = _LINE
         picture = picture.repeat_interleave(stretch, 1)
         frame = functional.pad(frame, (0, 0, 0, _GAP), value=255)
         padding = (0, _GAP, 0, stretch * (tallest - len(frames)) + _GAP)
@@ -162,10 +165,11 @@ class Film:
 
     data: bytes = field(repr=False)
     alt: str
+    width: int = field(default=720, repr=False)  # px on the screen, if there is room
 
     def _repr_html_(self) -> str:
         source = base64.b64encode(self.data).decode()
-        style = "width: 100%; max-width: 720px; height: auto"
+        style = f"width: 100%; max-width: {self.width}px; height: auto"
         alt = html.escape(self.alt)
         return f'<img alt="{alt}" style="{style}" src="data:image/webp;base64,{source}">'
 
@@ -194,14 +198,16 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
     while low <= high:
         middle = (low + high) // 2
         scale, quality = _LADDER[middle]
-        data = _webp(_pictures(clips, scale * width / first.shape[3], **line), fps, quality)
+        pictures = _pictures(clips, scale * width / first.shape[3], **line)
+        data = _webp(pictures, fps, quality)
         if len(data) <= max_bytes:
-            best, high = data, middle - 1
+            shown = min(720, 3 * pictures[0].width)
+            best, high = Film(data, "Film: " + " | ".join(clips), shown), middle - 1
         else:
             low = middle + 1
     if best is None:
         raise GidliteError(f"the film takes over {max_bytes:,} bytes; show fewer frames")
-    return Film(best, "Film: " + " | ".join(clips))
+    return best
 
 
 def _webp(pictures, fps, quality) -> bytes:

@@ -32,12 +32,12 @@ def test_view_marks_the_line_and_the_time(clip, line):
     view = slice_view({"real": clip, "ours": clip[:6]}, time=8, **line)
     marked = (view == torch.tensor([255, 64, 32])[:, None, None]).all(0)
     length = 40 if "row" in line else 30
-    assert marked.sum() == 2 * 2 * length  # two clips: a line in the frame, one in the slice
+    assert marked.sum() == 2 * (length + 2 * 6)  # two clips: a line, and ticks beside the slice
     if "row" in line:
-        assert marked[20, :40].all() and marked[30 + 4 + 8, :40].all()
-        assert marked[30 + 4 + 5, 44:84].all()  # the shorter one stays at its end
+        assert marked[20, :40].all() and marked[30 + 4 + 8, [0, 5, 34, 39]].all()
+        assert marked[30 + 4 + 5, [44, 49, 78, 83]].all()  # the shorter one stays at its end
     else:
-        assert marked[:30, 16].all() and marked[:30, 40 + 4 + 8].all()
+        assert marked[:30, 16].all() and marked[[0, 5, 24, 29], 40 + 4 + 8].all()
 
 
 def test_sliders_move_the_picture(clip):
