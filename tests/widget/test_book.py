@@ -154,12 +154,12 @@ def test_pages_open_without_complaint_and_fit_a_phone(opened, address, name):
     page.wait_for_load_state("load")
     page.evaluate("document.querySelectorAll('img').forEach((img) => { img.loading = 'eager'; })")
     until(page, "[...document.images].every((img) => img.complete)")
+    page.evaluate("document.fonts.ready.then(() => true)")
     lost = page.evaluate(
         "[...document.images].filter((img) => !img.naturalWidth).map((i) => i.src)"
     )
     assert lost == []
-    for details in page.query_selector_all("details:not([open])"):
-        details.evaluate("(element) => { element.open = true; }")
+    page.evaluate("document.querySelectorAll('details').forEach((x) => { x.open = true; })")
     wide = page.evaluate("""[...document.querySelectorAll('body *')]
         .filter((x) => x.getBoundingClientRect().right > innerWidth + 1)
         .map((x) => x.tagName + '.' + x.className).slice(0, 5)""")
