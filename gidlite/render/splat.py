@@ -9,7 +9,7 @@ where w = 1 (average), w = Z (linear) or w = exp(Z) (softmax); "sum" leaves out 
 
 Source: the softmax splatting equation of Niklaus and Liu 2020, used by Li et al. 2024, section 5.
 Departure: softmax is shift invariant, so the largest Z *arriving at each target* is subtracted.
-One global shift underflows where a region's Z lies far below the maximum elsewhere (notebook 06).
+One global shift underflows where a region's Z lies far below the maximum elsewhere (lesson 08).
 """
 
 from __future__ import annotations
