@@ -21,6 +21,7 @@ from gidlite.media import sample_photo
 
 WARN = logging.getLogger("mkdocs.hooks.book").warning  # an error, as the build is strict
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
+LONG = 28  # characters of a formula that may not fit a phone
 touch: list[File] = []
 
 
@@ -44,7 +45,10 @@ def maths(match: re.Match) -> str:
     except ValueError as error:
         WARN(f"a formula cannot be drawn ({error}): {formula}")
         return match[0]
-    return f'<div class="maths">{drawn}</div>' if block else drawn
+    if block:
+        return f'<div class="maths">{drawn}</div>'
+    long = len(re.sub("<[^>]+>", "", drawn)) > LONG
+    return f'<span class="long">{drawn}</span>' if long else drawn
 
 
 def on_config(config):
