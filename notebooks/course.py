@@ -12,17 +12,26 @@ from importlib import import_module
 
 import ipywidgets
 import torch
+from footage import footage  # noqa: F401  (notebooks take it from here)
 from matplotlib import pyplot
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from gidlite.errors import GidliteError
-from gidlite.media import resize, to_bytes, xt_slice
+from gidlite.media import fit_size, resize, to_bytes, xt_slice
+from gidlite.media.photo import as_image
+from gidlite.pipeline import Sampling
+from gidlite.render import frame_times, render_frames
 from gidlite.viz import liveliest_line, liveliest_slice
 
 _LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
 _GAP = 4  # px between the videos of a film
+# Scale and quality of a film, from large to small.
+_LADDER = (
+    (1, 70), (1, 50), (1, 32), (0.8, 38), (0.65, 42), (0.65, 28), (0.5, 35), (0.5, 22), (0.4, 25),
+    (0.3, 20),
+)  # fmt: skip
 
 # Name: place in a grid, what it says, and the lessons about it.
 _BOXES = {
@@ -90,6 +99,38 @@ def check(exercise: str, answer) -> None:
     print(f"{exercise}: right." if hint is None else f"{exercise}: not yet; {hint}")
 
 
+def your_photo(pipeline, *, width=256) -> ipywidgets.VBox:
+    """Return a widget that takes a photo from the reader's disk and shows it as a loop.
+
+    A film of the loop appears beneath; ``gidlite animate`` makes a larger one.
+    """
+    upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="Your photo")
+    wind = ipywidgets.FloatSlider(0.8, min=0, max=1, step=0.05, description="Wind")
+    seed = ipywidgets.IntSlider(0, min=0, max=20, description="Seed")
+    shown = ipywidgets.HTML("<p>Choose a picture: a flower, a plant, a curtain, a lamp.</p>")
+
+    def animate(_=None) -> None:
+        if not upload.value:
+            return
+        shown.value = "<p>A few seconds …</p>"
+        [file] = upload.value
+        try:
+            photo = as_image(Image.open(io.BytesIO(file["content"])))
+            height, columns = fit_size(*photo.shape[-2:], max_width=width)
+            image = resize(photo, height=height, width=columns)
+            generator = torch.Generator().manual_seed(seed.value)
+            drawn = pipeline(image, generator=generator, sampling=Sampling(wind=wind.value))
+            frames = render_frames(image, drawn.volume, frame_times(drawn.volume, fps=10))
+            made = film({"yours": torch.stack(list(frames))}, fps=10)
+            shown.value = made._repr_html_()
+        except (GidliteError, OSError) as error:
+            shown.value = f"<p>{html.escape(str(error))}</p>"
+
+    for control in (upload, wind, seed):
+        control.observe(animate, "value")
+    return ipywidgets.VBox([ipywidgets.HBox([upload, wind, seed]), shown])
+
+
 def slice_view(clips, *, time, row=None, column=None, stretch=1):
     """Return frames above their slices, videos side by side, with the line and the time drawn in.
 
@@ -121,10 +162,11 @@ class Film:
 
     data: bytes = field(repr=False)
     alt: str
+    width: int = field(default=720, repr=False)  # px on the screen, if there is room
 
     def _repr_html_(self) -> str:
         source = base64.b64encode(self.data).decode()
-        style = "width: 100%; max-width: 720px; height: auto"
+        style = f"width: 100%; max-width: {self.width}px; height: auto"
         alt = html.escape(self.alt)
         return f'<img alt="{alt}" style="{style}" src="data:image/webp;base64,{source}">'
 
@@ -137,7 +179,7 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
     Args:
         clips: title → frames ``(T, 3, H, W)``, uint8, or float in [0, 1].
         fps: frames a second, as they are played.
-        width: of each video as stored, px. Default: as it is, at most 240.
+        width: of each video as stored, px. Default: as it is, at most 256.
         max_bytes: of the film.
         line: ``row`` or ``column`` of the frames as given. Default: the ``liveliest_slice`` of the
             first video.
@@ -148,20 +190,30 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
     }
     first = next(iter(clips.values())).round().byte()
     line = line or liveliest_slice(first)
-    width = width or min(first.shape[3], 240)
-    while True:
-        pictures = _pictures(clips, width / first.shape[3], **line)
-        for quality in (75, 50, 30, 15):
-            stream = io.BytesIO()
-            pictures[0].save(
-                stream, "WEBP", save_all=True, append_images=pictures[1:], quality=quality,
-                method=4, duration=round(1000 / fps), loop=0,
-            )  # fmt: skip
-            if stream.tell() <= max_bytes:
-                return Film(stream.getvalue(), "Film: " + " | ".join(clips))
-        if width < 64:
-            raise GidliteError(f"{len(pictures)} frames take over {max_bytes:,} bytes; show fewer")
-        width = round(0.8 * width)
+    width = width or min(first.shape[3], 256)
+    low, high, best = 0, len(_LADDER) - 1, None  # size falls along the ladder: halve it
+    while low <= high:
+        middle = (low + high) // 2
+        scale, quality = _LADDER[middle]
+        pictures = _pictures(clips, scale * width / first.shape[3], **line)
+        data = _webp(pictures, fps, quality)
+        if len(data) <= max_bytes:
+            shown = min(720, 3 * pictures[0].width)
+            best, high = Film(data, "Film: " + " | ".join(clips), shown), middle - 1
+        else:
+            low = middle + 1
+    if best is None:
+        raise GidliteError(f"the film takes over {max_bytes:,} bytes; show fewer frames")
+    return best
+
+
+def _webp(pictures, fps, quality) -> bytes:
+    stream = io.BytesIO()
+    pictures[0].save(
+        stream, "WEBP", save_all=True, append_images=pictures[1:], quality=quality, method=4,
+        duration=round(1000 / fps), loop=0, kmin=1000, kmax=1001,
+    )  # fmt: skip
+    return stream.getvalue()
 
 
 def _pictures(clips, scale, **line) -> list[Image.Image]:
