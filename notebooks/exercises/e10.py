@@ -17,10 +17,10 @@ def each_costs(answer):
 
 def half_closed(answer):
     """The left half is a loop, the right one is not."""
+    if answer.ndim != 4 or answer.shape[:2] != (16, 2):
+        return "the answer is a whole spectral volume, as wide as free."
     gap = loop_gap(answer, num_frames=150, loop_frames=75)[0].norm(dim=0)
     left, right = gap.tensor_split(2, dim=-1)
-    if answer.shape[-3:-2] != (2,) or gap.shape[-1] < 4:
-        return "the answer is a whole spectral volume, as wide as free."
     if left.max() > 1e-3:
         return "the left half does not come back after 75 frames."
     if right.max() < 1e-2:
