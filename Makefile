@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab notebooks gallery ablation bench docs wheel clean
+.PHONY: help demo test lint lab notebooks gallery ablation bench book wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,17 +43,18 @@ ablation: $(READY)  ## train, measure and print the ablation table (hours on a C
 bench: $(READY)  ## run every benchmark
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
-docs: $(READY)  ## pages and API reference in outputs/docs, links checked
+book: $(READY)  ## the course, pages and API reference in outputs/book, links checked, then tried
 	@$(PIP) -e ".[docs]"
 	@$(BIN)/python tools/draw_rooms.py --check || { \
 		echo "docs/rooms.svg is not what imports say: run tools/draw_rooms.py" >&2; exit 1; }
 	$(BIN)/mkdocs build -q --strict
+	$(BIN)/python -m pytest -q tests/widget/test_book.py
 
 wheel: $(READY)  ## build the wheel, install it elsewhere, and animate a photo with it
 	$(BIN)/python tools/try_wheel.py
 
 clean:  ## remove .venv, caches and outputs/demo
-	rm -rf $(VENV) outputs/demo outputs/docs outputs/wheel dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) outputs/demo outputs/book outputs/wheel dist .pytest_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
 		-exec rm -rf {} +
 

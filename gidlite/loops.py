@@ -4,7 +4,7 @@ A volume of T frames repeats after T by construction. A loop of N frames that is
 of periods also needs ``F_N = F_0`` in position and in velocity: two linear equations for each
 coordinate of each pixel, with the same coefficients everywhere. The loss is that of Li et al.
 2024, section 4 (looping). Departure: what the equations demand can be had exactly, without
-sampling anew; which is better is measured in notebook 07.
+sampling anew; which is better is measured in lesson 10.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def loop_guidance(
 
     Unless the gradient passes through the network, that counts as the best denoiser of white
     latents, whose estimate moves by the signal level α per unit of z: half the time for the same
-    (notebook 07). Through the network, u must be about 100 times smaller, or sampling diverges.
+    (lesson 10). Through the network, u must be about 100 times smaller, or sampling diverges.
     """
     from gidlite.prior.diffusion import signal_levels  # loads diffusers, which closing does without
 

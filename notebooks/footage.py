@@ -99,25 +99,27 @@ def true_motion() -> torch.Tensor:
     return motion - motion[:1]
 
 
-def film() -> torch.Tensor:
-    """Return the frames (T, 3, H, W) in [0, 1] before they are encoded."""
+def film(times=range(FRAMES)) -> torch.Tensor:
+    """Return the frames (T, 3, H, W) in [0, 1] at these times, before they are encoded."""
     photo = resize(read_image(PHOTO), height=2 * HEIGHT, width=2 * WIDTH)
     y, x = torch.meshgrid(torch.arange(2.0 * HEIGHT), torch.arange(2.0 * WIDTH), indexing="ij")
     here, span = torch.stack([x, y]), torch.tensor([2.0 * WIDTH, 2.0 * HEIGHT]).view(2, 1, 1)
-    generator, frames = torch.Generator().manual_seed(1), []
+    frames = []
 
     def look(picture, place):  # at positions in px
         grid = ((2 * place + 1) / span - 1).movedim(0, -1)[None]
         options = {"padding_mode": "border", "align_corners": False}
         return functional.grid_sample(picture[None], grid, **options)[0]
 
-    for time, field in enumerate(true_motion()):
-        field = 2 * functional.interpolate(field[None], scale_factor=2, mode="bilinear")[0]
+    for time in times:
+        field = true_motion()[time, None]
+        field = 2 * functional.interpolate(field, scale_factor=2, mode="bilinear")[0]
         source = here
         for _ in range(12):  # the place that moves to each pixel
             source = here - look(field, source)
         frame = resize(look(photo, source), height=HEIGHT, width=WIDTH)
         light = 1 + 0.006 * math.sin(0.9 * time) + 0.004 * math.sin(0.23 * time)
+        generator = torch.Generator().manual_seed(time)
         noise = 1.5 / 255 * torch.randn(frame.shape, generator=generator)
         frames.append((light * frame + noise).clamp(0, 1))
     return torch.stack(frames)

@@ -31,7 +31,7 @@ from gidlite.media import as_image, encode_jpeg, fit_size, resize, to_bytes
 from gidlite.motion import ModalBasis, SpectralVolume, check_aspect
 from gidlite.motion.spectral import pack_complex
 
-# Real plants that were poked relax at these frequencies instead of ringing (notebook 08).
+# Real plants that were poked relax at these frequencies instead of ringing (lesson 11).
 SLOWEST_HZ = 0.5
 
 

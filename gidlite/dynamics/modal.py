@@ -109,7 +109,7 @@ class ModalSystem:
     fractions allowed. Shapes that do not fit raise ``ShapeError``; a place outside the picture and
     a number that is not finite or out of range, ``GidliteError``.
 
-    Example:
+    Examples:
         >>> modes = torch.ones(1, 2, 4, 6, dtype=torch.complex64)
         >>> system = ModalSystem(modes, frequencies_hz=torch.tensor([1.0]))
         >>> system.drag(x=2, y=1, dx=3.0, dy=3.0)

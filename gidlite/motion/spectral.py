@@ -4,7 +4,7 @@ Both directions are one real matrix product along time, which touches no bin tha
 measures faster than the FFT at the sizes used here (``benchmarks/spectral.py`` prints both).
 
 Source: Li et al. 2024, section 3 (motion representation). Departure: the 1/T factor sits in the
-forward transform, so coefficients are in pixels whatever the clip length (notebook 02).
+forward transform, so coefficients are in pixels whatever the clip length (lesson 02).
 """
 
 from __future__ import annotations

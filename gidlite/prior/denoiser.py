@@ -2,7 +2,7 @@
 
 For a Gaussian field with a known power spectrum the best denoiser is known (Wiener): every spatial
 mode is shrunk by its own signal-to-noise ratio. Starting from it is our departure from Li et al.
-2024 (notebook 04). The U-Net learns where things end, and how they move together. As in the paper,
+2024 (lesson 05). The U-Net learns where things end, and how they move together. As in the paper,
 the bins of a volume are denoised together, coordinated by attention over frequencies.
 """
 

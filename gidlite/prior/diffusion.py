@@ -4,7 +4,7 @@ Source: Ho et al. 2020 (objective), Song et al. 2021 (DDIM), Lu et al. 2022 (DPM
 Bansal et al. 2023 (self-recurrence). Departures from Li et al. 2024: the network predicts v on a
 cosine schedule, to learn something at every noise level; and noise levels are even in the log of
 signal to noise. Motion of large things is decided while the picture still looks like pure noise:
-twenty steps spread evenly over time lose 80 % of its power (notebook 04).
+twenty steps spread evenly over time lose 80 % of its power (lesson 05).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ where w = 1 (average), w = Z (linear) or w = exp(Z) (softmax); "sum" leaves out 
 
 Source: the softmax splatting equation of Niklaus and Liu 2020, used by Li et al. 2024, section 5.
 Departure: softmax is shift invariant, so the largest Z *arriving at each target* is subtracted.
-One global shift underflows where a region's Z lies far below the maximum elsewhere (notebook 06).
+One global shift underflows where a region's Z lies far below the maximum elsewhere (lesson 08).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def splat(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return features, and on demand the coverage, of a ``SplatPlan`` that is used once.
 
-    Example:
+    Examples:
         >>> import torch
         >>> image = torch.arange(3.0).view(1, 1, 1, 3)
         >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)

@@ -193,7 +193,7 @@ def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float
 
     The schedules of diffusers end at 0, cannot see the clock, and have a state to save.
 
-    Example:
+    Examples:
         >>> config = TrainConfig(learning_rate=1.0, warmup_steps=10, steps=100)
         >>> [round(learning_rate(config, step), 2) for step in (0, 9, 55, 100)]
         [0.1, 0.98, 0.43, 0.02]

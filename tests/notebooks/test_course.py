@@ -2,7 +2,9 @@
 
 import io
 import sys
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ import torch
 from PIL import Image
 
 from gidlite.errors import GidliteError
+from gidlite.motion import SpectralVolume
 
 pytest.importorskip("ipywidgets")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "notebooks"))
 
-from course import check, explore_slices, film, slice_view, you_are_here
+import footage
+from course import check, explore_slices, film, slice_view, you_are_here, your_photo
 from exercises import number, tensor
 
 
@@ -32,12 +36,12 @@ def test_view_marks_the_line_and_the_time(clip, line):
     view = slice_view({"real": clip, "ours": clip[:6]}, time=8, **line)
     marked = (view == torch.tensor([255, 64, 32])[:, None, None]).all(0)
     length = 40 if "row" in line else 30
-    assert marked.sum() == 2 * 2 * length  # two clips: a line in the frame, one in the slice
+    assert marked.sum() == 2 * (length + 2 * 6)  # two clips: a line, and ticks beside the slice
     if "row" in line:
-        assert marked[20, :40].all() and marked[30 + 4 + 8, :40].all()
-        assert marked[30 + 4 + 5, 44:84].all()  # the shorter one stays at its end
+        assert marked[20, :40].all() and marked[30 + 4 + 8, [0, 5, 34, 39]].all()
+        assert marked[30 + 4 + 5, [44, 49, 78, 83]].all()  # the shorter one stays at its end
     else:
-        assert marked[:30, 16].all() and marked[:30, 40 + 4 + 8].all()
+        assert marked[:30, 16].all() and marked[[0, 5, 24, 29], 40 + 4 + 8].all()
 
 
 def test_sliders_move_the_picture(clip):
@@ -62,26 +66,31 @@ def test_sliders_move_the_picture(clip):
 
 def test_a_film_moves_and_fits(clip):
     made = film({"true": clip, "still <i>": clip[:1].expand(12, -1, -1, -1)}, fps=10, row=20)
-    picture = Image.open(io.BytesIO(made.data))
-    assert picture.n_frames == 12 and len(made.data) <= 60_000 and picture.info["loop"] == 0
-    assert picture.size == (2 * 44, 30 + 4 + 12 + 4)
+    assert len(made.webp) + len(made.avif or b"") <= 60_000
     page = made._repr_html_()
     assert "data:image/webp;base64," in page and "<i>" not in page
-    picture.seek(11)
-    shown = torch.tensor(np.asarray(picture.convert("RGB")))
-    assert shown[19, 26].min() > 180 > shown[19, 70].max()  # moved on the left only
+    assert ("data:image/avif;base64," in page) == (made.avif is not None)
+    for data in filter(None, (made.webp, made.avif)):
+        picture = Image.open(io.BytesIO(data))
+        assert picture.n_frames == 12 and picture.size == (2 * 44, 30 + 4 + 12 + 4)
+        picture.seek(11)
+        shown = torch.tensor(np.asarray(picture.convert("RGB")))
+        lit = shown.float().mean(2)
+        assert lit[19, 26] > 170 > 150 > lit[19, 70]  # moved on the left only
+    assert Image.open(io.BytesIO(made.webp)).info["loop"] == 0
 
 
 def test_a_film_that_does_not_fit_is_made_smaller_or_refused():
     noise = torch.randint(256, (20, 3, 96, 160), dtype=torch.uint8)
-    assert len(film({"noise": noise}, fps=10, row=5, max_bytes=30_000).data) <= 30_000
+    made = film({"noise": noise}, fps=10, row=5, max_bytes=30_000)
+    assert len(made.webp) + len(made.avif or b"") <= 30_000
     with pytest.raises(GidliteError, match="show fewer"):
         film({"noise": noise}, fps=10, row=5, max_bytes=500)
 
 
 def test_floats_are_frames_too(clip):
     same = film({"a": clip}, fps=10, row=20), film({"a": clip / 255}, fps=10, row=20)
-    assert same[0].data == same[1].data
+    assert same[0].webp == same[1].webp
 
 
 @pytest.mark.parametrize(("lesson", "filled"), [("05", 1), ("10", 1), ("15", 12)])
@@ -95,8 +104,6 @@ def test_the_map_fills_in_where_one_is(lesson, filled, monkeypatch):
 
 
 def test_answers_are_checked_without_giving_them_away(capsys, monkeypatch):
-    from types import SimpleNamespace
-
     def odd(answer):
         return None if answer % 2 else "think of remainders."
 
@@ -118,3 +125,46 @@ def test_answers_are_checked_without_giving_them_away(capsys, monkeypatch):
     assert "2.5 " not in lines[1] and "too large" in lines[1]
     with pytest.raises(GidliteError, match=r"no exercise 99\.7"):
         check("99.7", 1)
+
+
+def test_the_clip_is_what_its_code_films():
+    times, clip = [0, 45, 149], footage.footage()
+    gap = (footage.film(times) - clip.frames[times] / 255).square().mean((1, 2, 3))
+    assert (-10 * gap.log10()).min() > 34  # dB: the noise of the sensor and H.264
+    assert footage.CLIP.stat().st_size < 300_000
+
+
+def test_the_motion_of_the_clip_is_true():
+    """I_t(p + F_t(p)) = I_0(p), but for noise, light and the border."""
+    clip, time = footage.footage(), 135
+    y, x = torch.meshgrid(torch.arange(160) + 0.5, torch.arange(256) + 0.5, indexing="ij")
+    where = torch.stack([x, y]) + clip.motion[time]
+    grid = torch.stack([2 * where[0] / 256 - 1, 2 * where[1] / 160 - 1], -1)[None]
+    later, first = clip.frames[[time, 0]] / 255
+    back = torch.nn.functional.grid_sample(later[None], grid, align_corners=False)[0]
+    head = (slice(None), slice(20, 90), slice(40, 115))
+    still, moved = ((picture - first)[head].square().mean() for picture in (later, back))
+    assert clip.motion[time, 0, 51, 77].abs() > 5 and moved < 0.1 * still
+    assert clip.motion[0].abs().max() == 0
+
+
+def test_a_photo_of_the_readers_own_becomes_a_film(clip):
+    class Pipeline:
+        def __call__(self, image, *, generator, sampling):
+            assert 0 <= sampling.wind <= 1
+            spectral = torch.zeros(16, 2, *image.shape[-2:], dtype=torch.complex64)
+            spectral[3, 0] = sampling.wind
+            return SimpleNamespace(volume=SpectralVolume(spectral))
+
+    box = your_photo(Pipeline(), width=64)
+    (upload, wind, _), shown = box.children[0].children, box.children[1]
+    stream = io.BytesIO()
+    Image.fromarray(clip[5].movedim(0, -1).repeat_interleave(3, 0).numpy()).save(stream, "PNG")
+    file = {"name": "<b>.png", "type": "image/png", "size": 1, "last_modified": datetime.now()}
+    upload.value = ({**file, "content": memoryview(stream.getvalue())},)
+    first = shown.value
+    assert "data:image/webp;base64," in first
+    wind.value = 0.1
+    assert "data:image/webp;base64," in shown.value != first
+    upload.value = ({**file, "content": memoryview(b"no picture")},)
+    assert "image/webp" not in shown.value and "<p>" in shown.value

@@ -19,7 +19,7 @@ from gidlite.motion.flow import sample_at
 from gidlite.motion.spectral import motion_amplitude, motion_to_spectral, pack_complex
 from gidlite.render.splat import splat
 
-# RMS of one real coefficient per bin, px at 256x160: real plants, as in notebook 03.
+# RMS of one real coefficient per bin, px at 256x160: real plants, as in lesson 03.
 REAL_RMS = (
     0.229, 0.0915, 0.0587, 0.0484, 0.0396, 0.0355, 0.0347, 0.0330, 0.0306, 0.0302, 0.0258, 0.0232,
     0.0219, 0.0193, 0.0164, 0.0155, 0.0124, 0.0112, 0.0105, 0.0095, 0.0087, 0.0084, 0.0081, 0.0075,
