@@ -51,6 +51,15 @@ def maths(match: re.Match) -> str:
     return f'<span class="long">{drawn}</span>' if long else drawn
 
 
+def name_in_maths(items) -> None:
+    """Draw the formulas of headings in the table of contents, too."""
+    for item in items:
+        item.title = re.sub(
+            r"\\\((.+?)\\\)", lambda m: mathml(html.unescape(m[1]), block=False), item.title
+        )
+        name_in_maths(item.children)
+
+
 def on_config(config):
     """Put the lessons where the navigation says ``notebooks/``."""
     pages = [place(path).as_posix() for path in lessons()]
@@ -92,4 +101,5 @@ def on_page_content(text, page, config, files):
         return f'<div class="output">{raw[int(match[2])]}</div>'
 
     text = MATHS.sub(maths, text)
+    name_in_maths(page.toc)
     return re.sub(r'<div class="(\w+)" data-raw="(\d+)"></div>', back, text)
