@@ -21,6 +21,7 @@ from gidlite.media import sample_photo
 
 WARN = logging.getLogger("mkdocs.hooks.book").warning  # an error, as the build is strict
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
+LONG = 28  # characters of a formula that may not fit a phone
 touch: list[File] = []
 
 
@@ -44,7 +45,19 @@ def maths(match: re.Match) -> str:
     except ValueError as error:
         WARN(f"a formula cannot be drawn ({error}): {formula}")
         return match[0]
-    return f'<div class="maths">{drawn}</div>' if block else drawn
+    if block:
+        return f'<div class="maths">{drawn}</div>'
+    long = len(re.sub("<[^>]+>", "", drawn)) > LONG
+    return f'<span class="long">{drawn}</span>' if long else drawn
+
+
+def name_in_maths(items) -> None:
+    """Draw the formulas of headings in the table of contents, too."""
+    for item in items:
+        item.title = re.sub(
+            r"\\\((.+?)\\\)", lambda m: mathml(html.unescape(m[1]), block=False), item.title
+        )
+        name_in_maths(item.children)
 
 
 def on_config(config):
@@ -88,4 +101,5 @@ def on_page_content(text, page, config, files):
         return f'<div class="output">{raw[int(match[2])]}</div>'
 
     text = MATHS.sub(maths, text)
+    name_in_maths(page.toc)
     return re.sub(r'<div class="(\w+)" data-raw="(\d+)"></div>', back, text)

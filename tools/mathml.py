@@ -53,8 +53,10 @@ def mend(element, before, after) -> None:
         bracket = after is not None and after.text == "("
         element.tag, spaces = "mo", {"rspace": "0" if bracket else THIN, "form": "prefix"}
         element.attrib |= spaces | {"lspace": "0" if is_operator(before) else THIN}
-    if element.tag == "mo" and text in ("|", "‖", "/"):
+    if element.tag == "mo" and text in ("|", "‖", "∥", "/"):
         element.attrib |= {"lspace": "0", "rspace": "0"}
+        if not {"stretchy", "minsize"} & set(element.attrib):
+            element.set("stretchy", "false")
     if element.tag == "mo" and text in VALUES:
         element.tag = "mi"
     if element.tag == "mi" and "Α" <= text <= "Ω":  # capitals stand upright

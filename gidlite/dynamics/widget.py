@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 from io import BytesIO
 from typing import Any
 
@@ -17,8 +19,9 @@ class ModalExplorer(anywidget.AnyWidget):
     """A photo and its volume or basis in the notebook, to be dragged and blown at.
 
     Physics and drawing run in the browser; Python sends the photo and its modes once and keeps
-    the sliders in step, both ways. Further options are ``modes``, ``width`` and ``alt``, as of
-    ``make_scene``, and any slider or the mask:
+    the sliders in step, both ways. Where no kernel runs, as on GitHub, the ``fallback`` is shown:
+    what draws itself as HTML, such as a film; by default the photo. Further options are ``modes``,
+    ``width`` and ``alt``, as of ``make_scene``, and any slider or the mask:
 
     Attributes:
         stiffness: Factor on every spring, 0.1–4.
@@ -47,11 +50,26 @@ class ModalExplorer(anywidget.AnyWidget):
     attraction = traitlets.Float(0.0, min=0.0, max=3.0).tag(sync=True)
     mask = traitlets.CBytes().tag(sync=True)  # the browser's bytes arrive as a memoryview
 
-    def __init__(self, image: Any, volume: SpectralVolume | ModalBasis, **options) -> None:
+    def __init__(
+        self, image: Any, volume: SpectralVolume | ModalBasis, *, fallback: Any = None, **options
+    ) -> None:
         names = {"stiffness", "gain", "wind", "attraction", "mask"} & options.keys()
         synced = {name: options.pop(name) for name in names}
         scene = make_scene(image, volume, **options)
         super().__init__(**vars(scene), damping=scene.header["damping"], **synced)
+        self._fallback = fallback._repr_html_() if fallback is not None else None
+
+    def _repr_mimebundle_(self, **options) -> Any:
+        """Return the widget and, for where it cannot live, what stands in for it."""
+        bundle = super()._repr_mimebundle_(**options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        how = "To touch it, run this cell, or <code>gidlite poke photo.jpg</code> for a page."
+        data["text/html"] = f"{self._fallback or self._still()}<p>{how}</p>"
+        return bundle
+
+    def _still(self) -> str:
+        source, alt = base64.b64encode(self.photo).decode(), html.escape(self.header["alt"])
+        return f'<img alt="{alt}" style="width: 100%" src="data:image/jpeg;base64,{source}">'
 
     @traitlets.validate("mask")
     def _is_picture(self, proposal: dict) -> bytes:

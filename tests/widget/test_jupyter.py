@@ -15,7 +15,7 @@ from gidlite.motion import save_volume
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "08_interactive_modal_dynamics.ipynb"
+COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "11_interactive_modal_dynamics.ipynb"
 DISC = (
     "from gidlite.media import read_image\n"
     "from gidlite.motion import load_volume\n"
@@ -26,9 +26,9 @@ DISC = (
 
 
 def course() -> str:
-    """Return what notebook 08 runs to show the flower in its widget, as one cell."""
+    """Return what lesson 11 runs to show the flower in its widget, as one cell."""
     cells = ["".join(cell["source"]) for cell in json.loads(COURSE.read_text())["cells"]]
-    wanted = ("import math\n", "photo = read_image", "source = ", "explorer = ")
+    wanted = ("import math\n", "photo = read_image", "FPS, COUNT", "poke = ")
     return "\n".join(next(cell for cell in cells if cell.startswith(start)) for start in wanted)
 
 
@@ -39,7 +39,7 @@ def lab(photo, volume, tmp_path, request):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     write_image(tmp_path / "disc.png", photo)
     save_volume(tmp_path / "disc.safetensors", volume)
-    source = course() if request.param == "notebook 08" else DISC
+    source = course() if request.param == "lesson 11" else DISC
     cells = [
         {"cell_type": "code", "id": "cell0", "metadata": {}, "outputs": [], "source": source,
          "execution_count": None}
@@ -57,7 +57,7 @@ def lab(photo, volume, tmp_path, request):
     environment = {
         **os.environ, "GIDLITE_FAST": "1", "JUPYTER_PREFER_ENV_PATH": "1",
         "JUPYTER_CONFIG_DIR": str(tmp_path / "conf"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "run"),
-        "PYTHONPATH": os.pathsep.join([str(path) for path in sys.path if path]),
+        "PYTHONPATH": os.pathsep.join([str(COURSE.parent), *filter(None, map(str, sys.path))]),
     }  # fmt: skip
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -71,7 +71,7 @@ def lab(photo, volume, tmp_path, request):
         yield f"http://127.0.0.1:{found[1]}/lab/tree/touch.ipynb?token=test"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
 
 
 def until(page, condition, *, seconds: float = 120, pause: float = 0.1) -> None:
@@ -115,12 +115,13 @@ def show_widget(page, lab: str) -> None:
                 raise
 
 
-@pytest.mark.parametrize("lab", ["a disc", "notebook 08"], indirect=True)
+@pytest.mark.parametrize("lab", ["a disc", "lesson 11"], indirect=True)
 def test_widget_in_jupyterlab(lab, browser, request):
     page = browser.new_page(viewport={"width": 1100, "height": 900})
     page.set_default_timeout(120_000)
     show_widget(page, lab)
     stage = page.locator(".gidlite-stage").first
+    assert page.get_by_text("To touch it").count() == 0, "that is for where no kernel runs"
     seen = [stage.screenshot()]
 
     def moved() -> bool:

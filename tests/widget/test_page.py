@@ -269,6 +269,30 @@ def test_widget_checks_its_sliders(photo, volume, basis):
             setattr(widget, name, value)
 
 
+def test_the_widget_brings_what_stands_in_for_it(photo, basis):
+    """Without a kernel: the photo, or a film that is given; and how to touch it."""
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    from gidlite.dynamics.widget import ModalExplorer
+
+    def page(widget):
+        bundle = widget._repr_mimebundle_()
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        assert "application/vnd.jupyter.widget-view+json" in data, "alive, it is the widget"
+        assert "run this cell" in data["text/html"] and "gidlite poke" in data["text/html"]
+        return data["text/html"]
+
+    hostile = '"><script>alert(1)</script>'
+    widget, found = ModalExplorer(photo, basis, alt=hostile), []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(page(widget))
+    assert [tag for tag, _ in found] == ["img", "p", "code"] and found[0][1]["alt"] == hostile
+    assert base64.b64decode(found[0][1]["src"].partition("base64,")[2]) == widget.photo
+    film = SimpleNamespace(_repr_html_=lambda: "<img alt='a film'>")
+    shown = page(ModalExplorer(photo, basis, fallback=film))
+    assert shown.startswith("<img alt='a film'>") and "jpeg" not in shown
+
+
 def test_a_mask_of_the_widget_goes_both_ways_and_edits_motion(photo, basis):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     import traitlets
