@@ -35,7 +35,7 @@ TIMING = re.compile(
     r"\d+(?:\.\d+)?(?: to \d+(?:\.\d+)?)? ?(?:s|ms|seconds|min|minutes|fps|steps/s)\b"
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
-COST = re.compile(r"\*\*Cost\*\* [^\n]*?(?= · \*\*|\n|$)")
+COST = re.compile(r"\*\*Cost\*\* [^\n]*?(?= · \*\*| *\n|$)")
 SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.DOTALL)
 MEMORY = "import resource as _r; print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss)"
 KEPT_CELL_METADATA = {"tags", "jupyter", "slideshow"}
