@@ -28,10 +28,10 @@ from gidlite.viz import liveliest_line, liveliest_slice
 _LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
 _GAP = 4  # px between the videos of a film
 _TICK = 6  # px at both ends of a slice that mark the time
-# Scale and quality of a film, from large to small.
+# Scale and quality of a film, and which frames it has (every one, every second ...), ever smaller.
 _LADDER = (
-    (1, 70), (1, 50), (1, 32), (0.8, 38), (0.65, 42), (0.65, 28), (0.5, 35), (0.5, 22), (0.4, 25),
-    (0.3, 20), (0.2, 10),
+    (1, 70, 1), (1, 50, 1), (1, 32, 1), (0.8, 38, 1), (0.65, 42, 1), (0.65, 28, 1), (0.65, 34, 2),
+    (0.5, 40, 2), (0.5, 25, 2), (0.5, 25, 3), (0.4, 25, 3), (0.4, 15, 4), (0.3, 15, 4), (0.2, 5, 6),
 )  # fmt: skip
 
 # Name: place in a grid, what it says, and the lessons about it.
@@ -214,9 +214,9 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
     left = max_bytes - len(avif or b"")
     low, high, webp = 0, len(_LADDER) - 1, None  # size falls along the ladder: halve it
     while low <= high:
-        step, quality = _LADDER[middle := (low + high) // 2]
-        smaller = _pictures(clips, step * scale, **line)
-        data = _encoded(smaller, fps, "WEBP", quality=quality, method=4, kmin=1000, kmax=1001)
+        step, quality, every = _LADDER[middle := (low + high) // 2]
+        fewer = _pictures(clips, step * scale, **line)[::every]
+        data = _encoded(fewer, fps / every, "WEBP", quality=quality, method=4, kmin=4, kmax=9)
         webp, low, high = (data, low, middle - 1) if len(data) <= left else (webp, middle + 1, high)
     if webp is None:
         raise GidliteError(f"the film takes over {max_bytes:,} bytes; show fewer frames")
@@ -250,7 +250,9 @@ def _resized(frames, scale):
 
 def _titled(view, titles, step, *, size) -> Image.Image:
     picture = Image.fromarray(to_bytes(view))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    draw, room = ImageDraw.Draw(picture), (step[0] or picture.width) - 12
+    longest = max(draw.textlength(title, font=ImageFont.load_default(size)) for title in titles)
+    font = ImageFont.load_default(size * min(1, room / longest))
     for n, title in enumerate(titles):
         place = 4 + n * step[0], 2 + n * step[1]
         draw.text(place, title, font=font, fill="white", stroke_width=1, stroke_fill="black")
