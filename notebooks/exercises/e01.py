@@ -8,10 +8,10 @@ from gidlite.motion.flow import optical_flow
 
 
 def _column(answer):
-    # By its definition: the column of every frame, frames from left to right.
+    # By its definition: the column of every frame, one frame below another.
     frames = footage().frames
-    expected = torch.stack([frame[:, :, 77] for frame in frames], dim=-1)
-    return tensor(expected, atol=0, hint="time runs to the right, see `xt_slice`.")(answer)
+    expected = torch.stack([frame[:, :, 77] for frame in frames], dim=1)
+    return tensor(expected, atol=0, hint="time runs downwards, see `xt_slice`.")(answer)
 
 
 def _rightmost(answer):
