@@ -197,6 +197,9 @@ def film(clips, *, fps, width=None, max_bytes=60_000, **line) -> Film:
         max_bytes: of the film as AVIF and as WebP, together.
         line: ``row`` or ``column`` of the frames as given. Default: the ``liveliest_slice`` of the
             first video.
+
+    Raises:
+        GidliteError: if it is larger than ``max_bytes`` at any size.
     """
     clips = {
         title: 255 * frames if frames.is_floating_point() else frames

@@ -27,6 +27,15 @@ def tolerance() -> dict[str, float]:
     return TOLERANCE
 
 
+@pytest.fixture
+def clip() -> torch.Tensor:
+    """Return a gray clip of 12 frames, 30 × 40, in which a bar swings along row 20."""
+    frames = torch.full((12, 3, 30, 40), 90, dtype=torch.uint8)
+    for t in range(12):
+        frames[t, :, 19:22, 14 + t : 17 + t] = 250
+    return frames
+
+
 @pytest.fixture(scope="session")
 def metric_weights() -> Path:
     """Return the folder of feature networks that lies beside a checkout, or skip loudly."""

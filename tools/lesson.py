@@ -15,7 +15,6 @@ FENCE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2 *$)", re.M | re.S)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]*)(#[^)\s]*)?(?=[)\s])")
 BADGE = re.compile(r"\[!\[([^\]]+)\]\(https?://[^)]*\)\]\(([^)]+)\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-HIDDEN = {"hide", "hide-input", "hide_input"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp"}
 raw: list[str] = []  # HTML that Markdown must not see, by its place here
@@ -123,10 +122,9 @@ class Lesson:
             if cell.cell_type != "code":
                 parts.append(markdown(cell.source))
                 continue
-            hidden = HIDDEN & set(cell.metadata.get("tags", []))
             code = fenced(cell.source, "python")
-            fold = '<details markdown="1"><summary>Code</summary>\n\n{}\n\n</details>'
-            parts.append(fold.format(code) if hidden else code)
+            fold = '<details markdown="1"><summary>On Colab</summary>\n\n{}\n\n</details>'
+            parts.append(fold.format(code) if "google.colab" in cell.source else code)
             touches = bool(re.search(r"\bModalExplorer\(", cell.source))
             if poke and touches:
                 parts.append(kept("", "touch"))

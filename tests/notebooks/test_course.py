@@ -22,15 +22,6 @@ from course import check, explore_slices, film, slice_view, you_are_here, your_p
 from exercises import number, tensor
 
 
-@pytest.fixture
-def clip():
-    """Return a gray clip of 12 frames, 30 × 40, in which a bar swings along row 20."""
-    frames = torch.full((12, 3, 30, 40), 90, dtype=torch.uint8)
-    for t in range(12):
-        frames[t, :, 19:22, 14 + t : 17 + t] = 250
-    return frames
-
-
 @pytest.mark.parametrize("line", [{"row": 20}, {"column": 16}])
 def test_view_marks_the_line_and_the_time(clip, line):
     view = slice_view({"real": clip, "ours": clip[:6]}, time=8, **line)

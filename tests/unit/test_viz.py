@@ -17,15 +17,6 @@ from gidlite.viz import (
 )
 
 
-@pytest.fixture
-def clip():
-    """Return a gray clip of 12 frames, 30 × 40, in which a bar swings along row 20."""
-    frames = torch.full((12, 3, 30, 40), 90, dtype=torch.uint8)
-    for t in range(12):
-        frames[t, :, 19:22, 14 + t : 17 + t] = 250
-    return frames
-
-
 def test_the_line_that_changes_most_is_found(clip):
     assert liveliest_line(clip) in (19, 20, 21)
     assert 16 <= liveliest_line(clip, columns=True) <= 26
