@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt $(PIP_FLAGS)
 export JUPYTER_PREFER_ENV_PATH := 1
+# Threads that spin while they wait starve each other beside other busy programs.
+PATIENT := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=5000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint lab notebooks gallery ablation bench book wheel clean
@@ -19,7 +21,7 @@ demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 	@$(BIN)/gidlite demo -o outputs/demo
 
 test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 -m "not browser"
+	$(PATIENT) $(BIN)/python -m pytest -q -n 2 -m "not browser"
 	$(BIN)/python -m pytest -q tests/widget/test_browser.py
 	$(BIN)/python -m pytest -q tests/widget/test_jupyter.py
 
@@ -28,10 +30,10 @@ lint: $(READY)  ## check style and formatting, notebooks included
 	$(BIN)/ruff format --check .
 
 lab: $(READY)  ## open the course in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(PATIENT) $(BIN)/jupyter lab notebooks
 
 notebooks: $(READY)  ## run every notebook in full and store its outputs
-	$(BIN)/python tools/execute_notebooks.py
+	$(PATIENT) $(BIN)/python tools/execute_notebooks.py
 
 gallery: $(READY)  ## pages to touch in outputs/gallery; PHOTOS=folder for your own photos
 	@$(BIN)/python tools/gallery.py -o outputs/gallery $(PHOTOS)
@@ -40,8 +42,8 @@ ablation: $(READY)  ## train, measure and print the ablation table (hours on a C
 	$(BIN)/python -m studies.ablation train
 	$(BIN)/python -m studies.ablation measure
 
-bench: $(READY)  ## run every benchmark
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(READY)  ## every figure of speed beside its target and a peer (ten minutes, idle machine)
+	$(BIN)/python -m benchmarks
 
 book: $(READY)  ## the course, pages and API reference in outputs/book, links checked, then tried
 	@$(PIP) -e ".[docs]"

@@ -15,6 +15,9 @@ from gidlite import cli
 from gidlite.cli import learn, photo
 from gidlite.errors import GidliteError, GidliteWarning, require
 
+# Threads of torch and numba that wait for each other by spinning take the cores from the one that
+# is waited for, where other programs are at work. OpenMP reads this when it is loaded.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
 app = typer.Typer(
     help="One photo of something that sways in, a seamless loop out.",
     no_args_is_help=True,
@@ -63,6 +66,8 @@ def run(command: Callable[[], None]) -> None:
 
 def main() -> None:
     """Run the ``gidlite`` command."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.update(PATIENT)
     run(app)
 
 

@@ -156,7 +156,7 @@ class GidPipeline:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self._parts().values())).device
+        return next(next(iter(self._parts().values())).parameters()).device
 
     def to(self, device: torch.device | str) -> GidPipeline:
         """Move the parts and return the pipeline."""

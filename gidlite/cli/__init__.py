@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -200,8 +201,12 @@ def show_report(tables: list, output: Path | None, report: dict[str, Any]) -> No
 
 def load_pipeline(model: Path | None) -> GidPipeline:
     """Return a trained pipeline, the shipped one by default, without notes about its loading."""
+    # diffusers imports torch's compiler for a decorator, which takes a second, or does without.
+    compiler = sys.modules.setdefault("torch._dynamo", None)
     from diffusers.utils import logging
 
+    if compiler is None:
+        del sys.modules["torch._dynamo"]
     from gidlite.pipeline import GidPipeline
 
     logging.set_verbosity_error()

@@ -91,9 +91,9 @@ def _check_suffix(output: Path, *known: str) -> None:
 def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVolume:
     import torch
 
-    from gidlite.pipeline import Sampling, drawn_wind
-
     wind, pipeline = prior.strength(), cli.load_pipeline(prior.model)
+    from gidlite.pipeline import Sampling, drawn_wind  # late, for loading spares imports
+
     if pipeline.representation == "grid" and prior.wind is None:
         wind = None  # a grid knows none
     sampling = Sampling(wind=wind, gain=prior.gain(pipeline, photo, image))

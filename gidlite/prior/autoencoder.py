@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):
         scaling_factor: float = 1.0,
     ) -> None:
         super().__init__()
+        from diffusers import AutoencoderKL  # slow to import
+
         require(len(channels) == 2, f"autoencoder channels are {channels}; give two widths")
         self.residual = AutoencoderKL(
             in_channels=4, out_channels=4, latent_channels=4, block_out_channels=tuple(channels),

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
@@ -162,6 +162,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         prediction_type: str = "v_prediction",
     ) -> None:
         super().__init__()
+        from diffusers import UNet2DModel  # slow to import, and photos' own modes need none
+
         known = ", ".join(COORDINATIONS)
         message = f"coordination {coordination!r} is unknown; use one of {known}"
         require(coordination in COORDINATIONS, message)

@@ -92,7 +92,10 @@ class Drawer(ModelMixin, ConfigMixin):
         numbers = 2 * modes_per_part * bins // tokens
         common = 0 if coordination == "independent" else modes_per_part**2
         self.enter = nn.Linear(numbers + common, width)
-        self.bin = nn.Parameter(torch.randn(tokens, width) * 0.1)
+        initial = torch.empty(tokens, width)
+        if not initial.is_meta:  # there, drawing imports torch's compiler, for a second
+            initial.normal_().mul_(0.1)
+        self.bin = nn.Parameter(initial)
         self.know = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
         self.level = nn.Sequential(nn.Linear(2 * _WAVES, width), nn.SiLU(), nn.Linear(width, width))
         over_bins = coordination == "attention"

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from unit.tiny_pipeline import tiny
 
 from gidlite import cli
-from gidlite.__main__ import main
+from gidlite.__main__ import PATIENT, main
 from gidlite.cli import beside
 from gidlite.errors import GidliteError, plain, same_file
 from gidlite.media import write_video
@@ -325,3 +326,41 @@ def test_every_photo_fits_its_own_volume(size):
     check_aspect(image, volume)
     check_aspect(image, replace(volume, aspect=None))
     check_aspect(image, pipe.basis(image))
+
+
+def run_alone(code, **environment):
+    """Run code in a process of its own that was told nothing of threads but this."""
+    told = {k: v for k, v in os.environ.items() if k not in PATIENT} | environment
+    found = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_a_prediction_imports_what_it_needs(tmp_path):
+    """Neither torch's compiler nor U-Nets; and the compiler can be had afterwards."""
+    code = (
+        "import sys; from gidlite.__main__ import main; from gidlite.media import sample_photo;"
+        f"sys.argv = ['gidlite', 'predict', str(sample_photo()), '-o', {str(tmp_path / 'v.safetensors')!r}]\n"
+        "try: main()\nexcept SystemExit as stopped: assert not stopped.code\n"
+        "print([name for name in sys.modules if 'unet' in name or name == 'torch._dynamo'])\n"
+        "import torch; print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item())"
+    )  # fmt: skip
+    assert run_alone(code).splitlines()[1:] == ["[]", "2.0"]
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_of_the_command_wait_patiently_unless_told_otherwise(given):
+    code = (
+        "import os, sys; import gidlite; before = dict(os.environ); import gidlite.__main__ as m\n"
+        "assert before == dict(os.environ); m.run = lambda app: print("
+        "'torch' in sys.modules, [os.environ.get(name) for name in m.PATIENT]); m.main()"
+    )
+    wanted = list(PATIENT.values()) if not given else ["ACTIVE", None]
+    assert run_alone(code, **given).strip() == f"False {wanted}"
+
+
+def test_notebooks_and_tests_wait_as_the_command_does():
+    root = PACKAGE.parent
+    assert yaml.safe_load((root / "environment.yml").read_text())["variables"] == PATIENT
+    line = "PATIENT := " + " ".join(f"{name}={value}" for name, value in PATIENT.items())
+    assert line in (root / "Makefile").read_text().splitlines()
