@@ -6,30 +6,26 @@ those. More tables, of single parts, come from the files beside this one.
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import commands, folder, page, render, splat
-from benchmarks.rows import Row
 
-PARTS = {
-    part.__name__.split(".")[-1]: part.rows for part in (commands, render, splat, page, folder)
-}
+PARTS = {"commands": commands, "render": render, "splat": splat, "page": page, "folder": folder}
 
 
-def show(parts: Mapping[str, Callable[[], Iterator[Row]]]) -> None:
+def show(parts: Sequence[str]) -> None:
     """Measure and print one table, each row also as soon as it is known."""
     console = Console()
     table = Table("work", "measured", "target", "", "peer, same run")
-    for name, rows in parts.items():
-        for row in rows():
-            console.print(*row.cells()[:4], sep="  ", highlight=False)
+    for part in parts:
+        for row in PARTS[part].rows():
+            console.print("  ".join(row.cells()), highlight=False)
             table.add_row(*row.cells())
         table.add_section()
-        console.print(f"({name} done)", style="dim")
     console.print(table)
     load = os.getloadavg()[0]
     console.print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {load:.1f}")
@@ -38,10 +34,11 @@ def show(parts: Mapping[str, Callable[[], Iterator[Row]]]) -> None:
 def main() -> None:
     """Print the table of the parts that are asked for, by default of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "parts", nargs="*", choices=[*PARTS, []], metavar="PART", default=list(PARTS)
-    )
-    show({name: PARTS[name] for name in parser.parse_args().parts})
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    asked = parser.parse_args().parts
+    if unknown := set(asked) - set(PARTS):
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    show(asked or list(PARTS))
 
 
 if __name__ == "__main__":

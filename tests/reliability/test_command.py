@@ -339,8 +339,9 @@ def run_alone(code, **environment):
 def test_a_prediction_imports_what_it_needs(tmp_path):
     """Neither torch's compiler nor U-Nets; and the compiler can be had afterwards."""
     code = (
-        "import sys; from gidlite.__main__ import main; from gidlite.media import sample_photo;"
-        f"sys.argv = ['gidlite', 'predict', str(sample_photo()), '-o', {str(tmp_path / 'v.safetensors')!r}]\n"
+        "import sys; from gidlite.__main__ import main; from gidlite.media import sample_photo\n"
+        f"output = {str(tmp_path / 'v.safetensors')!r}\n"
+        "sys.argv = ['gidlite', 'predict', str(sample_photo()), '-o', output]\n"
         "try: main()\nexcept SystemExit as stopped: assert not stopped.code\n"
         "print([name for name in sys.modules if 'unet' in name or name == 'torch._dynamo'])\n"
         "import torch; print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item())"
