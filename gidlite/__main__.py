@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(photo.app)
+app.add_typer(photo.export, name="export", no_args_is_help=True)
 app.add_typer(learn.app)
 app.add_typer(learn.evaluate, name="evaluate", no_args_is_help=True)
 app.add_typer(learn.weights, name="weights", no_args_is_help=True)

@@ -34,8 +34,8 @@ WEIGHTS, DEFAULT = Path(__file__).parent / "weights", "modes"  # a folder for ea
 FARTHEST = 12.0  # px at 256 wide; beyond, a renderer invents more than it moves
 _LIVELY = 0.7  # of the level of the liveliest place: what a thing that is told to move has
 _LEAST_LEVEL, _LEAST_LIVELIEST = 1e-3, 0.5  # taken of a still place, and of a still photo
-_WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
-_SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
+WORKING_PIXELS = 256 * 160  # about as many as in training, at any aspect ratio
+SIZE_MULTIPLE = 4 * PATCH * PHOTO_STRIDE  # the U-Net halves its grid of patches twice
 _HEAD = {"format": "gidlite-pipeline", "version": 4}
 _KEYS = ("representation", "name", "num_frames", "fps")
 _STATS = "frequency_stats.safetensors"
@@ -99,10 +99,10 @@ class GidOutput:
 
 def working_size(height: int, width: int) -> tuple[int, int]:
     """Return the size at which the network sees a photo: about 256×160 pixels in all."""
-    scale = math.sqrt(_WORKING_PIXELS / (height * width))
-    rounded = [max(1, round(side * scale / _SIZE_MULTIPLE)) for side in (height, width)]
+    scale = math.sqrt(WORKING_PIXELS / (height * width))
+    rounded = [max(1, round(side * scale / SIZE_MULTIPLE)) for side in (height, width)]
     # An extreme panorama would otherwise grow without bound when its short side is rounded up.
-    return tuple(min(side, 24) * _SIZE_MULTIPLE for side in rounded)
+    return tuple(min(side, 24) * SIZE_MULTIPLE for side in rounded)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

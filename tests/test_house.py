@@ -12,10 +12,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from those before it. Rooms of one group do not import each other.
 ROOMS = [
     {"errors"}, {"media"}, {"motion"}, {"viz", "prior"}, {"loops"}, {"render", "dynamics"},
-    {"pipeline"}, {"data"}, {"train", "evaluate"}, {"cli"}, {"__main__"},
+    {"pipeline"}, {"data", "web"}, {"train", "evaluate"}, {"cli"}, {"__main__"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
-MOST_FILES, MOST_LINES = 54, 12_450  # two representations, refusals; the aim is 45 and 9,000
+MOST_FILES, MOST_LINES = 55, 12_690  # two representations, refusals; the aim is 45 and 9,000
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 60, 7
 
 

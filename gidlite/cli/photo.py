@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gidlite.motion import SpectralVolume
 
 app = Typer()
+export = Typer(help="Take the trained parts elsewhere.")
 
 _SLIGHT = 1.0  # px at 256 wide; a smaller swing of the liveliest pixels is easily missed
 
@@ -282,6 +283,20 @@ def poke(
     write_page(output, scene, title=name or "Touch it")
     size = output.stat().st_size / 1e6
     cli.say(f"{output}  {len(scene.header['frequencies'])} modes, {size:.1f} MB")
+
+
+@cli.command(export, "web", reads=("model",))
+def export_web(
+    *,
+    output: cli.Output = Path("outputs/web"),
+    model: Annotated[Path | None, Option(help="Folder of a trained pipeline.")] = None,
+) -> None:
+    """The prior as ONNX graphs for a web page: `gidlite export web -o graphs`."""
+    check_output(output, folder=True)
+    pipeline = cli.load_pipeline(model)
+    from gidlite.web import export_web as write
+
+    cli.say(f"{output}  {write(pipeline, output) / 1e6:.1f} MB")
 
 
 @cli.command(app)

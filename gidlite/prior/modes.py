@@ -70,14 +70,16 @@ class Modes:
     def basis(self) -> tuple[Complex[Tensor, "pairs 2 rows columns"], Float[Tensor, " pairs"]]:
         """Return the shapes of the first photo in pairs, times the level, and places in the bins.
 
-        The two modes of a shape make a complex one; its place is the mean bin, weighted by speed.
+        The two modes of a shape make a complex one.
         """
         shapes = (self.shapes[0] * self.level[0]).unflatten(0, (-1, 2))
-        pairs = torch.complex(*shapes.unbind(1))
+        return torch.complex(*shapes.unbind(1)), self.places()
+
+    def places(self) -> Float[Tensor, " pairs"]:
+        """Return the place in the bins of every pair: their mean, weighted by speed."""
         power = (self.envelope[0, ::2] * self.scale).square()
         bins = torch.arange(1, power.shape[1] + 1, device=power.device)
-        place = ((power * bins.square()).sum(1) / power.sum(1).clamp(min=1e-9)).sqrt()
-        return pairs, place
+        return ((power * bins.square()).sum(1) / power.sum(1).clamp(min=1e-9)).sqrt()
 
     def compose(self, coords: Coords, amount: Float[Tensor, " batch"]) -> Components:
         """Return the volume of coordinates, of an amount g, in px of the photo."""
@@ -230,7 +232,8 @@ def _places(like: Tensor) -> Tensor:
 
 def _ramps(like: Tensor) -> Tensor:
     """Return x and y of every cell, sides at ±1."""
-    y, x = (torch.linspace(-1, 1, size, device=like.device) for size in like.shape[-2:])
+    # Unlike linspace, this can be exported for pictures of any size.
+    y, x = (2 * torch.arange(n, device=like.device) / (n - 1) - 1 for n in like.shape[-2:])
     y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([x, y]).expand(len(like), -1, -1, -1).to(like.dtype)
 
