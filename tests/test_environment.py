@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("notebooks", "heic", "docs", "dev")
+EXTRAS = ("notebooks", "heic", "web", "docs", "dev")
 CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base", "build": "python-build"}
 SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 

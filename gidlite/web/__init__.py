@@ -13,7 +13,6 @@ import logging
 import warnings
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +25,6 @@ from gidlite.prior.drawer import ModesPrior
 from gidlite.prior.modes import Modes
 from gidlite.render.photo import GuidedUpsampling
 
-if TYPE_CHECKING:
-    import onnx
-
 FOLDER = Path(__file__).parent  # where the modules of the page lie
 _MOST_BYTES = 30_000_000  # of all graphs; with its runtime, a page is to stay below 45 MB
 _STEPS = 12  # of the solver, as in ``GidPipeline``
@@ -38,9 +34,7 @@ _GROWING = {"photo": (2, 3, SIZE_MULTIPLE), "shapes": (3, 4, _CELLS), "level": (
 
 
 class _Graph(nn.Module):
-    """Any part of the computation; parameters of ``forward`` name what goes in."""
-
-    gives: tuple[str, ...]
+    """A part of the computation; parameters of ``forward`` name what goes in."""
 
     def __init__(self, prior: ModesPrior) -> None:
         super().__init__()
@@ -58,18 +52,15 @@ class _Graph(nn.Module):
 class _Photo(_Graph):
     """A photo in [0, 1] → what ``Modes`` says of it, tokens as the condition of the drawer."""
 
-    gives = ("shapes", "level", "envelope", "amount", "embedding", "condition")
-
     def forward(self, photo: Tensor) -> tuple[Tensor, ...]:
         found = self.modes(photo, image_taps(photo))
-        told = (getattr(found, name) for name in self.gives[:-1])
-        return *told, self.drawer.embed(found.tokens)
+        condition = self.drawer.embed(found.tokens)
+        told = found.shapes, found.level, found.envelope, found.amount, found.embedding
+        return *told, condition
 
 
 class _Drawer(_Graph):
     """Noisy coordinates, their diffusion step and the condition → v."""
-
-    gives = ("v",)
 
     def forward(self, noisy: Tensor, step: Tensor, condition: Tensor) -> Tensor:
         return self.drawer(noisy, step, None, condition)
@@ -80,8 +71,6 @@ class _Volume(_Graph):
 
     Real parts come before imaginary ones, x before y; motion has the outlines of the photo.
     """
-
-    gives = ("parts",)
 
     def forward(
         self, photo: Tensor, shapes: Tensor, level: Tensor, envelope: Tensor, coords: Tensor,
@@ -97,8 +86,6 @@ class _Basis(_Graph):
     As ``GidPipeline.basis``.
     """
 
-    gives = ("basis", "places")
-
     def forward(
         self, photo: Tensor, shapes: Tensor, level: Tensor, envelope: Tensor, amount: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -106,10 +93,15 @@ class _Basis(_Graph):
         return self._along_edges(photo, pairs), self._known(shapes, level, envelope).places()
 
 
-_GRAPHS = {"photo": _Photo, "drawer": _Drawer, "volume": _Volume, "basis": _Basis}
+_GRAPHS = {  # and the names of what comes out
+    "photo": (_Photo, ("shapes", "level", "envelope", "amount", "embedding", "condition")),
+    "drawer": (_Drawer, ("v",)),
+    "volume": (_Volume, ("parts",)),
+    "basis": (_Basis, ("basis", "places")),
+}
 
 
-def _exported(graph: _Graph, known: dict[str, Tensor]) -> bytes:
+def _exported(graph: _Graph, outputs: tuple[str, ...], known: dict[str, Tensor]) -> bytes:
     """Return a graph, for photos of any sides that are multiples of 32 px."""
     inputs = tuple(signature(graph.forward).parameters)
     sides = [torch.export.Dim(name, min=1, max=64) for name in ("down", "across")]
@@ -118,24 +110,27 @@ def _exported(graph: _Graph, known: dict[str, Tensor]) -> bytes:
         return {down: cells * sides[0], across: cells * sides[1]}
 
     shapes = tuple(free(*_GROWING[name]) if name in _GROWING else {} for name in inputs)
-    with warnings.catch_warnings(action="ignore"):  # of PyTorch about itself
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch about itself
         program = torch.onnx.export(
             graph.eval(), tuple(known[name] for name in inputs), input_names=inputs,
-            output_names=graph.gives, dynamic_shapes=shapes, dynamo=True, verbose=False,
+            output_names=outputs, dynamic_shapes=shapes, dynamo=True, verbose=False,
         )  # fmt: skip
-    return _compact(program.model_proto).SerializeToString(deterministic=True)
+    return _compact(program)
 
 
-def _compact(model: onnx.ModelProto) -> onnx.ModelProto:
+def _compact(program: torch.onnx.ONNXProgram) -> bytes:
     """Store weights that half floats hold exactly as such, and drop notes on the source code."""
     from onnx import TensorProto, helper, numpy_helper
 
-    casts = []
+    model, casts = program.model_proto, []
     for weight in model.graph.initializer:
         values = numpy_helper.to_array(weight)
+        if values.dtype != "float32" or values.size < 64:
+            continue
         half = values.astype("float16")
         # So are the prior's own; to round ImageNet's would deal the photo's parts out anew.
-        if values.dtype == "float32" and half.size > 64 and (half == values).all():
+        if (half == values).all():
             name, stored = weight.name, f"{weight.name}.half"
             weight.CopyFrom(numpy_helper.from_array(half, stored))
             casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
@@ -144,7 +139,7 @@ def _compact(model: onnx.ModelProto) -> onnx.ModelProto:
     for found in (*notes, *(node.metadata_props for node in nodes), model.graph.node):
         del found[:]
     model.graph.node.extend(nodes)
-    return model
+    return model.SerializeToString(deterministic=True)
 
 
 def schedule(num_steps: int) -> dict[str, list]:
@@ -175,11 +170,11 @@ def export_web(pipeline: GidPipeline, folder: str | Path) -> int:
     scale, step = prior.modes.scale, solver_steps(_STEPS)[:1]
     # Computed before tracing, what is cached on first use is real.
     photo = torch.rand(1, 3, 5 * SIZE_MULTIPLE, 8 * SIZE_MULTIPLE)
-    known = {"photo": photo} | dict(zip(_Photo.gives, _Photo(prior)(photo), strict=True))
+    known = {"photo": photo} | dict(zip(_GRAPHS["photo"][1], _Photo(prior)(photo), strict=True))
     coords = torch.randn(1, len(scale), 2, known["shapes"].shape[1])
     known |= {"noisy": coords, "coords": coords, "step": step, "drawn_amount": torch.ones(1)}
     _Drawer(prior)(coords, step, known["condition"])
-    made = {key: _exported(kind(prior), known) for key, kind in _GRAPHS.items()}
+    made = {n: _exported(kind(prior), gives, known) for n, (kind, gives) in _GRAPHS.items()}
     size = sum(map(len, made.values()))
     require(size <= _MOST_BYTES, f"{name} has {size / 1e6:.0f} MB; a page takes 30 at most")
     told = {
@@ -191,10 +186,11 @@ def export_web(pipeline: GidPipeline, folder: str | Path) -> int:
     with written(folder, folder=True) as hidden:
         for key, data in made.items():
             (hidden / f"{key}.onnx").write_bytes(data)
-            inputs = list(signature(_GRAPHS[key].forward).parameters)[1:]
+            kind, outputs = _GRAPHS[key]
             told["graphs"][key] = {
-                "file": f"{key}.onnx", "bytes": len(data), "inputs": inputs,
-                "outputs": _GRAPHS[key].gives, "sha256": hashlib.sha256(data).hexdigest(),
+                "file": f"{key}.onnx", "bytes": len(data), "outputs": outputs,
+                "inputs": list(signature(kind.forward).parameters)[1:],
+                "sha256": hashlib.sha256(data).hexdigest(),
             }  # fmt: skip
         text = json.dumps(told, indent=1) + "\n"
         (hidden / "manifest.json").write_text(text, encoding="utf-8")
