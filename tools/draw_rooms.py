@@ -25,6 +25,7 @@ SAYS = {
     "dynamics": "modes as oscillators; touching them",
     "render": "splatting, network, frames",
     "pipeline": "photo to volume to frames",
+    "web": "the prior as ONNX, for a page",
     "data": "scenes, videos, shards, datasets",
     "train": "settings, tasks, loop",
     "evaluate": "motion, videos, distances",
