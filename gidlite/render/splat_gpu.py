@@ -63,15 +63,16 @@ def _corner(motion, metric, largest, total, i, here, height, width, k: tl.conste
     column, across, slope_x = _split(p % width, x, width, k % 2)
     line, down, slope_y = _split(p // width, y, height, k // 2)
     q, factor = i - p + line * width + column, tl.load(metric + i, here, 0)
-    if total is not None:
-        whole = tl.load(total + q, here, 1)
-        down, slope_y = down / whole, slope_y / whole
-    slope_z = across * down
+    bilinear = across * down
+    slope_z = bilinear
     if largest is not None:
         # A corner without a share takes no part in the maximum: its factor may be boundless.
-        factor = tl.where(slope_z > 0, tl.exp(factor - tl.load(largest + q, here, 0)), 0)
-        slope_z *= factor
-    return q, across * down * factor, slope_x * down * factor, across * slope_y * factor, slope_z
+        factor = tl.where(bilinear > 0, tl.exp(factor - tl.load(largest + q, here, 0)), 0)
+        slope_z = bilinear * factor
+    whole = 1.0 if total is None else tl.load(total + q, here, 1)
+    # Divided last, as the share of the only source must be 1: its gradient is a difference to it.
+    slope_x, slope_y = slope_x * down * factor / whole, across * slope_y * factor / whole
+    return q, bilinear * factor / whole, slope_x, slope_y, slope_z / whole
 
 
 @_kernel
