@@ -1,5 +1,6 @@
-"""Both splats, compiled and PyTorch, against a double loop in float64, and their invariances."""
+"""All splats, compiled and PyTorch, against a double loop in float64, and their invariances."""
 
+import importlib
 import importlib.util
 import inspect
 import math
@@ -20,10 +21,17 @@ from gidlite.render.splat import MODES, ReferencePlan, SplatPlan, splat
 FLOAT64_TOLERANCE = 1e-10
 
 
-@pytest.fixture(params=["compiled", "reference"])
+# test_splat_gpu.py runs this file once more, in a process of its own, where Triton is interpreted.
+KINDS = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else ["compiled", "reference"]
+
+
+@pytest.fixture(params=KINDS)
 def kind(request, monkeypatch):
-    """Run the test with both implementations, and make sure that it is the one that answers."""
-    if request.param == "reference":
+    """Run the test with each implementation, and make sure that it is the one that answers."""
+    if request.param == "triton":
+        plan = importlib.import_module("gidlite.render.splat_gpu").CompiledPlan
+        monkeypatch.setattr(module, "_make_plan", plan)
+    elif request.param == "reference":
         monkeypatch.setattr(compiled, "supports", lambda *_: False)
         monkeypatch.setattr(compiled.CompiledPlan, "__init__", None)
     else:
