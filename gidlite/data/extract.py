@@ -27,8 +27,8 @@ from torch.nn import functional
 
 from gidlite.data import shards
 from gidlite.data.screening import Frame, LeftOut, Settings, make_sample
-from gidlite.data.shards import Progress, Sample, alone, read_json, write_json
-from gidlite.errors import GidliteError, check_output, require
+from gidlite.data.shards import Progress, Sample, read_json, write_json
+from gidlite.errors import GidliteError, alone, check_output, require
 from gidlite.media.video import find_videos, probe_video, stream_video
 from gidlite.motion.spectral import pack_complex
 
