@@ -171,8 +171,12 @@ def staged(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make a folder, and refuse it while another process on this machine works on it like this."""
+def alone(folder: Path, *places: str) -> Iterator[None]:
+    """Make a folder, and refuse it while another process on this machine works on it like this.
+
+    In the end what processes that were killed left half-written in it, or in folders in it, the
+    ``places``, is cleared.
+    """
     import fcntl  # not everywhere
 
     path, new = folder / ".lock", not folder.exists()
@@ -189,6 +193,8 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            for stale in (p for at in (".", *places) for p in (folder / at).glob(".gidlite-*.*")):
+                _discard(stale)
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 if new:

@@ -51,8 +51,6 @@ def animate_folder(
     require(bool(named), f"--output is {output}; name a folder for the videos of {folder}")
     report, origin = output / "report.json", os.path.relpath(folder.resolve(), output.resolve())
     with errors.alone(output), errors.protected(*photos):
-        for stale in output.glob(".gidlite-*.*"):  # of processes that were killed
-            stale.unlink(missing_ok=True)
         known = _read_report(report, origin)
         done = {p: e for p in photos if _is_done(e := known.get(p.name), p, output, settings)}
         videos = {p: output / (done[p]["video"] if p in done else animate.name(p)) for p in photos}

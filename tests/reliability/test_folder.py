@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numba
 import psutil
 import pytest
 import torch
@@ -22,7 +21,18 @@ from gidlite.cli.photo import Animator, Video
 from gidlite.errors import GidliteError, plain, written
 from gidlite.media import write_image
 
-OPTIONS = ("--width", "192", "--seconds", "0.4", "--steps", "2", "--model", "model")
+OPTIONS = (
+    "--width",
+    "192",
+    "--seconds",
+    "0.4",
+    "--amplify",
+    "5",
+    "--steps",
+    "2",
+    "--model",
+    "model",
+)
 ROGUE = "[red]\n\x1b[31m%s.jpg"
 LOOPS = {f"{stem}_loop.mp4" for stem in ("a", "rose_jpg", "rose_png", "z", ROGUE[:-4])}
 
@@ -47,6 +57,10 @@ def photo(path: Path, seed: int) -> None:
 
 def loops(top: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (top / "photos_loops").glob("*.mp4")}
+
+
+def written_at(top: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (top / "photos_loops").glob("*.mp4")}
 
 
 def report(top: Path) -> dict:
@@ -107,7 +121,7 @@ def test_a_video_is_the_same_as_of_its_photo_alone(top):
 
 
 def test_only_what_is_new_or_changed_is_made(top, made):
-    before, places = loops(top), {p: p.stat().st_mtime_ns for p in (top / "photos_loops").iterdir()}
+    before, when = loops(top), written_at(top)
     photo(top / "photos" / "bad.jpg", 90)  # was none
     photo(top / "photos" / "a.jpg", 91)  # is another
     photo(top / "photos" / "z.png", 92)  # is new, and has the name of one that is done
@@ -118,16 +132,16 @@ def test_only_what_is_new_or_changed_is_made(top, made):
     assert set(after) == LOOPS | {"bad_loop.mp4", "z_png_loop.mp4"}
     for name in LOOPS:
         assert (after[name] == before[name]) == (name != "a_loop.mp4"), name
-    kept = [p for p, when in places.items() if p.stat().st_mtime_ns == when]
-    assert {p.name for p in kept} == LOOPS - {"a_loop.mp4", "rose_jpg_loop.mp4"}
+    kept = {name for name, moment in when.items() if written_at(top)[name] == moment}
+    assert kept == LOOPS - {"a_loop.mp4", "rose_jpg_loop.mp4"}
     assert report(top)["totals"]["animated"] == 7
 
-    when = {p: p.stat().st_mtime_ns for p in (top / "photos_loops").glob("*.mp4")}
-    assert animate(top)[:2][0] == 0  # nothing is left
-    assert when == {p: p.stat().st_mtime_ns for p in (top / "photos_loops").glob("*.mp4")}
+    when = written_at(top)
+    assert animate(top)[0] == 0 and written_at(top) == when  # nothing is left
     code, said, _ = animate(top, "--seed", "1")
     assert code == 0 and said.startswith("7 photos, 0 done already")
-    assert not any(loops(top).get(name) == content for name, content in after.items())
+    assert all(written_at(top)[name] != moment for name, moment in when.items())
+    assert all(entry["seed"] == 1 for entry in report(top)["photos"].values())
 
 
 def start(top: Path, *options: str) -> subprocess.Popen:
@@ -205,6 +219,8 @@ class Counted(Animator):
     """Writes nothing much, and returns how many threads torch and numba have."""
 
     def __call__(self, photo, output):
+        import numba
+
         with written(output) as hidden:
             hidden.write_text(photo.name)
         return 10 * torch.get_num_threads() + numba.config.NUMBA_NUM_THREADS
