@@ -140,7 +140,8 @@ def test_only_what_is_new_or_changed_is_made(top, made):
     assert animate(top)[0] == 0 and written_at(top) == when  # nothing is left
     code, said, _ = animate(top, "--seed", "1")
     assert code == 0 and said.startswith("7 photos, 0 done already")
-    assert all(written_at(top)[name] != moment for name, moment in when.items())
+    assert {n for n, moment in when.items() if written_at(top)[n] == moment} == {"z_loop.mp4"}
+    assert report(top)["photos"]["z.JPG"]["video"] == "z_JPG_loop.mp4"  # it has a twin now
     assert all(entry["seed"] == 1 for entry in report(top)["photos"].values())
 
 
