@@ -13,6 +13,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -184,6 +185,7 @@ def _h264(
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.options = options
         context = stream.codec_context
+        context.thread_count = int(torch.get_num_threads() == 1)  # 0 is as many as there are cores
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # luma 16 to 235
 
