@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -19,6 +19,7 @@ from gidlite.render import splat_gpu as gpu  # noqa: E402
 
 # Triton decides when it is imported, so the interpreter needs a process of its own.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+PHASES = Phase.explicit, Phase.generate  # making a failure small takes minutes
 compiled = pytest.mark.skipif(INTERPRETED, reason="needs the compiler")
 
 
@@ -50,7 +51,7 @@ def check(seed, size, mode, *, moves, range_z, lost=False, dtype=torch.float32, 
 
 @pytest.mark.skipif(not INTERPRETED, reason="run by test_in_the_interpreter")
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True, phases=PHASES)
 @example(0, (2, 18, 9, 11), torch.float32, 3, 30, True)
 @given(
     st.integers(0, 2**31),
