@@ -133,7 +133,7 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
     ):
         for frame in render_frames(image, volume, times, **options):
             writer.write(frame)
-            lines.append(frame[:, row])
+            lines.append(frame[:, row].clone())  # of a view, the whole frame would be kept
             progress(len(lines), len(times))
     cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {writer.frames_held} frames")
     if video.xt is not None:
