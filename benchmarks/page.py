@@ -1,7 +1,7 @@
 """The page to touch: frames per second while it swings, and what a frame takes, beside 60.
 
-python benchmarks/page.py             # a painted scene, 512×320, 16 modes
-python benchmarks/page.py PAGE...     # pages of `gidlite poke`
+python -m benchmarks.page             # a painted scene, 512×320, 16 modes
+python -m benchmarks.page PAGE...     # pages of `gidlite poke`
 
 In Chromium without a screen or a graphics card: frames while wind moves it; CPU time of the whole
 browser for one; median ms of a step of physics, of bending the meshes, of all of a frame's drawing.
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rows import Row
 from gidlite.dynamics import make_scene, write_page
 from gidlite.motion import SpectralVolume
 
@@ -80,19 +82,33 @@ def measure(page: Page) -> list[float]:
     return [1000 * frames / (ended - began), spent / frames, *page.evaluate(PARTS)]
 
 
+def figures(pages: Sequence[Path]) -> Iterator[tuple[str, list[float]]]:
+    """Yield the name of every page, by default of the painted one, and its figures."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as running:
+        painted(made := Path(folder, "painted.html"))
+        browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=SOFTWARE)
+        for path in pages or [made]:
+            page = browser.new_page(viewport={"width": 544, "height": 700})
+            page.goto(path.resolve().as_uri())
+            yield path.stem, measure(page)
+            page.close()
+        browser.close()
+
+
+def rows() -> Iterator[Row]:
+    """Yield the row of the table of all benchmarks."""
+    for _, (rate, _, _, _, drawn) in figures([]):
+        # A browser shows 60 frames a second at most, and counts them over some seconds.
+        yield Row("page, 512×320, 16 modes", round(rate), "frames per second", TARGET, most=False)
+        yield Row("page, drawing of a frame", drawn, "ms", 1000 / TARGET)
+
+
 def main() -> None:
     """Print a row for every page."""
     names = ("page", f"frames/s (target {TARGET})", "CPU ms", "physics", "bending", "drawn, all ms")
     table = Table(*names)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as running:
-        painted(made := Path(folder, "painted.html"))
-        browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=SOFTWARE)
-        for path in map(Path, sys.argv[1:] or [made]):
-            page = browser.new_page(viewport={"width": 544, "height": 700})
-            page.goto(path.resolve().as_uri())
-            table.add_row(path.stem, *(f"{value:.3g}" for value in measure(page)))
-            page.close()
-        browser.close()
+    for name, found in figures([Path(path) for path in sys.argv[1:]]):
+        table.add_row(name, *(f"{value:.3g}" for value in found))
     Console().print(table)
 
 

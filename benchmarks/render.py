@@ -1,6 +1,6 @@
 """Frames per second from a photo and a volume, by the shipped route and by the plain one.
 
-    python benchmarks/render.py --width 512 --height 320
+    python -m benchmarks.render --width 512 --height 320
 
 The plain route makes one frame after another with all threads, the network in float32. The shipped
 one makes two at a time and, where a CPU multiplies bfloat16 fast, decodes in that; its frames are
@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.rows import Row
 from gidlite.media import VideoWriter, read_image, resize, sample_photo
 from gidlite.motion import SpectralVolume
 from gidlite.motion.flow import sample_at
@@ -30,6 +31,8 @@ from gidlite.render.photo import GuidedUpsampling, fill_holes, keep_sharp, splat
 from gidlite.render.splat import SplatPlan
 
 ROUNDS = 3
+# Renderer, frames, whether they are also encoded as a loop, and the target per second.
+CASES = ("softmax", 60, False, 90), ("softmax", 60, True, 45), ("neural", 16, False, 14)
 
 
 def scene(width: int, height: int) -> tuple[Tensor, SpectralVolume]:
@@ -78,8 +81,8 @@ def take(frames: Iterator[Tensor], count: int, *, encode: bool) -> None:
                 video.write(frame)
 
 
-def compare(inputs: tuple, renderer: str, count: int, *, encode: bool = False) -> list[str]:
-    """Return a row of the first table."""
+def compare(inputs: tuple, renderer: str, count: int, *, encode: bool = False) -> tuple:
+    """Return frames per second of both routes, and the PSNR of one against the other."""
     times = torch.arange(count, dtype=torch.float64)
     routes = plain_frames, render_frames
     first = [torch.stack(list(route(*inputs, times[:6], renderer=renderer))) for route in routes]
@@ -90,9 +93,16 @@ def compare(inputs: tuple, renderer: str, count: int, *, encode: bool = False) -
             frames = route(*inputs, times, renderer=renderer)
             rate = count / seconds(lambda f=frames: take(f, count, encode=encode))
             fastest[route] = max(fastest[route], rate)
-    plain, shipped = fastest.values()
-    name = f"{renderer}, encoded" if encode else renderer
-    return [name, f"{plain:.1f}", f"{shipped:.1f}", f"{shipped / plain:.2f}", f"{psnr:.0f}"]
+    return *fastest.values(), psnr.item()
+
+
+def rows() -> Iterator[Row]:
+    """Yield the rows of the table of all benchmarks, at 512×320."""
+    inputs, peer = scene(512, 320), "one after another, float32"
+    for renderer, count, encode, target in CASES:
+        plain, shipped, _ = compare(inputs, renderer, count, encode=encode)
+        work = f"{renderer} frames{', encoded' if encode else ''}"
+        yield Row(work, shipped, "per second", target, most=False, peer=peer, beside=plain)
 
 
 def parts(image: Tensor, volume: SpectralVolume) -> Table:
@@ -131,9 +141,10 @@ def main() -> None:
     options = parser.parse_args()
     inputs = scene(options.width, options.height)
     table = Table("frames per second", "plain", "shipped", "ratio", "PSNR dB")
-    table.add_row(*compare(inputs, "softmax", 60))
-    table.add_row(*compare(inputs, "softmax", 60, encode=True))
-    table.add_row(*compare(inputs, "neural", 16))
+    for renderer, count, encode, _ in CASES:
+        plain, shipped, psnr = compare(inputs, renderer, count, encode=encode)
+        figures = f"{plain:.1f}", f"{shipped:.1f}", f"{shipped / plain:.2f}", f"{psnr:.0f}"
+        table.add_row(f"{renderer}, encoded" if encode else renderer, *figures)
     console = Console()
     console.print(f"{torch.get_num_threads()} threads, {options.width}×{options.height}", table)
     console.print(parts(*inputs))
