@@ -22,8 +22,10 @@ from gidlite.render.splat import ReferencePlan, splat
 
 SIZES = ((256, 160, 3), (256, 160, 64), (1280, 720, 3))
 ROUNDS = 9
-PLAN_BYTES = 20  # per pixel, read by every group of channels: base and four shares
-PLANNING_BYTES = 128  # per pixel, read or written to make a plan with a metric
+PLAN_BYTES = 16  # per pixel: motion and factor read, scale written
+PLANNING_BYTES = (
+    32  # per pixel, read or written to make a plan with a metric: motion, metric, factor
+)
 
 
 def landing(motion: Tensor) -> tuple[Tensor, Tensor]:
