@@ -9,7 +9,7 @@ On a GPU (`--device cuda`) "ours" is the Triton kernels, with copies of the byte
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -18,14 +18,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.rows import Row
 from gidlite.render import splat_fast as compiled
 from gidlite.render.splat import ReferencePlan, splat
 
 SIZES = ((256, 160, 3), (256, 160, 64), (1280, 720, 3))
 GPU_SIZES = ((256, 160, 64), (1280, 720, 64))
 ROUNDS = 9
-PLAN_BYTES = 20  # per pixel, read by every group of channels: base and four shares
-PLANNING_BYTES = 128  # per pixel, read or written to make a plan with a metric
+PLAN_BYTES = 16  # per pixel: motion and factor read, scale written
+PLANNING_BYTES = 32  # per pixel, read or written to make a plan with a metric
+WHAT = "", ", gradients"
+# Width, height, channels; the least ratio to the fastest PyTorch route, forward and with gradients.
+TARGETS = {(256, 160, 3): (1.3, 1.3), (1280, 720, 3): (2.5, 2.2)}
 
 
 def landing(motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +159,25 @@ def backward_call(route: Callable, inputs: tuple[Tensor, ...]) -> Callable[[], o
     return lambda: torch.autograd.grad(route(*leaves), leaves, gradient)
 
 
+def measure(inputs: tuple[Tensor, ...]) -> list[dict[str, float]]:
+    """Return the milliseconds of every route, without gradients and with them."""
+    return [
+        fastest_ms({name: make(route, inputs) for name, route in ROUTES.items()})
+        for make in (forward_call, backward_call)
+    ]
+
+
+def rows() -> Iterator[Row]:
+    """Yield the rows of the table of all benchmarks."""
+    for size, targets in TARGETS.items():
+        for what, found, target in zip(WHAT, measure(scene(*size)), targets, strict=True):
+            mine = found.pop("ours")
+            peer, theirs = min(found.items(), key=lambda item: item[1])
+            work = f"splat {'×'.join(map(str, size))}{what}, {mine:.2f} ms"
+            told = {"most": False, "peer": f"ms, {peer}", "beside": theirs}
+            yield Row(work, theirs / mine, "× as fast", target, **told)
+
+
 def compare(size: tuple[int, int, int], device: str) -> Table:
     """Return the table of all routes at one size (width, height, channels)."""
     table = Table(
@@ -163,10 +186,7 @@ def compare(size: tuple[int, int, int], device: str) -> Table:
     )  # fmt: skip
     inputs = scene(*size, device)
     exact = reference(*(tensor.double() for tensor in inputs))
-    times = [
-        fastest_ms({name: make(route, inputs) for name, route in ROUTES.items()})
-        for make in (forward_call, backward_call)
-    ]
+    times = measure(inputs)
     limits = [min(found[name] for name in ROUTES if name != "ours") for found in times]
     for name, route in ROUTES.items():
         cells = []
