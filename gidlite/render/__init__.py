@@ -148,8 +148,11 @@ def render_frames(
     render = _make_renderer(image, renderer)
     upsample = GuidedUpsampling(image, *volume.spectral.shape[-2:])
     metric = amplify * upsample(mean_motion(volume))
+
+    def make(motion: Tensor) -> Tensor:
+        return render(upsample.motion(amplify * motion), metric)
+
     each = _in_threads if image.is_cpu and torch.get_num_threads() >= _FRAMES else map
-    make = lambda motion: render(upsample.motion(amplify * motion), metric)  # noqa: E731
     yield from each(make, _motions(volume, times))
 
 
