@@ -25,8 +25,8 @@ from gidlite.render.splat import ReferencePlan, splat
 SIZES = ((256, 160, 3), (256, 160, 64), (1280, 720, 3))
 GPU_SIZES = ((256, 160, 64), (1280, 720, 64))
 ROUNDS = 9
-PLAN_BYTES = 16  # per pixel: motion and factor read, scale written
-PLANNING_BYTES = 32  # per pixel, read or written to make a plan with a metric
+PLAN_BYTES = 24  # per pixel, read or written beside the features: motion, factor, scale
+PLANNING_BYTES = 52  # per pixel, read or written to make a plan: motion, metric, factor
 WHAT = "", ", gradients"
 # Width, height, channels; the least ratio to the fastest PyTorch route, forward and with gradients.
 TARGETS = {(256, 160, 3): (1.3, 1.3), (1280, 720, 3): (2.5, 2.2)}

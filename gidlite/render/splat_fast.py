@@ -271,7 +271,7 @@ def supports(motion: Tensor, metric: Tensor | None) -> bool:
 
 
 class CompiledPlan:
-    """The same in compiled loops."""
+    """The same in compiled loops, which read motion and metric again at every call."""
 
     def __init__(self, motion: Tensor, metric: Tensor | None, mode: str) -> None:
         self._motion, self._metric = motion.contiguous(), metric

@@ -251,9 +251,7 @@ def test_threads_change_nothing(generator):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 8, 17])
-def test_planes_are_added_up_in_groups_and_bands_that_change_nothing(
-    channels, generator, monkeypatch
-):
+def test_groups_of_channels_and_bands_change_nothing(channels, generator, monkeypatch):
     """In one band and in five, with motion that crosses several of them."""
     inputs = scene(generator, size=(170, 40), channels=channels)
     inputs = inputs[0], 10 * inputs[1], inputs[2]
@@ -263,11 +261,11 @@ def test_planes_are_added_up_in_groups_and_bands_that_change_nothing(
     double = [x.double() for x in inputs]
     exact = gradients(double, make=lambda *plan: ReferencePlan(*plan, "softmax"))
     for ours, expected in zip(found, exact, strict=True):
-        assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (ours - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
 @pytest.mark.parametrize("span", [39.0, 41.0, 599.0])
-def test_single_precision_suffices_for_any_span_of_the_metric(span, generator):
+def test_gradients_are_accurate_for_any_span_of_the_metric(span, generator):
     image, motion, metric = scene(generator, size=(60, 50))
     metric = (metric - metric.min()) / (metric.max() - metric.min()) * span
     exact = gradients(
@@ -277,7 +275,7 @@ def test_single_precision_suffices_for_any_span_of_the_metric(span, generator):
     found = gradients((image, motion, metric))
     assert (found[0] - exact[0]).abs().max() < 1e-6
     for ours, expected in zip(found[1:], exact[1:], strict=True):
-        assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (ours - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
 def test_calls_from_several_threads_at_once(generator):
