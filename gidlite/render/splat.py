@@ -32,9 +32,9 @@ Metric = Num[Tensor, "batch 1 height width"]
 class SplatPlan:
     """Where every source pixel lands and how it mixes: made once, for any number of feature maps.
 
-    Differentiable in motion, metric and features. Compiled once, for some seconds, and then without
-    second derivatives: on a CPU, unless the metric spans 600 or more, and on a GPU, if Triton works
-    there; else by PyTorch. Computed in single precision, or in double if the motion is.
+    Differentiable in motion and metric, which every call reads anew, and features. Compiled once,
+    for some seconds, and without second derivatives: on a CPU, unless the metric spans 600 or more,
+    and on a GPU with Triton; else by PyTorch. In single precision, or double if the motion is.
 
     Args:
         motion: Displacement (dx right, dy down) of each source pixel, in px of this resolution.
