@@ -47,7 +47,7 @@ class Cost:
     """Of a finished process."""
 
     seconds: float
-    gigabytes: float  # of memory, at the most, children not counted
+    gigabytes: float  # of memory, at the most; children not counted, the caller's share at start is
 
     def fastest(self, other: "Cost | None") -> "Cost":
         """Return the cost with the shorter time; other work on the machine only ever adds."""

@@ -4,12 +4,13 @@ All move the same features with the same smooth motion and metric, and give grad
 The two other routes weigh with exp(Z − global maximum): less work, and wrong where Z varies widely.
 The number is the fastest of interleaved rounds, as other work on the machine only ever adds; where
 it keeps all cores busy, threads wait for each other: compare with OMP_NUM_THREADS=1.
-On a GPU (`--device cuda`) "ours" is the reference, a scatter.
+On a GPU (`--device cuda`) "ours" is the Triton kernels, with copies of the bytes that must move.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -17,13 +18,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.rows import Row
 from gidlite.render import splat_fast as compiled
 from gidlite.render.splat import ReferencePlan, splat
 
 SIZES = ((256, 160, 3), (256, 160, 64), (1280, 720, 3))
+GPU_SIZES = ((256, 160, 64), (1280, 720, 64))
 ROUNDS = 9
-PLAN_BYTES = 20  # per pixel, read by every group of channels: base and four shares
-PLANNING_BYTES = 128  # per pixel, read or written to make a plan with a metric
+PLAN_BYTES = 24  # per pixel, read or written beside the features: motion, factor, scale
+PLANNING_BYTES = 52  # per pixel, read or written to make a plan: motion, metric, factor
+WHAT = "", ", gradients"
+# Width, height, channels; the least ratio to the fastest PyTorch route, forward and with gradients.
+TARGETS = {(256, 160, 3): (1.3, 1.3), (1280, 720, 3): (2.5, 2.2)}
 
 
 def landing(motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,6 +159,25 @@ def backward_call(route: Callable, inputs: tuple[Tensor, ...]) -> Callable[[], o
     return lambda: torch.autograd.grad(route(*leaves), leaves, gradient)
 
 
+def measure(inputs: tuple[Tensor, ...]) -> list[dict[str, float]]:
+    """Return the milliseconds of every route, without gradients and with them."""
+    return [
+        fastest_ms({name: make(route, inputs) for name, route in ROUTES.items()})
+        for make in (forward_call, backward_call)
+    ]
+
+
+def rows() -> Iterator[Row]:
+    """Yield the rows of the table of all benchmarks."""
+    for size, targets in TARGETS.items():
+        for what, found, target in zip(WHAT, measure(scene(*size)), targets, strict=True):
+            mine = found.pop("ours")
+            peer, theirs = min(found.items(), key=lambda item: item[1])
+            work = f"splat {'×'.join(map(str, size))}{what}, {mine:.2f} ms"
+            told = {"most": False, "peer": f"ms, {peer}", "beside": theirs}
+            yield Row(work, theirs / mine, "× as fast", target, **told)
+
+
 def compare(size: tuple[int, int, int], device: str) -> Table:
     """Return the table of all routes at one size (width, height, channels)."""
     table = Table(
@@ -161,10 +186,7 @@ def compare(size: tuple[int, int, int], device: str) -> Table:
     )  # fmt: skip
     inputs = scene(*size, device)
     exact = reference(*(tensor.double() for tensor in inputs))
-    times = [
-        fastest_ms({name: make(route, inputs) for name, route in ROUTES.items()})
-        for make in (forward_call, backward_call)
-    ]
+    times = measure(inputs)
     limits = [min(found[name] for name in ROUTES if name != "ours") for found in times]
     for name, route in ROUTES.items():
         cells = []
@@ -201,17 +223,32 @@ def bound(size: tuple[int, int, int]) -> Table:
     return table
 
 
+def beside_copies(size: tuple[int, int, int], device: str) -> Table:
+    """Return our times and those of copies that move features, output and gradients but once."""
+    inputs = scene(*size, device)
+    table = Table("ours", "ms", "copy ms", "ratio", "copy GB/s")
+    makers = {"forward": (forward_call, 2), "forward + backward": (backward_call, 5)}
+    for name, (make, passes) in makers.items():
+        source = torch.rand(passes * inputs[0].numel() // 2, device=device)
+        copy = torch.empty_like(source)
+        calls = {"ours": make(ours, inputs), "copy": partial(copy.copy_, source)}
+        times = fastest_ms(calls)
+        cells = times["ours"], times["copy"], times["copy"] / times["ours"]
+        rate = 8 * source.numel() / times["copy"] / 1e6
+        table.add_row(name, *(f"{cell:.3f}" for cell in cells), f"{rate:.0f}")
+    return table
+
+
 def main() -> None:
-    """Print two tables for each size; on a GPU the first."""
+    """Print two tables for each size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
     console = Console()
     console.print(f"{torch.get_num_threads()} threads; ratio: fastest PyTorch route / this one")
-    for size in SIZES:
+    for size in SIZES if device == "cpu" else GPU_SIZES:
         console.print(compare(size, device))
-        if device == "cpu":
-            console.print(bound(size))
+        console.print(bound(size) if device == "cpu" else beside_copies(size, device))
 
 
 if __name__ == "__main__":

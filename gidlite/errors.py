@@ -170,6 +170,37 @@ def staged(path: str | Path, *, folder: bool = False) -> Iterator[Path]:
         _discard(hidden)
 
 
+@contextmanager
+def alone(folder: Path, *places: str) -> Iterator[None]:
+    """Make a folder, and refuse it while another process on this machine works on it like this.
+
+    In the end what processes that were killed left half-written in it, or in folders in it, the
+    ``places``, is cleared.
+    """
+    import fcntl  # not everywhere
+
+    path, new = folder / ".lock", not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        try:  # a lock that ends with the process, and that children do not inherit
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # others mean that there are no locks here
+            free = error.errno not in (errno.EACCES, errno.EAGAIN)
+            advice = "wait for it, or choose another folder"
+            require(free, f"another process is writing to {folder}; {advice}")
+        try:
+            yield
+        finally:
+            for stale in (p for at in (".", *places) for p in (folder / at).glob(".gidlite-*.*")):
+                _discard(stale)
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if new:
+                    folder.rmdir()  # if it is empty, because nothing came of the work
+
+
 def _begin(path: Path, folder: bool) -> Path:
     """Refuse, or make a hidden file or folder beside ``path``: a later move stays on one disk."""
     with writing(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -50,6 +51,11 @@ class PriorOptions:
     steps: Steps = 12
     guidance: Annotated[float, Option(help="Weight of classifier-free guidance; 0 is none.")] = 0.0
     model: Annotated[Path | None, Option(help="Folder of a trained pipeline.")] = None
+
+    @functools.cached_property
+    def pipeline(self) -> GidPipeline:
+        """The pipeline, loaded when it is asked for."""
+        return load_pipeline(self.model)
 
 
 WINDS = {"calm": 0.15, "breeze": 0.5, "gusty": 0.85}
@@ -162,7 +168,8 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of (done, total) that draws a progress bar on a terminal."""
     from rich.progress import Progress
 
-    with Progress(console=errors, transient=True) as bars:
+    # Lines meant for a file would be drawn above the bar.
+    with Progress(console=errors, transient=True, redirect_stdout=console.is_terminal) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -175,9 +182,9 @@ def beside(source: Path, ending: str, rivals: Collection[str]) -> Path:
     """
     stem = source.stem
     with suppress(OSError):  # a folder that may be entered but not listed
-        twins = [p for p in source.parent.iterdir() if p.suffix.lower() in rivals]
-        twins = [p for p in twins if p.stem.casefold() == stem.casefold()]
-        if len(twins) > 1:
+        names = map(os.path.splitext, os.listdir(source.parent))
+        ends = [end for begin, end in names if begin.casefold() == stem.casefold()]
+        if sum(end.lower() in rivals for end in ends) > 1:
             stem = f"{stem}_{source.suffix[1:]}"
     return source.with_name(f"{stem}{ending}")
 

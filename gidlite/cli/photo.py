@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 from gidlite import cli
-from gidlite.errors import check_output, require, same_file
+from gidlite.errors import check_output, protected, require, same_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,7 @@ def _check_suffix(output: Path, *known: str) -> None:
 def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVolume:
     import torch
 
-    wind, pipeline = prior.strength(), cli.load_pipeline(prior.model)
+    wind, pipeline = prior.strength(), prior.pipeline
     from gidlite.pipeline import Sampling, drawn_wind  # late, for loading spares imports
 
     if pipeline.representation == "grid" and prior.wind is None:
@@ -109,8 +110,8 @@ def _predict(image: Tensor, prior: cli.PhotoOptions, photo: Path) -> SpectralVol
     return volume
 
 
-def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) -> None:
-    """Close the loop, stream the frames to the video, and collect the row that moves most."""
+def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) -> float:
+    """Close the loop, write video and slice, and return the farthest motion in px of 256."""
     import torch
 
     from gidlite.media import VideoWriter, write_image
@@ -123,7 +124,7 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
         if not math.isclose(speed, 1 / video.slow, rel_tol=0.01):
             cli.say(f"To loop seamlessly the motion plays at {speed:.2f}x.")
         volume = close_for(volume, times)
-    _warn(volume, video.amplify)
+    farthest = _warn(volume, video.amplify)
     row, lines = liveliest_row(volume.spectral, height=image.shape[-2]), []
     options = {"amplify": video.amplify, "renderer": video.renderer}
     looped = len(times) if video.loop else 0
@@ -133,16 +134,17 @@ def _write(image: Tensor, volume: SpectralVolume, output: Path, video: Video) ->
     ):
         for frame in render_frames(image, volume, times, **options):
             writer.write(frame)
-            lines.append(frame[:, row])
+            lines.append(frame[:, row].clone())  # of a view, the whole frame would be kept
             progress(len(lines), len(times))
     cli.say(f"{output}  {image.shape[-1]}x{image.shape[-2]}, {writer.frames_held} frames")
     if video.xt is not None:
         write_image(video.xt, torch.stack(lines, dim=1))
         cli.say(f"{video.xt}  row {row} over time, downwards")
+    return farthest
 
 
-def _warn(volume: SpectralVolume, amplify: float) -> None:
-    """Say so if the motion is so far that shapes stretch, or so slight that it is missed."""
+def _warn(volume: SpectralVolume, amplify: float) -> float:
+    """Return the farthest motion, px of 256, and say so if shapes stretch or it is missed."""
     from gidlite.pipeline import FARTHEST
     from gidlite.render import farthest_motion
 
@@ -156,18 +158,52 @@ def _warn(volume: SpectralVolume, amplify: float) -> None:
         cli.say(f"The motion is held at {FARTHEST:.0f} px of 256, as far as pixels go unharmed.")
     elif 0 < farthest < _SLIGHT:
         cli.say(f"The motion is slight, {farthest:.1f} px of 256: --amplify shows it better.")
+    return farthest
 
 
-@cli.command(app, reads=("photo", "mask", "model"))
+@dataclass(frozen=True)
+class Animator:
+    """Animates one photo after another as the options say."""
+
+    video: Video
+    prior: cli.PhotoOptions
+
+    def name(self, photo: Path) -> str:
+        """Return what the video of a photo is called if nothing else is asked for."""
+        return _beside(photo, f"_{'loop' if self.video.loop else 'video'}.mp4").name
+
+    def __call__(self, photo: Path, output: Path) -> float:
+        """Write a video and return the farthest motion in px of 256."""
+        image = _read_photo(photo, self.video.width)
+        self.video.check(output)
+        return _write(image, _predict(image, self.prior, photo), output, self.video)
+
+
+@cli.command(app, reads=("mask", "model"))
 def animate(
-    photo: cli.Photo, *, output: cli.Output = None, video: Video, prior: cli.PhotoOptions
+    photo: Annotated[
+        Path, Argument(metavar="PHOTO|FOLDER", help="JPEG, PNG or WebP of any size, or many.")
+    ],
+    *,
+    output: cli.Output = None,
+    workers: Annotated[int | None, Option(help="Processes for a folder; one a core.")] = None,
+    video: Video,
+    prior: cli.PhotoOptions,
 ) -> None:
-    """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4."""
-    started = time.monotonic()
-    image = _read_photo(photo, video.width)
-    output = output or _beside(photo, f"_{'loop' if video.loop else 'video'}.mp4")
-    video.check(output)
-    _write(image, _predict(image, prior, photo), output, video)
+    """Animate a photo: `gidlite animate rose.jpg` writes rose_loop.mp4.
+
+    Or all photos of a folder: `gidlite animate holiday` writes holiday_loops with report.json, and
+    called again goes on with what is new, was changed or failed.
+    """
+    started, animator = time.monotonic(), Animator(video, prior)
+    if os.path.isdir(photo):
+        from gidlite.cli.folder import animate_folder
+
+        animate_folder(photo, output, animator, workers)
+    else:
+        require(workers is None, f"--workers is for a folder, and {photo} is none; leave it out")
+        with protected(photo):
+            animator(photo, output or photo.with_name(animator.name(photo)))
     cli.say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
@@ -274,7 +310,7 @@ def poke(
         probe = image[0, ::8, ::8].expand(16, 2, -1, -1).to(torch.complex64)
         make_scene(image, SpectralVolume(probe), **options)
         prior.strength()  # refused here, too, although a hand needs no wind
-        pipeline = cli.load_pipeline(prior.model)
+        pipeline = prior.pipeline
         if pipeline.representation == "modes":
             volume = pipeline.basis(image, gain=prior.gain(pipeline, photo, image))
         else:

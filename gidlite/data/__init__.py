@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
@@ -292,6 +293,7 @@ def _leave_signals_to_the_run(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # any other end is an error to a loader
+    sys.excepthook = lambda *_: None  # a thread that hands over tensors prints that nobody came
 
 
 def held_out(

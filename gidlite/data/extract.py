@@ -13,7 +13,7 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import chain
 from multiprocessing import resource_tracker
@@ -27,8 +27,8 @@ from torch.nn import functional
 
 from gidlite.data import shards
 from gidlite.data.screening import Frame, LeftOut, Settings, make_sample
-from gidlite.data.shards import Progress, Sample, alone, read_json, write_json
-from gidlite.errors import GidliteError, check_output, require
+from gidlite.data.shards import Progress, Sample, read_json, write_json
+from gidlite.errors import GidliteError, alone, check_output, require
 from gidlite.media.video import find_videos, probe_video, stream_video
 from gidlite.motion.spectral import pack_complex
 
@@ -87,7 +87,7 @@ def run_extraction(
     require(workers >= 1, f"--workers is {workers}; it must be at least 1")
     out, settings, found = Path(out).resolve(), settings or Settings(), find_videos(inputs)
     check_output(out, folder=True)
-    with alone(out), _swept(out):
+    with alone(out, "records", "shards"):
         _prepare(out, settings)
         segments, refused = make_plan(found, settings)
         left = [s for s in segments if not (out / "records" / f"{s.key}.json").exists()]
@@ -155,17 +155,6 @@ def _prepare(out: Path, settings: Settings) -> None:
             rows = range(len(record["samples"]))
             shards.check_shard(out / "shards" / record["shard"], rows, settings.num_frequencies)
     write_json(path, ours)
-
-
-@contextmanager
-def _swept(out: Path) -> Iterator[None]:
-    """Clear, in the end, what processes that were killed left half-written."""
-    try:
-        yield
-    finally:
-        for place in (".", "records", "shards"):
-            for stale in (out / place).glob(".gidlite-*.*"):
-                stale.unlink(missing_ok=True)
 
 
 def extract_segment(segment: Segment, out: Path, settings: Settings) -> None:

@@ -12,13 +12,10 @@ in px of the (h, w) grid, ``reliable`` (N, h, w) uint8 (1 where the motion can b
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,7 +30,7 @@ from torch.nn import functional
 from gidlite.data.splits import check_seed, seeded
 from gidlite.data.world import Scenes, make_scenes
 from gidlite.data.world.pieces import Pieces, collect_pieces
-from gidlite.errors import GidliteError, check_output, require, to_safetensors, writing, written
+from gidlite.errors import GidliteError, alone, check_output, require, to_safetensors, written
 from gidlite.media import IMAGE_SUFFIXES, write_image
 from gidlite.motion.spectral import pack_complex, unpack_complex
 from gidlite.viz import contact_sheet, liveliest_row, motion_tile
@@ -91,29 +88,6 @@ def _durably(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; errors as ``written``."""
     _durably(path, json.dumps(content, indent=1).encode())
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make a folder, and refuse it while another process on this machine works on it like this."""
-    path, new = folder / ".lock", not folder.exists()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    with file:
-        try:  # a lock that ends with the process, and that children do not inherit
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # others mean that there are no locks here
-            free = error.errno not in (errno.EACCES, errno.EAGAIN)
-            advice = "wait for it, or choose another folder"
-            require(free, f"another process is writing to {folder}; {advice}")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
-                if new:
-                    folder.rmdir()  # if it is empty, because nothing came of the work
 
 
 def read_json(path: Path) -> dict[str, Any]:

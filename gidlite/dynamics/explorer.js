@@ -302,7 +302,7 @@ export class Gain extends Grid {
 export class ModeField extends Grid {
   constructor(halves, count, size, width, height, gain = new Gain(width, height)) {
     super(size, width, height);
-    Object.assign(this, { halves, count, gain });
+    Object.assign(this, { count, gain });
     this.values = Float32Array.from(halves, halfToFloat);
   }
 
@@ -317,9 +317,8 @@ export class ModeField extends Grid {
   }
 
   /** Return the shape at photo pixel (x, y) times the gain. */
-  shape(x, y) {
+  shape(x, y, gain = this.gain.at(x, y)) {
     const shape = new Float64Array(4 * this.count);
-    const gain = this.gain.at(x, y);
     for (const [cell, weight] of this.corners(x, y)) {
       for (let k = 0; k < this.count; k++) {
         const start = 4 * (k * this.rows * this.columns + cell);
@@ -329,22 +328,30 @@ export class ModeField extends Grid {
     return shape;
   }
 
+  /** Return the displacement (dx, dy) of every grid point, if none is held. */
+  motion(q) {
+    const { values } = this;
+    const size = this.rows * this.columns;
+    const moved = new Float32Array(2 * size);
+    for (let k = 0; k < this.count; k++) {
+      const [re, im] = [q[2 * k], q[2 * k + 1]];
+      for (let cell = 0, i = 4 * k * size; cell < size; cell++, i += 4) {
+        moved[2 * cell] += values[i] * re - values[i + 1] * im;
+        moved[2 * cell + 1] += values[i + 2] * re - values[i + 3] * im;
+      }
+    }
+    return moved;
+  }
+
   /** Return the largest displacement of a grid point that is seen. */
   farthest(q) {
-    const size = this.rows * this.columns;
-    const gains = this.gains();
+    const [moved, gains] = [this.motion(q), this.gains()];
     let most = 0;
-    for (let cell = 0; cell < size; cell++) {
+    for (let cell = 0; cell < gains.length; cell++) {
       if (this.seen[cell] < 0.5) continue;
-      let [dx, dy] = [0, 0];
-      for (let k = 0; k < this.count; k++) {
-        const i = 4 * (k * size + cell);
-        dx += this.values[i] * q[2 * k] - this.values[i + 1] * q[2 * k + 1];
-        dy += this.values[i + 2] * q[2 * k] - this.values[i + 3] * q[2 * k + 1];
-      }
-      most = Math.max(most, gains[cell] ** 2 * (dx * dx + dy * dy));
+      most = Math.max(most, gains[cell] * Math.hypot(moved[2 * cell], moved[2 * cell + 1]));
     }
-    return Math.sqrt(most);
+    return most;
   }
 
   /** Return the square of the largest displacement per |q| at every grid point, if none is held. */
@@ -410,44 +417,113 @@ function pixels(bitmap, width, height) {
 // ---------------------------------------------------------------- drawing with WebGL2
 
 const VERTEX = `#version 300 es
-precision highp float;
-precision highp sampler2DArray;
 layout(location = 0) in vec2 place;
-uniform sampler2DArray modes;
-uniform highp sampler2D gain;
-uniform vec2 q[64];
-uniform int count;
-uniform vec3 scale;  // 1 / width, 1 / height, 1 / largest mobility
+layout(location = 1) in vec3 target;
 out vec2 source;
 void main() {
-  vec2 moved = vec2(0.0);
-  float metric = 0.0;
-  for (int k = 0; k < count; k++) {
-    vec4 s = textureLod(modes, vec3(place, float(k)), 0.0);
-    moved += vec2(s.x * q[k].x - s.y * q[k].y, s.z * q[k].x - s.w * q[k].y);
-    metric += dot(s, s);
-  }
   source = place;
-  float share = textureLod(gain, place, 0.0).r;
-  vec2 target = place + share * moved * scale.xy;
-  // The splat metric: what moves more lies nearer.
-  float depth = 0.9 - 1.8 * share * sqrt(clamp(metric * scale.z, 0.0, 1.0));
-  gl_Position = vec4(2.0 * target.x - 1.0, 1.0 - 2.0 * target.y, depth, 1.0);
+  gl_Position = vec4(target, 1.0);
 }`;
 
 const FRAGMENT = `#version 300 es
 precision mediump float;
 uniform sampler2D photo, back;
-uniform bool front;
+uniform bool soft;
 in vec2 source;
 out vec4 colour;
 void main() {
+  colour = texture(photo, source);
+  if (!soft) return;
   vec4 behind = texture(back, source);  // its alpha is the opacity of the front
-  if (!front) { colour = vec4(behind.rgb, 1.0); return; }
   if (behind.a < 0.02) discard;
   // The front's own colour times its opacity: with the back under it, this gives the photo.
-  colour = vec4(max(texture(photo, source).rgb - (1.0 - behind.a) * behind.rgb, 0.0), behind.a);
+  colour = vec4(max(colour.rgb - (1.0 - behind.a) * behind.rgb, 0.0), behind.a);
 }`;
+const CLEAR = 0.02 * 255; // a lower opacity is not drawn
+
+/** A sheet as a mesh, bent here: where the graphics card is a processor, too, that is cheaper. */
+class Sheet {
+  constructor(gl, field, largest, opacity) {
+    Object.assign(this, { gl, field, largest, opacity, array: gl.createVertexArray() });
+    gl.bindVertexArray(this.array);
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+    gl.bindBuffer(gl.ARRAY_BUFFER, (this.buffer = gl.createBuffer()));
+    for (const [index, size, offset] of [[0, 2, 0], [1, 3, 8]]) {
+      gl.enableVertexAttribArray(index);
+      gl.vertexAttribPointer(index, size, gl.FLOAT, false, 20, offset);
+    }
+    // The modes are smooth; more triangles cost a software renderer more than they show.
+    this.lay(...[field.columns, field.rows].map((n) => Math.ceil(0.6 * n)));
+  }
+
+  /** Lay a mesh of so many cells, each known by its first point. */
+  lay(columns, rows) {
+    const { field, field: { width, height } } = this;
+    const [wide, high] = [width / columns, height / rows];
+    Object.assign(this, { next: columns + 1, opaque: [], soft: [], covers: true });
+    this.places = Array.from({ length: (columns + 1) * (rows + 1) }, (_, i) =>
+      [(i % this.next) * wide - 0.5, Math.floor(i / this.next) * high - 0.5]);
+    this.places.forEach(([x, y], cell) => {
+      if (x + wide > width || y + high > height) return;
+      const [least, most] = this.opacity(x, y, x + wide, y + high);
+      this.covers &&= least === 255;
+      if (most >= CLEAR) (least < 255 ? this.soft : this.opaque).push(cell);
+    });
+    const corners = this.places.flatMap(([x, y]) => field.corners(x, y));
+    this.around = Uint32Array.from(corners, ([cell]) => cell);
+    this.weights = Float32Array.from(corners, ([, weight]) => weight);
+    // The splat metric: what moves more lies nearer.
+    this.near = this.places.map(([x, y]) => {
+      const power = field.shape(x, y, 1).reduce((sum, value) => sum + value * value, 0);
+      return 1.8 * Math.sqrt(Math.min(power / this.largest, 1));
+    });
+    this.points = Float32Array.from(this.places.flatMap(
+      ([x, y]) => [(x + 0.5) / width, (y + 0.5) / height, 0, 0, 0])); // from, to, depth
+  }
+
+  /** Take how much each place moves. */
+  hold(gain) {
+    this.shares = Float32Array.from(this.places, ([x, y]) => gain.at(x, y));
+    this.shares.forEach((share, i) => (this.points[5 * i + 4] = 0.9 - share * this.near[i]));
+  }
+
+  move(q) {
+    const { gl, around, weights, shares, points, field: { width, height } } = this;
+    const moved = this.field.motion(q);
+    for (let i = 0, p = 0; i < shares.length; i++, p += 5) {
+      let [dx, dy] = [0, 0];
+      for (let j = 4 * i; j < 4 * i + 4; j++) {
+        dx += weights[j] * moved[2 * around[j]];
+        dy += weights[j] * moved[2 * around[j] + 1];
+      }
+      points[p + 2] = 2 * (points[p] + (shares[i] * dx) / width) - 1;
+      points[p + 3] = 1 - 2 * (points[p + 1] + (shares[i] * dy) / height);
+    }
+    gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer);
+    gl.bufferData(gl.ARRAY_BUFFER, points, gl.STREAM_DRAW);
+  }
+
+  draw(cells) {
+    const { gl, next } = this;
+    const triangles = new Uint32Array(6 * cells.length);
+    cells.forEach((i, n) => triangles.set([i, i + 1, i + next, i + 1, i + next + 1, i + next], 6 * n));
+    gl.bindVertexArray(this.array);
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, triangles, gl.STREAM_DRAW);
+    gl.drawElements(gl.TRIANGLES, triangles.length, gl.UNSIGNED_INT, 0);
+  }
+}
+
+/** Return the least and the largest opacity, 0 to 255, that smoothing sees in a part of a photo. */
+function cover({ opacity, width, height }, left, top, right, below) {
+  let [least, most] = [255, 0];
+  for (let y = Math.max(0, Math.floor(top)); y <= Math.min(height - 1, Math.ceil(below)); y++) {
+    for (let x = Math.max(0, Math.floor(left)); x <= Math.min(width - 1, Math.ceil(right)); x++) {
+      const value = opacity[4 * (y * width + x)];
+      [least, most] = [Math.min(least, value), Math.max(most, value)];
+    }
+  }
+  return [least, most];
+}
 
 class GlPainter {
   constructor(canvas, data, largest) {
@@ -455,55 +531,47 @@ class GlPainter {
     const gl = canvas.getContext("webgl2", options);
     if (!gl) throw new Error("no WebGL2");
     Object.assign(this, { gl, data, canvas, name: "WebGL2" });
-    this.program = link(gl);
-    const place = (name) => gl.getUniformLocation(this.program, name);
-    this.at = { q: place("q"), front: place("front"), modes: place("modes") };
-    gl.useProgram(this.program);
-    gl.uniform1i(place("count"), data.count);
-    gl.uniform3f(place("scale"), 1 / data.width, 1 / data.height, 1 / largest);
+    const program = link(gl);
+    gl.useProgram(program);
+    const [photo, back, soft] = ["photo", "back", "soft"].map(
+      (name) => gl.getUniformLocation(program, name));
+    this.at = { photo, soft };
     texture(gl, 0, data, pixels(data.photo, data.width, data.height));
-    const back = pixels(data.back, data.width, data.height);
-    for (let i = 3; i < back.length; i += 4) back[i] = data.opacity[i - 3];
-    texture(gl, 1, data, back);
-    ["photo", "back", "gain"].forEach((name, unit) => gl.uniform1i(place(name), unit));
-    gl.activeTexture(gl.TEXTURE2);
-    gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
-    smooth(gl, gl.TEXTURE_2D);
-    modes(gl, 3, data.front);
-    modes(gl, 4, data.behind);
-    // The modes are smooth; more triangles cost a software renderer more than they show.
-    const cells = (field, share) => [field.columns, field.rows].map((n) => Math.ceil(share * n));
-    this.frontMesh = mesh(gl, ...cells(data.front, 0.6));
-    this.backMesh = mesh(gl, ...cells(data.behind, 0.6));
+    const behind = pixels(data.back, data.width, data.height);
+    for (let i = 3; i < behind.length; i += 4) behind[i] = data.opacity[i - 3];
+    texture(gl, 1, data, behind);
+    gl.uniform1i(back, 1);
+    this.front = new Sheet(gl, data.front, largest, (...part) => cover(data, ...part));
+    this.back = new Sheet(gl, data.behind, largest, () => [255, 255]);
     gl.depthFunc(gl.LEQUAL);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     gl.enable(gl.DEPTH_TEST);
   }
 
-  /** Bring new values to the graphics card; the edges of what is held need finer meshes. */
+  /** Take how much each place moves; the edges of what is held need finer meshes. */
   hold(gain) {
     if (this.known === gain.values) return;
     this.known = gain.values;
-    const { gl } = this;
-    const { columns, rows, values } = gain;
-    gl.activeTexture(gl.TEXTURE2);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R16F, columns, rows, 0, gl.RED, gl.FLOAT, values);
-    if (!gain.free) this.frontMesh = this.backMesh = this.fineMesh ??= mesh(gl, columns, rows);
+    for (const sheet of [this.front, this.back]) {
+      if (!gain.free && !this.fine) sheet.lay(gain.columns, gain.rows);
+      sheet.hold(gain);
+    }
+    this.fine ||= !gain.free;
   }
 
   paint(q) {
-    const { gl, at } = this;
+    const { gl, at, front, back } = this;
     this.hold(this.data.gain);
     gl.viewport(0, 0, this.canvas.width, this.canvas.height);
-    gl.uniform2fv(at.q, new Float32Array(q));
-    const passes = [[this.backMesh, 4, 0], [this.frontMesh, 3, 1]];
-    for (const [grid, unit, front] of passes) {
-      gl.clear(gl.DEPTH_BUFFER_BIT);
-      gl.uniform1i(at.modes, unit);
-      gl.uniform1i(at.front, front);
-      front ? gl.enable(gl.BLEND) : gl.disable(gl.BLEND);
-      gl.bindVertexArray(grid.array);
-      gl.drawElements(gl.TRIANGLES, grid.size, gl.UNSIGNED_INT, 0);
+    for (const sheet of [front, back]) sheet.move(q);
+    const behind = front.covers ? [] : back.opaque;
+    const passes = [[back, behind, 1, 0], [front, front.opaque, 0, 0], [front, front.soft, 0, 1]];
+    for (const [sheet, cells, unit, soft] of passes) {
+      if (!soft) gl.clear(gl.DEPTH_BUFFER_BIT);
+      gl.uniform1i(at.photo, unit);
+      gl.uniform1i(at.soft, soft);
+      soft ? gl.enable(gl.BLEND) : gl.disable(gl.BLEND);
+      sheet.draw(cells);
     }
   }
 
@@ -535,15 +603,6 @@ function texture(gl, unit, { width, height }, bytes) {
   smooth(gl, gl.TEXTURE_2D);
 }
 
-function modes(gl, unit, field) {
-  gl.activeTexture(gl.TEXTURE0 + unit);
-  gl.bindTexture(gl.TEXTURE_2D_ARRAY, gl.createTexture());
-  gl.texImage3D(
-    gl.TEXTURE_2D_ARRAY, 0, gl.RGBA16F, field.columns, field.rows, field.count, 0,
-    gl.RGBA, gl.HALF_FLOAT, field.halves);
-  smooth(gl, gl.TEXTURE_2D_ARRAY);
-}
-
 function smooth(gl, target) {
   for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) {
     gl.texParameteri(target, name, gl.LINEAR);
@@ -551,29 +610,6 @@ function smooth(gl, target) {
   for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) {
     gl.texParameteri(target, name, gl.CLAMP_TO_EDGE);
   }
-}
-
-function mesh(gl, columns, rows) {
-  const places = [];
-  const corners = [];
-  for (let y = 0; y <= rows; y++) {
-    for (let x = 0; x <= columns; x++) {
-      places.push(x / columns, y / rows);
-      if (x < columns && y < rows) {
-        const i = y * (columns + 1) + x;
-        corners.push(i, i + 1, i + columns + 1, i + 1, i + columns + 2, i + columns + 1);
-      }
-    }
-  }
-  const array = gl.createVertexArray();
-  gl.bindVertexArray(array);
-  gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
-  gl.bufferData(gl.ARRAY_BUFFER, new Float32Array(places), gl.STATIC_DRAW);
-  gl.enableVertexAttribArray(0);
-  gl.vertexAttribPointer(0, 2, gl.FLOAT, false, 0, 0);
-  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
-  gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, new Uint32Array(corners), gl.STATIC_DRAW);
-  return { array, size: corners.length };
 }
 
 // ---------------------------------------------------------------- drawing without it
@@ -598,7 +634,8 @@ class CanvasPainter {
 
   /** Return the displacement of every pixel of the buffer, in its px. */
   motion(field, q) {
-    const coarse = this.coarseMotion(field, q);
+    const gains = field.gains();
+    const coarse = field.motion(q).map((value, i) => (value * gains[i >> 1]) / 2);
     const moved = new Float32Array(2 * this.width * this.height);
     for (let y = 0, i = 0; y < this.height; y++) {
       const row = between((y + 0.5) / this.height, field.rows);
@@ -615,21 +652,6 @@ class CanvasPainter {
       }
     }
     return moved;
-  }
-
-  /** Return the displacement of every grid point. */
-  coarseMotion(field, q) {
-    const size = field.rows * field.columns;
-    const moved = new Float32Array(2 * size);
-    for (let k = 0; k < field.count; k++) {
-      const [re, im] = [q[2 * k] / 2, q[2 * k + 1] / 2];
-      for (let cell = 0, i = 4 * k * size; cell < size; cell++, i += 4) {
-        moved[2 * cell] += field.values[i] * re - field.values[i + 1] * im;
-        moved[2 * cell + 1] += field.values[i + 2] * re - field.values[i + 3] * im;
-      }
-    }
-    const gains = field.gains();
-    return moved.map((value, i) => value * gains[i >> 1]);
   }
 
   /** Return where the pixel drawn at (x, y) comes from; short steps, as motion may be steep. */
@@ -650,8 +672,7 @@ class CanvasPainter {
 
   paint(q) {
     const { data, output, photo, back, alpha } = this;
-    const front = this.motion(data.front, q);
-    const behind = this.motion(data.behind, q);
+    const [front, behind] = [data.front, data.behind].map((field) => this.motion(field, q));
     for (let y = 0, i = 0; y < this.height; y++) {
       for (let x = 0; x < this.width; x++, i += 4) {
         const f = this.source(front, x, y);
@@ -1062,6 +1083,7 @@ class Explorer {
   showLiveliest(why) {
     const { x, y } = this.liveliest(this.central);
     const context = this.overlay.getContext("2d");
+    this.overlay.hidden = false;
     for (const [colour, thick] of [["#000", 5], ["#fff", 2]]) {
       Object.assign(context, { strokeStyle: colour, lineWidth: thick });
       context.beginPath();
@@ -1176,7 +1198,8 @@ class Explorer {
     const context = this.overlay.getContext("2d");
     const { width, height } = this.data;
     context.clearRect(0, 0, width, height);
-    if (this.choice.value === "") return;
+    this.overlay.hidden = this.choice.value === ""; // even empty, it would be blended every frame
+    if (this.overlay.hidden) return;
     const k = Number(this.choice.value);
     const spacing = width / 24;
     const list = [];

@@ -33,14 +33,17 @@ def to_bytes(image: Tensor) -> UInt8[np.ndarray, "height width 3"]:
     Floats outside [0, 1] are clamped; NaN and infinite ones raise ``GidliteError``.
     """
     check_shape("image", image, "3 height width")
-    image = image.detach().cpu()
-    if image.is_floating_point():
-        finite = bool(image.isfinite().all())
+    kind, single = image.dtype, image.is_floating_point()
+    require(
+        single or kind == torch.uint8, f"the image has type {kind}; give floats in [0, 1] or uint8"
+    )
+    # By NumPy: threads of PyTorch would wait for those that render the next frames.
+    pixels = (image.float() if single else image).detach().cpu().numpy()
+    if single:
+        finite = bool(np.isfinite(pixels).all())
         require(finite, "the image has NaN or infinite values; check what made it")
-        image = image.to(torch.float32).clamp(0, 1).mul(255).round().to(torch.uint8)
-    kind = image.dtype
-    require(kind == torch.uint8, f"the image has type {kind}; give floats in [0, 1] or uint8")
-    return image.permute(1, 2, 0).contiguous().numpy()
+        pixels = (pixels.clip(0, 1) * np.float32(255)).round()
+    return np.stack(list(pixels), axis=-1, dtype=np.uint8, casting="unsafe")
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int = 90, *, subsampling: str = "4:4:4") -> bytes:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -21,11 +23,13 @@ from gidlite.errors import check_output, require, staged, writing
 from gidlite.media import to_bytes
 
 _ANIMATION_MAX_FPS = 50.0  # browsers slow an animation down when a delay is under 20 ms
-# A player that begins again shows at once all that pictures which are told as differences have
-# drifted by. So in a loop the first one is fine, and so are, step by step, the last ones: so many
-# frames, from the end, with so many times the bits.
-_TOWARDS_THE_END = ((4, 8), (4, 5), (6, 3), (8, 2), (8, 1.4))
-_LOOP = "chromaloc=1:mbtree=0:aq-mode=0:psy=0:ipratio=3:pbratio=1:keyint=infinite:scenecut=0"
+# A player that begins again shows at once how far pictures told as differences have drifted. So
+# the last frames of a loop fade from these to what leads to its first one, with ever more bits.
+_FADE, _BITS = 12, 8  # frames, times the usual
+# Bytes of frames kept in memory, and on the disk; of a longer loop the seam is seen too seldom.
+_HELD, _LARGEST = 2**28, 2**32
+# With a fixed pattern of frames, and no lookahead, frames are encoded alike whatever comes later.
+_LOOP = "mbtree=0:aq-mode=0:psy=0:ipratio=2.5:pbratio=1:keyint=infinite:scenecut=0:b-adapt=0"
 _Add = Callable[[np.ndarray, int], None]  # takes 8-bit pixels and the number of the frame
 
 
@@ -119,44 +123,58 @@ def _mp4(
     crf, form = round(38 - 25 * quality), (height, width, rate)
     # swscale centres colour samples; readers assume that they sit to the left, unless told.
     options = {"crf": str(crf), "preset": "medium", "x264-params": "chromaloc=1"}
-    if not loop:
+    if not 0 < loop * height * width * 1.5 < _LARGEST:
         with _h264(str(path), *form, options) as encode:
             yield lambda pixels, number: encode(_planes(pixels), number)
         return
-    options = {"crf": str(min(51, crf + 6)), "preset": "slow", "x264-params": _LOOP}
-    ends = accumulate((count for count, _ in _TOWARDS_THE_END), lambda a, b: a - b, initial=loop)
-    zones = [
-        f"{max(0, end - count)},{end - 1},b={bits}"
-        for (count, bits), end in zip(_TOWARDS_THE_END, ends, strict=False) if end > 0
-    ]  # fmt: skip
-    params = f"{_LOOP}:zones={'/'.join(reversed(zones))}"
+    # The other settings make files about half as large, which pays for finer pictures and the end.
+    options |= {"crf": str(min(51, crf + 3)), "x264-params": f"chromaloc=1:{_LOOP}"}
+    with SpooledTemporaryFile(_HELD, dir=path.parent) as held:
+        with _h264(drifted := io.BytesIO(), *form, options) as encode:
+            yield _closing(form, options, lambda *frame: held.write(frame[0]) and encode(*frame))
+        count = held.tell() // (height * width * 3 // 2)
+        parts = np.clip((np.arange(count) + 1 - count) / min(_FADE, count) + 1, 0, 1)
+        parts[0] = 0
+        zones = [f"{n},{n},b={_BITS ** parts[n] ** 1.5:.2f}" for n in parts.nonzero()[0]]
+        options["x264-params"] += f":zones={'/'.join(zones)}"
+        held.seek(0)
+        with _h264(str(path), *form, options) as encode:
+            for number, shown in enumerate(_decoded(drifted)):
+                planes = np.frombuffer(held.read(shown.size), np.uint8).reshape(shown.shape)
+                if parts[number]:
+                    planes = shown + parts[number] * (planes.astype(np.float32) - shown)
+                encode(planes.round().astype(np.uint8), number)
+
+
+def _closing(form: tuple, options: dict[str, str], encode: _Add) -> _Add:
+    """Return a function that encodes the frames of a loop as differences from its first one."""
     first = shift = None
 
     def add(pixels: np.ndarray, number: int) -> None:
         nonlocal first, shift
-        planes = _planes(pixels).astype(np.float32)
+        planes = _planes(pixels)
         if first is None:
-            first, shift = planes, _settled(planes, form, options) - planes
-        # Where nothing moves, every picture is the first one bit for bit, and costs nothing.
-        still = ((6 - np.abs(planes - first)) / 4).clip(0, 1)
-        encode((planes + shift * still).round().clip(0, 255).astype(np.uint8), number)
+            with _h264(alone := io.BytesIO(), *form, options) as encode_alone:
+                encode_alone(planes, 0)
+            first = planes.astype(np.float32)
+            shift = next(_decoded(alone)) - first
+        else:
+            change = planes - first
+            change[abs(change) <= 1] = 0  # unseen, but it would make everything creep
+            # Where nothing moves, every picture is the first one as shown, and costs nothing.
+            still = ((6 - abs(change)) / 4).clip(0, 1)
+            planes = (first + change + shift * still).round().clip(0, 255).astype(np.uint8)
+        encode(planes, number)
 
-    with _h264(str(path), *form, options | {"x264-params": params}) as encode:
-        yield add
+    return add
 
 
-def _settled(planes: np.ndarray, form: tuple, options: dict[str, str]) -> np.ndarray:
-    """Return what is left of a first picture when encoding it again changes it no more."""
+def _decoded(memory: io.BytesIO) -> Iterator[np.ndarray]:
     import av
 
-    for _ in range(4):
-        memory = io.BytesIO()
-        with _h264(memory, *form, options) as encode:
-            encode(planes.astype(np.uint8), 0)
-        memory.seek(0)
-        with av.open(memory) as made:
-            planes = next(made.decode(video=0)).to_ndarray()
-    return planes
+    memory.seek(0)
+    with av.open(memory) as made:
+        yield from (frame.to_ndarray() for frame in made.decode(video=0))
 
 
 def _planes(pixels: np.ndarray) -> UInt8[np.ndarray, "rows width"]:
@@ -184,6 +202,7 @@ def _h264(
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.options = options
         context = stream.codec_context
+        context.thread_count = int(torch.get_num_threads() == 1)  # 0 is as many as there are cores
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
         context.color_range = 1  # luma 16 to 235
 
@@ -216,11 +235,16 @@ def _animation(path: Path, fps: float, quality: float, size: tuple[int, int]) ->
         # "unchanged since the last frame".
         palette = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 8)])).quantize(255)
         images = [image.quantize(palette=palette) for image in images]
+        # Dithering makes grain dance: what is as in the first frame is shown as it is there.
+        for frame, image in zip(frames[1:], images[1:], strict=True):
+            far = np.abs(frame.astype(np.int16) - frames[0]).max(2) > 2
+            image.paste(images[0], mask=Image.fromarray(~far))
     # Rounding the end times, not the delays, keeps the error from adding up.
     tick = 10 if gif else 1
     ends = [tick * round(1000 * i / fps / tick) for i in range(len(images) + 1)]
+    # WebP without further key frames: they would blink.
     images[0].save(
-        path, save_all=True, append_images=images[1:], loop=0, optimize=gif, method=4,
+        path, save_all=True, append_images=images[1:], loop=0, optimize=gif, method=4, kmax=0,
         duration=[end - begin for begin, end in pairwise(ends)], quality=round(100 * quality),
     )  # fmt: skip
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from gidlite.render.photo import GuidedUpsampling, Picture, keep_sharp, splat_ph
 
 RENDERERS = ("softmax", "average", "neural")
 _METRIC_TIMES = 24
+_AT_ONCE = 8  # motions made together
+_FRAMES = 2  # on a CPU under way at the same time
 
 
 def frame_times(
@@ -74,12 +79,14 @@ def check_renderer(renderer: str) -> None:
 def mean_motion(volume: SpectralVolume) -> Float[Tensor, "1 rows columns"]:
     """Return W, the mean over time of |F_t|, in px at 256 px wide: what decides collisions."""
     times = torch.arange(_METRIC_TIMES, dtype=torch.float64) * (volume.num_frames / _METRIC_TIMES)
-    total = sum(_motion_at(volume, t).square().sum(0, keepdim=True).sqrt() for t in times)
+    total = sum(motion.square().sum(0, keepdim=True).sqrt() for motion in _motions(volume, times))
     return total * (256 / (_METRIC_TIMES * total.shape[-1]))
 
 
-def _motion_at(volume: SpectralVolume, time: Float[Tensor, ""]) -> Float[Tensor, "2 rows columns"]:
-    return spectral_to_motion(volume.spectral, num_frames=volume.num_frames, times=time[None])[0]
+def _motions(volume: SpectralVolume, times: Tensor) -> Iterator[Float[Tensor, "2 rows columns"]]:
+    """Yield the motion at each time: some are made at once, which reads the volume once."""
+    for some in times.split(_AT_ONCE):
+        yield from spectral_to_motion(volume.spectral, num_frames=volume.num_frames, times=some)
 
 
 def farthest_motion(volume: SpectralVolume) -> float:
@@ -130,7 +137,7 @@ def render_frames(
     amplify: float = 1.0,
     renderer: str = "softmax",
 ) -> Iterator[Picture]:
-    """Yield one frame, as large as the photo, per volume time; one is held in memory.
+    """Yield one frame, as large as the photo, per volume time; on a CPU the next are under way.
 
     The photo is what ``as_image`` takes, the volume of any resolution but its aspect. ``amplify``
     multiplies every displacement; outside 0–5 it is a GidliteError, as are the renderers of
@@ -141,8 +148,36 @@ def render_frames(
     render = _make_renderer(image, renderer)
     upsample = GuidedUpsampling(image, *volume.spectral.shape[-2:])
     metric = amplify * upsample(mean_motion(volume))
-    for time in times:
-        yield render(upsample.motion(amplify * _motion_at(volume, time)), metric)
+
+    def make(motion: Tensor) -> Tensor:
+        return render(upsample.motion(amplify * motion), metric)
+
+    each = _in_threads if image.is_cpu and torch.get_num_threads() >= _FRAMES else map
+    yield from each(make, _motions(volume, times))
+
+
+def _in_threads(make: Callable[[Tensor], Tensor], inputs: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield what is made of each, in order, two at a time: halves of one would wait more."""
+    cores, under_way, pool = torch.get_num_threads(), deque(), ThreadPoolExecutor(_FRAMES)
+
+    def one(given: Tensor) -> Tensor:
+        torch.set_num_threads(cores // _FRAMES)  # each time: Numba's first loop takes all back
+        return make(given)
+
+    def start(count: int) -> None:
+        torch.set_num_threads(cores // _FRAMES)  # the inputs, too, take no core from the frames
+        under_way.extend(pool.submit(one, given) for given in islice(inputs, count))
+        torch.set_num_threads(cores)
+
+    try:
+        start(_FRAMES + 1)
+        while under_way:
+            frame = under_way.popleft().result()
+            start(1)
+            yield frame
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
 
 
 @dataclass(frozen=True)

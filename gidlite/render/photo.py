@@ -48,11 +48,11 @@ def keep_sharp(image: Pictures, motion: Motions) -> Pictures:
     off beforehand. Otherwise a loop flashes sharp whenever it comes back to the photo.
     """
     fraction = motion - motion.floor()
-    across, down = (fraction * (1 - fraction) / 2).split(1, dim=1)
+    across, down = (fraction * (fraction - 1) / 2).split(1, dim=1)
     padded = functional.pad(image, (1, 1, 1, 1), mode="replicate")
     rows = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2] - 2 * image
     columns = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] - 2 * image
-    return image - across * rows - down * columns
+    return image.addcmul(across, rows).addcmul_(down, columns)
 
 
 def fill_holes(
@@ -73,22 +73,28 @@ def _fill(picture: Tensor, weight: Tensor, trust: Tensor) -> tuple[Tensor, Tenso
     # Elsewhere than on the CPU, looking for holes costs more than filling none.
     if min(picture.shape[-2:]) < 2 or (weight.is_cpu and (weight > 0.999).all()):
         return picture, trust
-    total = _halve(trust)
-    coarse = _halve(picture * trust) / total.clamp(min=_NOTHING)
-    coarse, total = _fill(coarse, (4 * _halve(weight)).clamp(max=1), total)
+    total = halve(trust)
+    coarse = halve(picture * trust) / total.clamp(min=_NOTHING)
+    coarse, total = _fill(coarse, (4 * halve(weight)).clamp(max=1), total)
     # Cells keep their place whatever the size, so that tiles of a photo are filled alike.
     near = _double(total, picture)
     smooth = _double(coarse * total, picture) / near.clamp(min=_NOTHING)
     return torch.lerp(smooth, picture, weight), torch.lerp(near, trust, weight)
 
 
-def _halve(x: Tensor) -> Tensor:
-    return functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+def halve(x: Float[Tensor, "batch channels _h _w"]) -> Float[Tensor, "batch channels _rows _cols"]:
+    """Return the means of 2×2 px, at the end of an odd side of 2 or 1; avg_pool2d is slower."""
+    odd = [side % 2 for side in x.shape[-2:]]
+    x = functional.pad(x, (0, odd[1], 0, odd[0]), mode="replicate") if any(odd) else x
+    x = x[..., ::2, :] + x[..., 1::2, :]
+    return (x[..., ::2] + x[..., 1::2]) / 4
 
 
 def _double(x: Tensor, like: Tensor) -> Tensor:
-    large = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    return large[..., : like.shape[-2], : like.shape[-1]]
+    # One map at a time: of three at once, PyTorch makes more work than of three in turn.
+    maps = x.flatten(0, 1)[:, None]
+    large = functional.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+    return large.view(*x.shape[:2], *large.shape[2:])[..., : like.shape[-2], : like.shape[-1]]
 
 
 class GuidedUpsampling:
@@ -104,10 +110,13 @@ class GuidedUpsampling:
             return
         cells = _resample(image, (rows, columns))
         self._rows, near_y = _neighbours(rows, height, image.device)
-        self._columns, near_x = _neighbours(columns, width, image.device)
+        columns, near_x = _neighbours(columns, width, image.device)
+        # Places in flat maps, as picking columns is slow.
+        starts = cells.shape[-1] * torch.arange(rows, device=image.device)[:, None]
+        self._wide = [(starts + column).flatten() for column in columns]
         weights = []
         for i, j in product(range(3), range(3)):
-            cell = cells.index_select(-1, self._columns[j]).index_select(-2, self._rows[i])
+            cell = cells.index_select(-1, columns[j]).index_select(-2, self._rows[i])
             alike = torch.exp((cell - image).square().sum(0) / (-2 * _COLOR**2)) + _FLOOR
             weights.append(alike * near_y[i, :, None] * near_x[j])
         self._weights = torch.stack(weights)
@@ -122,8 +131,9 @@ class GuidedUpsampling:
         if not self._guided:
             return _resample(maps, self._size)
         out = torch.zeros(len(maps), *self._size, device=maps.device)
-        for j in range(3):
-            wide = maps.index_select(-1, self._columns[j])
+        for j, places in enumerate(self._wide):
+            wide = torch.stack([values.index_select(0, places) for values in maps.flatten(1)])
+            wide = wide.view(*maps.shape[:2], -1)
             for i in range(3):
                 out.addcmul_(wide.index_select(-2, self._rows[i]), self._weights[3 * i + j])
         return out

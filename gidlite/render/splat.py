@@ -5,7 +5,7 @@ Each source pixel p lands at p + F(p); the four pixels q around it get bilinear 
     out(q) = Σ_p b(q, p) w(p) I(p) / Σ_p b(q, p) w(p),
 
 where w = 1 (average), w = Z (linear) or w = exp(Z) (softmax); "sum" leaves out the denominator.
-``ReferencePlan`` says it in PyTorch; ``splat_fast`` is several times faster on a CPU.
+``ReferencePlan`` says it in PyTorch; ``splat_fast`` is faster on a CPU, ``splat_gpu`` on a GPU.
 
 Source: the softmax splatting equation of Niklaus and Liu 2020, used by Li et al. 2024, section 5.
 Departure: softmax is shift invariant, so the largest Z *arriving at each target* is subtracted.
@@ -32,9 +32,9 @@ Metric = Num[Tensor, "batch 1 height width"]
 class SplatPlan:
     """Where every source pixel lands and how it mixes: made once, for any number of feature maps.
 
-    Differentiable in motion, metric and features. On a CPU by compiled loops (which compile once,
-    for some seconds, and have no second derivatives), unless the metric spans 600 or more; else by
-    PyTorch. Computed in single precision, or in double if the motion is.
+    Differentiable in motion and metric, which every call reads anew, and features. Compiled once,
+    for some seconds, and without second derivatives: on a CPU, unless the metric spans 600 or more,
+    and on a GPU with Triton; else by PyTorch. In single precision, or double if the motion is.
 
     Args:
         motion: Displacement (dx right, dy down) of each source pixel, in px of this resolution.
@@ -103,12 +103,15 @@ def splat(
 
 
 def _make_plan(motion: Tensor, metric: Tensor | None, mode: str):
-    """Return a plan of compiled loops where they serve, of PyTorch elsewhere."""
-    try:
-        from gidlite.render import splat_fast  # slow to import
-    except ImportError:  # numba does not fit the NumPy or the Python that are installed
+    """Return a compiled plan where one serves, of PyTorch elsewhere."""
+    try:  # both are slow to import
+        if motion.is_cuda:
+            from gidlite.render import splat_gpu as fast
+        else:
+            from gidlite.render import splat_fast as fast
+    except ImportError:  # no Triton, or numba does not fit the NumPy or the Python installed
         return ReferencePlan(motion, metric, mode)
-    kind = splat_fast.CompiledPlan if splat_fast.supports(motion, metric) else ReferencePlan
+    kind = fast.CompiledPlan if fast.supports(motion, metric) else ReferencePlan
     return kind(motion, metric, mode)
 
 

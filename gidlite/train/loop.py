@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gidlite import train as setup
-from gidlite.data.shards import alone
-from gidlite.errors import GidliteError, check_output, require, written
+from gidlite.errors import GidliteError, alone, check_output, require, written
 from gidlite.motion.normalize import FrequencyStats, load_stats, save_stats
 from gidlite.train import RunOptions, TrainConfig
 from gidlite.train.modes import DrawerTask, ModesTask

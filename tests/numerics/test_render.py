@@ -1,16 +1,20 @@
 """The renderer: what must hold whatever the network has learned."""
 
+import threading
+
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from gidlite import render
 from gidlite.data.pairs import Pair, PairFolder
 from gidlite.errors import GidliteError
-from gidlite.render import render_frame
+from gidlite.motion import SpectralVolume
+from gidlite.render import render_frame, render_frames
 from gidlite.render.network import REACH, NeuralRenderer, SynthesisNet, load_renderer, motion_gate
-from gidlite.render.photo import GuidedUpsampling
+from gidlite.render.photo import GuidedUpsampling, halve, splat_photo
 from studies.renderer_pairs import write_pairs
 
 
@@ -31,6 +35,108 @@ def smooth(generator, channels, height, width, cell=16):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def single(monkeypatch):
+    """The network in float32, as on a CPU that has nothing faster."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+
+
+def swaying(size=(96, 128), frequencies=4):
+    """A photo, and a volume whose left half is still."""
+    image = smooth(generator(), 3, *size, cell=8).sigmoid()
+    parts = torch.stack([smooth(generator(s), 2 * frequencies, 48, 64) for s in (1, 2)])
+    parts = (parts * (torch.arange(64) > 32)).view(2, frequencies, 2, 48, 64)
+    return image, SpectralVolume(torch.complex(*parts), num_frames=20, fps=10.0)
+
+
+@pytest.fixture
+def cores():
+    """Two threads, whatever was set, and as many afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads(2)
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("renderer", ["softmax", "neural"])
+def test_frames_made_at_the_same_time_are_those_made_in_turn(renderer, cores, monkeypatch):
+    """Bit for bit, after the same preparations."""
+    image, volume = swaying()
+    times, made = torch.arange(11, dtype=torch.float64), []
+
+    def twice(make, inputs):
+        inputs = list(inputs)
+        together = list(in_threads(make, iter(inputs)))
+        torch.set_num_threads(1)
+        made.append(list(map(make, inputs)))
+        return together
+
+    in_threads = render._in_threads
+    monkeypatch.setattr(render, "_in_threads", twice)
+    made.append(list(render_frames(image, volume, times, renderer=renderer)))
+    assert len(made[0]) == 11 and (made[0][3] - made[0][8]).abs().max() > 0.05
+    assert all(map(torch.equal, *made))
+
+
+@pytest.mark.parametrize("end", ["close", "interrupt", "forget"])
+def test_frames_nobody_takes_leave_no_thread_behind(end, cores):
+    image, volume = swaying()
+    before = set(threading.enumerate())
+    frames = render_frames(image, volume, torch.arange(1000, dtype=torch.float64))
+    next(frames)
+    assert set(threading.enumerate()) > before and torch.get_num_threads() == 2
+    if end == "close":
+        frames.close()
+    elif end == "interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            frames.throw(KeyboardInterrupt())
+    del frames
+    assert set(threading.enumerate()) == before and torch.get_num_threads() == 2
+    counts = []
+    thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert counts == [2]
+
+
+def test_a_frame_that_fails_raises_in_its_place(cores, monkeypatch):
+    image, _ = swaying()
+    before, made = set(threading.enumerate()), []
+
+    def fail(sharp, motion, metric):
+        if float(motion.abs().max()) > 20:
+            raise MemoryError
+        return splat_photo(sharp, motion, metric)
+
+    monkeypatch.setattr(render, "splat_photo", fail)
+    still = SpectralVolume(torch.zeros(2, 2, 48, 64, dtype=torch.complex64), num_frames=9, fps=1.0)
+    still.spectral[1, 0] = 8.0  # cos: 32 px of the photo at first, under 20 px in frame 2
+    times = torch.tensor([2.0, 2.1, 2.2, 0.0, 2.0], dtype=torch.float64)
+    with pytest.raises(MemoryError):
+        for frame in render_frames(image, still, times):
+            made.append(frame)
+    assert len(made) == 3 and set(threading.enumerate()) == before
+
+
+def test_a_decoder_in_bfloat16_is_not_seen(monkeypatch):
+    """Also not as flicker: the difference hardly differs from one frame to the next."""
+    image, volume = swaying()
+    times, frames = torch.arange(6, dtype=torch.float64), []
+    for fast in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda f=fast: f, raising=False)
+        frames.append(torch.stack(list(render_frames(image, volume, times, renderer="neural"))))
+    gap = (frames[0] - frames[1]).double()
+    assert 0 < gap.square().mean().sqrt() < 10 ** (-55 / 20)
+    assert gap.diff(dim=0).square().mean().sqrt() < 10 ** (-55 / 20)
+    assert (gap[..., :40] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 3), (7, 8)])
+def test_halving_is_the_mean_of_what_is_there(size):
+    x = torch.rand(2, 3, *size, generator=generator())
+    expected = functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    assert torch.allclose(halve(x), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (37, 51), (5, 3)])
@@ -68,7 +174,7 @@ def test_gate_is_zero_where_nothing_near_moves_one_where_something_does_and_smoo
     assert hole[30, 30] == 1 and hole[30, 36] == 0 and hole[0, 0] == 0
 
 
-def test_tiles_equal_the_whole():
+def test_tiles_equal_the_whole(single):
     size = (2 * REACH + 150, 3 * REACH + 170)
     image = smooth(generator(), 3, *size).sigmoid()
     motion = 3 * smooth(generator(1), 2, *size, cell=64)

@@ -1,5 +1,6 @@
-"""Both splats, compiled and PyTorch, against a double loop in float64, and their invariances."""
+"""All splats, compiled and PyTorch, against a double loop in float64, and their invariances."""
 
+import importlib
 import importlib.util
 import inspect
 import math
@@ -20,10 +21,17 @@ from gidlite.render.splat import MODES, ReferencePlan, SplatPlan, splat
 FLOAT64_TOLERANCE = 1e-10
 
 
-@pytest.fixture(params=["compiled", "reference"])
+# test_splat_gpu.py runs this file once more, in a process of its own, where Triton is interpreted.
+KINDS = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else ["compiled", "reference"]
+
+
+@pytest.fixture(params=KINDS)
 def kind(request, monkeypatch):
-    """Run the test with both implementations, and make sure that it is the one that answers."""
-    if request.param == "reference":
+    """Run the test with each implementation, and make sure that it is the one that answers."""
+    if request.param == "triton":
+        plan = importlib.import_module("gidlite.render.splat_gpu").CompiledPlan
+        monkeypatch.setattr(module, "_make_plan", plan)
+    elif request.param == "reference":
         monkeypatch.setattr(compiled, "supports", lambda *_: False)
         monkeypatch.setattr(compiled.CompiledPlan, "__init__", None)
     else:
@@ -240,6 +248,34 @@ def test_threads_change_nothing(generator):
                 assert all(map(torch.equal, results[0], result))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 8, 17])
+def test_groups_of_channels_and_bands_change_nothing(channels, generator, monkeypatch):
+    """In one band and in five, with motion that crosses several of them."""
+    inputs = scene(generator, size=(170, 40), channels=channels)
+    inputs = inputs[0], 10 * inputs[1], inputs[2]
+    found = gradients(inputs)
+    monkeypatch.setattr(compiled, "_SUMS", 1)
+    assert all(map(torch.equal, found, gradients(inputs)))
+    double = [x.double() for x in inputs]
+    exact = gradients(double, make=lambda *plan: ReferencePlan(*plan, "softmax"))
+    for ours, expected in zip(found, exact, strict=True):
+        assert (ours - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("span", [39.0, 41.0, 599.0])
+def test_gradients_are_accurate_for_any_span_of_the_metric(span, generator):
+    image, motion, metric = scene(generator, size=(60, 50))
+    metric = (metric - metric.min()) / (metric.max() - metric.min()) * span
+    exact = gradients(
+        [x.double() for x in (image, motion, metric)],
+        make=lambda *plan: ReferencePlan(*plan, "softmax"),
+    )
+    found = gradients((image, motion, metric))
+    assert (found[0] - exact[0]).abs().max() < 1e-6
+    for ours, expected in zip(found[1:], exact[1:], strict=True):
+        assert (ours - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
 def test_calls_from_several_threads_at_once(generator):

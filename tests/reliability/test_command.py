@@ -241,7 +241,7 @@ def test_a_stream_that_cannot_show_a_name_does_not_end_the_work(folder, encoding
 )
 def test_a_stopped_command_leaves_nothing(folder, sent, code):
     before = contents(folder)
-    command = ["render", "p.jpg", "v.safetensors", "-o", "o.mp4", "--seconds", "3000"]
+    command = ["render", "p.jpg", "v.safetensors", "-o", "o.mp4", "--seconds", "3000", "--no-loop"]
     with subprocess.Popen([sys.executable, "-m", "gidlite", *command], stderr=-1) as run:
         until = time.monotonic() + 120
         while time.monotonic() < until and not any(map(os.path.getsize, folder.glob(".gidlite-*"))):

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import HOSTILE, MODULE, shown
 from PIL import Image
 
 from gidlite.dynamics import make_scene, write_page
+from gidlite.dynamics.layers import split_layers
 
 pytestmark = pytest.mark.browser
 
@@ -275,6 +277,91 @@ def test_speed_is_reported(opened, page_path, record_property):
     for name, value in report.items():
         record_property(name, value)
     print(report)
+
+
+COUNTED = """() => {
+  const { painter, system, data } = document.querySelector('figure').explorer, { gl } = painter;
+  const calls = { draws: 0, cells: 0, uploads: [] };
+  const spy = (name, note) => {
+    const real = gl[name];
+    gl[name] = (...given) => (note(...given), real.apply(gl, given));
+  };
+  spy("drawElements", (_, size) => (calls.draws++, calls.cells += size / 6));
+  spy("bufferData", (_, { byteLength }) => calls.uploads.push(byteLength));
+  for (const name of ["texImage2D", "texImage3D", "texSubImage2D"]) {
+    spy(name, () => { throw new Error("no texture goes to the card twice"); });
+  }
+  painter.paint(system.q);
+  return { ...calls, modes: data.count, all: painter.front.near.length + painter.back.near.length };
+}"""
+
+
+def test_a_frame_is_three_draws_of_points_already_moved(opened):
+    """However many modes there are, and without the cells in which the front is clear."""
+    frame = opened.evaluate(COUNTED)
+    assert frame["modes"] == 16 and frame["draws"] == 3
+    assert sum(frame["uploads"]) == 20 * frame["all"] + 24 * frame["cells"] < 64_000
+    shown, front = frame["cells"] - 20 * 12, 39 * 24
+    # The disc covers π 0.2² of 1.6; its rim makes it larger by a cell or two.
+    assert 0.08 * front < shown < 0.2 * front
+
+
+def test_points_of_the_mesh_move_as_in_python(opened, photo, volume):
+    scene = make_scene(photo, volume, modes=16)
+    layers = split_layers(photo, volume.spectral[3:])
+    generator = torch.Generator().manual_seed(0)
+    q = 20 * torch.randn(16, dtype=torch.complex128, generator=generator)
+    order = [round(5 * hertz) - 3 for hertz in scene.header["frequencies"]]
+    for name, modes in (("front", layers.front_modes), ("back", layers.back_modes)):
+        points = opened.evaluate(
+            f"(q) => ({EXPLORER}.painter.paint(q), [...{EXPLORER}.painter.{name}.points])",
+            torch.view_as_real(q).flatten().tolist(),
+        )
+        points = torch.tensor(points, dtype=torch.float64).view(-1, 5)
+        field = torch.einsum("k,kcij->cij", q, modes[order].to(q)).real
+        at = 2 * points[:, :2] - 1
+        options = {"padding_mode": "border", "align_corners": False}
+        expected = torch.nn.functional.grid_sample(field[None], at[None, None], **options)[0, :, 0]
+        size = torch.tensor([512.0, 320.0], dtype=torch.float64)
+        moved = ((points[:, 2:4] * torch.tensor([1, -1]) + 1) / 2 - points[:, :2]) * size
+        assert expected.abs().max() > 2 or name == "back", "the wall rests"
+        assert (moved - expected.T).abs().max() < 0.02
+
+
+def test_at_rest_it_asks_for_no_frames_and_nothing_lies_over_it(opened):
+    asked = f"{EXPLORER}.pending || {EXPLORER}.busy"
+    until(opened, f"!({asked})")
+    opened.evaluate(
+        "window.asked = 0; const real = requestAnimationFrame;"
+        "window.requestAnimationFrame = (then) => (asked++, real(then)); null"
+    )
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("asked") == 0
+    assert opened.evaluate(f"{EXPLORER}.overlay.hidden"), "or it would be blended every frame"
+    press(opened, 24)
+    until(opened, "asked > 0")
+    opened.mouse.up()
+    opened.get_by_role("combobox").first.select_option(index=1)
+    assert not opened.evaluate(f"{EXPLORER}.overlay.hidden")
+    opened.evaluate(f"{EXPLORER}.apply({{damping: 0.5, stiffness: 4}})")
+    until(opened, f"!({asked})")
+    frames = opened.evaluate("asked")
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("asked") == frames, "settled, it rests again"
+
+
+def test_slow_frames_cost_one_bounded_step_each(opened):
+    """In real time up to 0.1 s a frame, then slower: a busy machine never has more to do."""
+    steps = opened.evaluate(f"""() => {{
+      const explorer = {EXPLORER}, {{ system }} = explorer, steps = [];
+      const step = system.step.bind(system);
+      system.step = (dt, wind) => (steps.push(dt), step(dt, wind));
+      explorer.wake = () => {{}};
+      explorer.poke();
+      for (const time of [1000, 1016, 1096, 9096, 9000]) explorer.frame(time);
+      return steps;
+    }}""")
+    assert steps == pytest.approx([0, 0.016, 0.08, 0.1, 0])
 
 
 def screen(page, x: float, y: float) -> tuple[float, float]:
