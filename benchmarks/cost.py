@@ -44,8 +44,9 @@ def photos(folder: Path, photo: Path, count: int) -> Cost:
     for number in range(count):
         (folder / "in").mkdir(exist_ok=True)
         shutil.copy(photo, folder / "in" / f"{number}.jpg")
-    told = ("-o", folder / f"out{count}", "--width", 512, "--seconds", 2)
-    cost = run([*GIDLITE, "animate", folder / "in", *told])
+    with tempfile.TemporaryDirectory(dir=folder) as output:  # a finished one would be gone on with
+        told = ("-o", output, "--width", 512, "--seconds", 2)
+        cost = run([*GIDLITE, "animate", folder / "in", *told])
     unit = 1 if sys.platform == "darwin" else 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
     return Cost(cost.seconds, max(largest, cost.gigabytes))
@@ -72,27 +73,33 @@ def measured(folder: Path) -> Iterator[tuple[str, list[float], list[Cost]]]:
         yield name, list(values), [min(cost(v), cost(v), key=lambda c: c.seconds) for v in values]
 
 
+def draw(curves: list[tuple[str, list[float], list[Cost]]]) -> pyplot.Figure:
+    """Return a picture with a column for each thing that changes."""
+    style()
+    figure, axes = pyplot.subplots(2, len(curves), figsize=(11, 4), sharey="row", sharex="col")
+    for column, (name, values, costs) in zip(axes.T, curves, strict=True):
+        column[0].plot(values, [cost.seconds for cost in costs], "o-")
+        column[1].plot(values, [cost.gigabytes for cost in costs], "o-", color="C1")
+        column[1].set_xlabel(name)
+    for axis, label in zip(axes[:, 0], ("seconds", "GB at most"), strict=True):
+        axis.set(ylim=(0, None), ylabel=label)  # shared: set when all is drawn
+    return figure
+
+
 def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/cost.svg"))
     output = parser.parse_args().output
-    style()
-    figure, axes = pyplot.subplots(2, 5, figsize=(11, 4), sharey="row", sharex="col")
+    curves = []
     with tempfile.TemporaryDirectory() as folder:
-        for column, (name, values, costs) in zip(axes.T, measured(Path(folder)), strict=True):
-            for value, cost in zip(values, costs, strict=True):
-                print(
-                    f"{name} {value:g}: {cost.seconds:.1f} s, {cost.gigabytes:.2f} GB", flush=True
-                )
-            column[0].plot(values, [cost.seconds for cost in costs], "o-")
-            column[1].plot(values, [cost.gigabytes for cost in costs], "o-", color="C1")
-            column[1].set(xlabel=name, ylim=(0, None))
-            column[0].set_ylim(0, None)
-    axes[0, 0].set_ylabel("seconds")
-    axes[1, 0].set_ylabel("GB at most")
+        for curve in measured(Path(folder)):
+            curves.append(curve)
+            for value, cost in zip(*curve[1:], strict=True):
+                told = f"{cost.seconds:.1f} s, {cost.gigabytes:.2f} GB"
+                print(f"{curve[0]} {value:g}: {told}", flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, metadata={"Date": None})
+    draw(curves).savefig(output, metadata={"Date": None})
     print(output)
 
 
