@@ -733,7 +733,8 @@ export async function mount(root, scene, settings = {}) {
 
 class Explorer {
   constructor(root, data, settings, started) {
-    Object.assign(this, { root, data, settings, frames: 0, started, held: null });
+    Object.assign(this, { root, data, settings, frames: 0, started, held: null, past: [] });
+    Object.assign(this, { drift: null, moment: 0 });
     this.mask = new Uint8Array();
     this.abort = new AbortController();
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -806,6 +807,7 @@ class Explorer {
       hold: button("Hold still", "Brush over what should not move; Shift paints back"),
       release: button("Release", "Brush over what should move again"),
     };
+    this.undoButton = button("Undo", "Take the last stroke back");
     this.saveButton = button("Save mask", "Black where held: for gidlite animate --mask");
     this.saveButton.hidden = !this.settings.save;
     this.choice = make("select", { title: "Arrows along which the pixels of one mode swing" });
@@ -818,7 +820,8 @@ class Explorer {
     });
     this.status = make("output", { className: "gidlite-status" });
     this.status.setAttribute("aria-live", "polite");
-    const buttons = [poke, reset, ...Object.values(this.brushes), this.saveButton];
+    const painting = [...Object.values(this.brushes), this.undoButton, this.saveButton];
+    const buttons = [poke, reset, ...painting];
     const bar = make("div", { className: "gidlite-bar" }, ...buttons, this.choice, ...sliders);
     this.box = make("div", { className: "gidlite-box" }, this.stage, bar, this.status);
     this.root.append(this.box);
@@ -857,6 +860,7 @@ class Explorer {
     for (const [name, button] of Object.entries(this.brushes)) {
       this.on(button, "click", () => this.take(this.brush === name ? null : name));
     }
+    this.on(this.undoButton, "click", () => this.undo());
     this.on(this.saveButton, "click", () => {
       const link = document.createElement("a");
       Object.assign(link, { href: this.maskAddress(), download: "mask.png" }).click();
@@ -987,6 +991,7 @@ class Explorer {
     const { gain } = this.data;
     gain.draw(this.tint, (value) => [76, 159, 254, 110 * (1 - value)]);
     this.saveButton.disabled = gain.free;
+    this.undoButton.disabled = this.past.length === 0;
     if (gain.at(this.touched.x, this.touched.y) < HELD) this.touched = this.liveliest(this.central);
     if (this.painter) this.wake();
   }
@@ -1000,12 +1005,27 @@ class Explorer {
   /** Take the bytes of a picture in which white may move; without any, everything may. */
   async setMask(mask) {
     this.mask = mask;
+    this.past = [];
     const bitmap = mask.length ? await picture(mask) : null;
     if (this.mask !== mask) return; // another came meanwhile
     const { gain } = this.data;
     if (bitmap) gain.values = coarse(bitmap, gain);
     else gain.clear();
     this.showHeld();
+  }
+
+  /** Take the last stroke back. */
+  undo() {
+    const values = this.past.pop();
+    if (!values) return;
+    this.data.gain.values = values;
+    this.showHeld();
+    this.tellMask();
+  }
+
+  tellMask() {
+    this.mask = fromBase64(this.data.gain.free ? "" : this.maskAddress().split(",")[1]);
+    this.onChange?.(this.settings);
   }
 
   position(event) {
@@ -1031,10 +1051,11 @@ class Explorer {
   /** Return the pixel of the photo that is drawn at (x, y), with its modes; front first. */
   find(x, y) {
     const { front, behind } = this.data;
+    const free = this.free();
     for (const field of [front, behind]) {
       let [u, v] = [x, y];
       for (let i = 0; i < 8; i++) {
-        const [dx, dy] = this.system.at(field.shape(u, v));
+        const [dx, dy] = this.system.at(field.shape(u, v), free);
         [u, v] = [x - dx, y - dy];
       }
       if (field === behind || this.sheet(u, v) === front) return this.place(field, u, v);
@@ -1046,6 +1067,7 @@ class Explorer {
     const [x, y] = this.position(event);
     if (this.brush) {
       this.canvas.setPointerCapture?.(event.pointerId);
+      if (!this.painting) this.past.push(this.data.gain.values);
       this.painting ??= [x, y];
       return this.stroke(event);
     }
@@ -1058,7 +1080,7 @@ class Explorer {
       : "Nothing moves here; you hold what moves beside it.");
     this.canvas.setPointerCapture?.(event.pointerId);
     this.touched = { x: found.u, y: found.v };
-    const start = this.system.at(found.shape);
+    const start = this.system.at(found.shape, this.free());
     this.held = { ...found, x, y, start, target: start, speed: [0, 0], last: performance.now() };
     this.canvas.classList.add("gidlite-held");
     this.attract(null);
@@ -1116,11 +1138,11 @@ class Explorer {
     const { held, system } = this;
     if (this.painting) {
       this.painting = null;
-      this.mask = fromBase64(this.data.gain.free ? "" : this.maskAddress().split(",")[1]);
-      this.onChange?.(this.settings);
+      this.tellMask();
     }
     if (!held) return;
-    system.q = this.coordinates();
+    const swaying = this.swaying();
+    system.q = this.coordinates().map((value, i) => value - swaying[i]);
     const idle = (performance.now() - held.last) / 1000;
     const fade = Math.exp(-idle / 0.05);
     const [vx, vy] = held.speed.map((value) => value * fade);
@@ -1141,11 +1163,41 @@ class Explorer {
       .forEach((value, i) => (values[i] -= value));
   }
 
+  /**
+   * Sway by a loop from now on, { fps, frames, q }: coordinates (re, im per mode) of one frame
+   * after the other. The slider of the wind is then a factor on them.
+   */
+  sway(drift) {
+    Object.assign(this, { drift, moment: 0 });
+    this.wake();
+  }
+
+  /** Return the coordinates of a frame of the loop, which may lie between two. */
+  loopFrame(frame, factor = this.wind * this.settings.gain) {
+    const { q, frames } = this.drift;
+    const size = 2 * this.system.count;
+    const [from, share] = [Math.floor(frame), frame % 1];
+    const [one, other] = [from % frames, (from + 1) % frames].map((i) => i * size);
+    return Float64Array.from(
+      { length: size }, (_, i) => factor * mix(q[one + i], q[other + i], share));
+  }
+
+  /** Return what the loop adds now. */
+  swaying() {
+    if (!this.drift) return new Float64Array(2 * this.system.count);
+    return this.loopFrame(this.moment * this.drift.fps);
+  }
+
+  /** Return the q of motion that no hand holds. */
+  free() {
+    return this.swaying().map((value, i) => value + this.system.q[i]);
+  }
+
   /** Return the q to draw: free motion, except that a held pixel is at the pointer. */
   coordinates() {
-    if (!this.held) return this.system.q;
+    const q = this.free();
+    if (!this.held) return q;
     const { shape, grip, target } = this.held;
-    const q = Float64Array.from(this.system.q);
     this.unhold(q, this.held);
     this.system.leastNorm(shape, ...target, this.radius(this.held), grip)
       .forEach((value, i) => (q[i] += value));
@@ -1237,7 +1289,8 @@ class Explorer {
     // After a pause the motion goes on where it was instead of leaping ahead.
     const dt = Math.min(Math.max((time - (this.clock ?? time)) / 1000, 0), 0.1);
     this.clock = time;
-    this.system.step(dt, this.breeze * this.wind * this.settings.gain);
+    this.system.step(dt, this.drift ? 0 : this.breeze * this.wind * this.settings.gain);
+    this.moment += dt;
     if (!this.busy) {
       this.system.settle();
       this.clock = undefined;

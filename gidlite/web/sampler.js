@@ -73,3 +73,19 @@ export function normalQuantile(share) {
   }
   return z;
 }
+
+/**
+ * Return so many standard normal numbers, the same for the same seed.
+ * @param {number} seed a whole number @param {number} count
+ */
+export function normals(seed, count) {
+  let state = seed >>> 0;
+  const uniform = () => { // splitmix32
+    state = (state + 0x9e3779b9) >>> 0;
+    let z = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
+    z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
+    return ((z ^ (z >>> 15)) >>> 0) / 2 ** 32;
+  };
+  return Float32Array.from({ length: count }, () =>
+    Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
+}

@@ -77,14 +77,12 @@ export function closeLoop(volume, loopFrames) {
 }
 
 /**
- * Return the volume, calmed down if it goes farther than a renderer can show: if one pixel in a
- * thousand swings by more than so many px at 256 px wide.
+ * Return the factor, 1 at most, by which a volume goes no farther than a renderer can show: so that
+ * hardly one pixel in a thousand swings by more than so many px at 256 px wide.
  * @param {Volume} volume
  * @param {number} farthest
- * @returns {Volume}
  */
-export function withinReach(volume, farthest) {
-  const { parts, bins, rows, columns } = volume;
+export function calming({ parts, bins, rows, columns }, farthest) {
   const pixels = rows * columns;
   const swings = new Float64Array(pixels);
   for (const [half, bin] of halves(bins)) {
@@ -95,8 +93,7 @@ export function withinReach(volume, farthest) {
   const rank = Math.max(1, Math.floor(pixels / 1000));
   // √2 × RMS, which is √(2 Σ |S|²).
   const reached = (2 * Math.sqrt(swings.sort()[pixels - rank]) * 256) / columns;
-  if (reached <= farthest) return volume;
-  return { ...volume, parts: parts.map((value) => (value * farthest) / reached) };
+  return Math.min(1, farthest / Math.max(reached, 1e-12));
 }
 
 /** @param {number} bins @returns {Generator<[number, number]>} */
@@ -163,4 +160,47 @@ function pseudoInverse(gram) {
   }
   const at = (/** @type {number} */ i, /** @type {number} */ j) => sum[i + j] / (size[i] * size[j]);
   return [[at(0, 0), at(0, 1)], [at(1, 0), at(1, 1)]];
+}
+
+/**
+ * Return coordinates as a volume whose places are the modes of a scene, pairs of real and imaginary
+ * part: what is drawn moves by them as the volume does, for motion is a sum over shapes.
+ * @param {{ coords: ArrayLike<number>, envelope: ArrayLike<number>, scale: number[] }} drawn
+ *   (bins, 2, M), (M, bins) and (bins); bins from 1 on
+ * @param {number} factor on what is drawn, as an amount over that of the shapes
+ * @param {number} numFrames
+ * @returns {Volume}
+ */
+export function coordinates({ coords, envelope, scale }, factor, numFrames) {
+  const [bins, modes] = [scale.length, envelope.length / scale.length];
+  const drawn = new Float32Array(2 * bins * modes);
+  for (let i = 0; i < drawn.length; i++) {
+    const [mode, half] = [i % modes, Math.floor(i / modes) % 2];
+    const bin = Math.floor(i / (2 * modes));
+    // A shape and its partner are the real and the imaginary part of one, so Re S q subtracts.
+    const share = (mode % 2 ? -factor : factor) * scale[bin] * envelope[mode * bins + bin];
+    drawn[(half * bins + bin) * modes + mode] = share * coords[i];
+  }
+  return anchored(drawn, { bins: bins + 1, rows: 1, columns: modes / 2, numFrames });
+}
+
+/**
+ * Return the values of a volume over time, (frames, 2, rows, columns), as `spectral_to_motion`.
+ * @param {Volume} volume @param {number} frames
+ */
+export function overTime({ parts, bins, numFrames }, frames) {
+  const size = parts.length / (2 * bins);
+  const values = new Float32Array(frames * size);
+  for (let time = 0; time < frames; time++) {
+    for (let bin = 0; bin < bins; bin++) {
+      const angle = (2 * Math.PI * bin * time) / numFrames;
+      const cosine = counted(bin, numFrames) * Math.cos(angle);
+      const sine = counted(bin, numFrames) * Math.sin(angle);
+      const [re, im] = [bin * size, (bins + bin) * size];
+      for (let i = 0; i < size; i++) {
+        values[time * size + i] += cosine * parts[re + i] - sine * parts[im + i];
+      }
+    }
+  }
+  return values;
 }

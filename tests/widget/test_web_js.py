@@ -10,8 +10,10 @@ import torch
 
 import gidlite.web
 from gidlite.loops import close_loop
+from gidlite.media import resize
 from gidlite.motion import SpectralVolume
-from gidlite.motion.spectral import anchor
+from gidlite.motion.spectral import anchor, spectral_to_motion
+from gidlite.pipeline import SIZE_MULTIPLE, WORKING_PIXELS, working_size
 from gidlite.prior.diffusion import make_scheduler, sample, solver_steps
 from gidlite.prior.modes import Modes
 from gidlite.render import farthest_motion
@@ -34,11 +36,26 @@ const quantiles = given.shares.map(normalQuantile);
 console.log(JSON.stringify({ drawn, amounts, quantiles }));
 """
 CLOSE = """
-import { anchored, closeLoop, withinReach } from "./volume.mjs";
+import { anchored, calming, closeLoop, overTime } from "./volume.mjs";
 const volume = anchored(given.drawn, given.sizes);
-const tamed = given.reaches.map((most) => withinReach(volume, most));
 const closed = given.loops.map((frames) => closeLoop(volume, frames));
-console.log(JSON.stringify([volume, ...tamed, ...closed].map(({ parts }) => [...parts])));
+const factors = given.reaches.map((most) => calming(volume, most));
+const motion = [...overTime(volume, given.sizes.numFrames)];
+console.log(JSON.stringify(
+  { volumes: [volume, ...closed].map(({ parts }) => [...parts]), factors, motion }));
+"""
+COORDINATES = """
+import { coordinates, overTime } from "./volume.mjs";
+const drawn = coordinates(given, given.factor, given.frames);
+console.log(JSON.stringify([...overTime(drawn, given.frames)]));
+"""
+PIXELS = """
+import { planes, resize, toHalves, workingSize } from "./pixels.mjs";
+const [rows, columns] = given.size;
+const photo = planes({ data: given.pixels, width: columns, height: rows });
+const resized = given.sizes.map(([height, width]) => [...resize(photo, height, width).values]);
+const working = given.photos.map(([height, width]) => workingSize(height, width, given));
+console.log(JSON.stringify({ resized, working, halves: [...toHalves(given.numbers)] }));
 """
 
 
@@ -113,7 +130,43 @@ def test_anchoring_closing_and_holding_back(tmp_path, generator, frames):
         CLOSE, tmp_path, drawn=drawn.flatten().tolist(), sizes=sizes, loops=loops, reaches=reaches
     )
     closed = [close_loop(spectral, num_frames=frames, loop_frames=n) for n in loops]
-    expected = [spectral, 0.5 * spectral, spectral, *closed]
-    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+    for number, (one, other) in enumerate(zip(found["volumes"], [spectral, *closed], strict=True)):
         parts = torch.cat([other.real, other.imag]).flatten()
         close_to(one, parts, lambda text, number=number: f"volume {number}: {text}")
+    assert found["factors"] == pytest.approx([0.5, 1], rel=1e-5)
+    close_to(found["motion"], spectral_to_motion(spectral, num_frames=frames).flatten())
+
+
+def test_coordinates_move_shapes_as_the_volume_moves(tmp_path, generator):
+    shapes = torch.randn(1, 8, 2, 3, 5, generator=generator)
+    level, envelope = (torch.rand(1, *size, generator=generator) for size in ((3, 5), (8, 6)))
+    rest = torch.zeros(1, 2), torch.zeros(1, 1, 3, 5), torch.zeros(1, 1, 3, 5), torch.zeros(1, 1, 1)
+    modes = Modes(shapes, level, envelope, *rest, torch.rand(6, generator=generator))
+    coords = torch.randn(1, 6, 2, 8, generator=generator)
+    volume = torch.complex(*modes.compose(coords, torch.tensor([1.7]))[0])
+    volume = anchor(torch.cat([torch.zeros_like(volume[:1]), volume]))
+    expected = spectral_to_motion(volume, num_frames=20)
+    q = in_node(
+        COORDINATES, tmp_path, coords=coords.flatten().tolist(), scale=modes.scale.tolist(),
+        envelope=envelope.flatten().tolist(), factor=1.7, frames=20,
+    )  # fmt: skip
+    q = torch.view_as_complex(torch.tensor(q).view(20, 4, 2))
+    found = torch.einsum("pchw,tp->tchw", modes.basis()[0], q).real
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_are_those_of_python(tmp_path, generator):
+    size, sizes = (37, 50), [(16, 32), (37, 50), (60, 20), (90, 110)]
+    pixels = torch.randint(256, (*size, 4), generator=generator, dtype=torch.uint8)
+    image = pixels[..., :3].movedim(-1, 0).float() / 255
+    numbers = torch.randn(400, generator=generator) * 10 ** torch.linspace(-9, 6, 400)
+    photos = [(427, 640), (640, 427), (3000, 4000), (16, 9000), (500, 500)]
+    found = in_node(
+        PIXELS, tmp_path, pixels=pixels.flatten().tolist(), size=size, sizes=sizes, photos=photos,
+        numbers=numbers.tolist(), working_pixels=WORKING_PIXELS, size_multiple=SIZE_MULTIPLE,
+    )  # fmt: skip
+    for (height, width), values in zip(sizes, found["resized"], strict=True):
+        close_to(values, resize(image, height=height, width=width).flatten())
+    assert found["working"] == [list(working_size(*photo)) for photo in photos]
+    halves = numbers.clamp(-65504, 65504).half().view(torch.int16).int() & 0xFFFF
+    assert found["halves"] == halves.tolist()
