@@ -1182,6 +1182,17 @@ class Explorer {
       { length: size }, (_, i) => factor * mix(q[one + i], q[other + i], share));
   }
 
+  /** Paint a frame of the loop, which nobody touches; without wind, as with wind 1. */
+  paintLoop(frame) {
+    this.painter.paint(this.loopFrame(frame, (this.wind || 1) * this.settings.gain));
+  }
+
+  /** Keep the canvas to those who paint the loop, or take it back. */
+  record(on) {
+    this.recording = on;
+    this.wake();
+  }
+
   /** Return what the loop adds now. */
   swaying() {
     if (!this.drift) return new Float64Array(2 * this.system.count);
@@ -1280,7 +1291,7 @@ class Explorer {
 
   wake() {
     const seen = this.visible && document.visibilityState !== "hidden";
-    if (this.dead || this.pending || !seen) return;
+    if (this.dead || this.recording || this.pending || !seen) return;
     this.pending = requestAnimationFrame((time) => this.frame(time));
   }
 
