@@ -298,12 +298,16 @@ export class Gain extends Grid {
   }
 }
 
+let FLOATS; // of every half float
+
 /** Mode shapes of every pixel on a grid, values in px of the photo, layout (K, h, w, 4). */
 export class ModeField extends Grid {
   constructor(halves, count, size, width, height, gain = new Gain(width, height)) {
     super(size, width, height);
     Object.assign(this, { count, gain });
-    this.values = Float32Array.from(halves, halfToFloat);
+    FLOATS ??= Float32Array.from({ length: 2 ** 16 }, (_, half) => halfToFloat(half));
+    this.values = new Float32Array(halves.length);
+    for (let i = 0; i < halves.length; i++) this.values[i] = FLOATS[halves[i]];
   }
 
   /** Return the gain at every grid point. */
@@ -369,6 +373,11 @@ export class ModeField extends Grid {
   }
 }
 
+/** Let the page answer its visitor before more is done. */
+function pause() {
+  return new Promise((resume) => setTimeout(resume));
+}
+
 async function inflate(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint16Array(await new Response(stream).arrayBuffer());
@@ -390,11 +399,13 @@ async function decode(scene) {
   const { width, height } = header;
   const count = header.frequencies.length;
   const gain = new Gain(width, height);
+  await pause();
+  const opacity = pixels(alpha, width, height);
+  await pause();
   const data = {
-    header, photo, back, alpha, width, height, count, gain,
+    header, photo, back, alpha, width, height, count, gain, opacity,
     front: new ModeField(front, count, header.front_size, width, height, gain),
     behind: new ModeField(behind, count, header.back_size, width, height, gain),
-    opacity: pixels(alpha, width, height),
   };
   data.front.seen = coarse(alpha, data.front);
   data.behind.seen = coarse(alpha, data.behind).map((share) => 1 - share);
@@ -427,17 +438,17 @@ void main() {
 
 const FRAGMENT = `#version 300 es
 precision mediump float;
-uniform sampler2D photo, back;
+uniform sampler2D photo, back, opacity;
 uniform bool soft;
 in vec2 source;
 out vec4 colour;
 void main() {
   colour = texture(photo, source);
   if (!soft) return;
-  vec4 behind = texture(back, source);  // its alpha is the opacity of the front
-  if (behind.a < 0.02) discard;
+  float front = texture(opacity, source).r;
+  if (front < 0.02) discard;
   // The front's own colour times its opacity: with the back under it, this gives the photo.
-  colour = vec4(max(colour.rgb - (1.0 - behind.a) * behind.rgb, 0.0), behind.a);
+  colour = vec4(max(colour.rgb - (1.0 - front) * texture(back, source).rgb, 0.0), front);
 }`;
 const CLEAR = 0.02 * 255; // a lower opacity is not drawn
 
@@ -533,14 +544,11 @@ class GlPainter {
     Object.assign(this, { gl, data, canvas, name: "WebGL2" });
     const program = link(gl);
     gl.useProgram(program);
-    const [photo, back, soft] = ["photo", "back", "soft"].map(
-      (name) => gl.getUniformLocation(program, name));
-    this.at = { photo, soft };
-    texture(gl, 0, data, pixels(data.photo, data.width, data.height));
-    const behind = pixels(data.back, data.width, data.height);
-    for (let i = 3; i < behind.length; i += 4) behind[i] = data.opacity[i - 3];
-    texture(gl, 1, data, behind);
-    gl.uniform1i(back, 1);
+    const at = (name) => gl.getUniformLocation(program, name);
+    this.at = { photo: at("photo"), soft: at("soft") };
+    [data.photo, data.back, data.alpha].forEach((bitmap, unit) => texture(gl, unit, bitmap));
+    gl.uniform1i(at("back"), 1);
+    gl.uniform1i(at("opacity"), 2);
     this.front = new Sheet(gl, data.front, largest, (...part) => cover(data, ...part));
     this.back = new Sheet(gl, data.behind, largest, () => [255, 255]);
     gl.depthFunc(gl.LEQUAL);
@@ -595,20 +603,15 @@ function link(gl) {
   return program;
 }
 
-function texture(gl, unit, { width, height }, bytes) {
+function texture(gl, unit, bitmap) {
   gl.activeTexture(gl.TEXTURE0 + unit);
   gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
-  gl.texImage2D(
-    gl.TEXTURE_2D, 0, gl.RGBA, width, height, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(bytes));
-  smooth(gl, gl.TEXTURE_2D);
-}
-
-function smooth(gl, target) {
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
   for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) {
-    gl.texParameteri(target, name, gl.LINEAR);
+    gl.texParameteri(gl.TEXTURE_2D, name, gl.LINEAR);
   }
   for (const name of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) {
-    gl.texParameteri(target, name, gl.CLAMP_TO_EDGE);
+    gl.texParameteri(gl.TEXTURE_2D, name, gl.CLAMP_TO_EDGE);
   }
 }
 
@@ -728,6 +731,7 @@ let serial = 0;
 export async function mount(root, scene, settings = {}) {
   const started = performance.now();
   const data = await decode(scene);
+  await pause();
   return new Explorer(root, data, { ...DEFAULTS, ...settings }, started);
 }
 
@@ -1297,6 +1301,7 @@ class Explorer {
 
   frame(time) {
     this.pending = 0;
+    if (this.recording) return;
     // After a pause the motion goes on where it was instead of leaping ahead.
     const dt = Math.min(Math.max((time - (this.clock ?? time)) / 1000, 0), 0.1);
     this.clock = time;
