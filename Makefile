@@ -12,7 +12,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 PATIENT := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=5000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab notebooks gallery ablation bench book wheel clean
+.PHONY: help demo test lint lab notebooks gallery ablation bench book studio wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,10 +25,12 @@ test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
 	$(PATIENT) $(BIN)/python -m pytest -q -n 2 -m "not browser"
 	$(BIN)/python -m pytest -q tests/widget/test_browser.py
 	$(BIN)/python -m pytest -q tests/widget/test_jupyter.py
+	$(BIN)/python -m pytest -q -m browser tests/widget/test_studio*.py
 
-lint: $(READY)  ## check style and formatting, notebooks included
+lint: $(READY)  ## check style and formatting, notebooks included, and types of JavaScript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(BIN)/python tools/check_js.py
 
 lab: $(READY)  ## open the course in JupyterLab
 	$(PATIENT) $(BIN)/jupyter lab notebooks
@@ -53,11 +55,15 @@ book: $(READY)  ## the course, pages and API reference in outputs/book, links ch
 	$(BIN)/mkdocs build -q --strict
 	$(BIN)/python -m pytest -q tests/widget/test_book.py
 
+studio: $(READY)  ## the page that animates a visitor's photo, in outputs/studio for any host
+	@$(PIP) -e ".[web]"
+	@$(BIN)/python tools/build_studio.py -o outputs/studio
+
 wheel: $(READY)  ## build the wheel, install it elsewhere, and animate a photo with it
 	$(BIN)/python tools/try_wheel.py
 
 clean:  ## remove .venv, caches and outputs/demo
-	rm -rf $(VENV) outputs/demo outputs/book outputs/wheel dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) outputs/demo outputs/book outputs/studio outputs/.cache outputs/wheel dist .pytest_cache .ruff_cache .hypothesis
 	find . -name .git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
 		-exec rm -rf {} +
 
