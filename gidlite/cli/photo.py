@@ -329,10 +329,9 @@ def export_web(
 ) -> None:
     """The prior as ONNX graphs for a web page: `gidlite export web -o graphs`."""
     check_output(output, folder=True)
-    pipeline = cli.load_pipeline(model)
     from gidlite.web import export_web as write
 
-    cli.say(f"{output}  {write(pipeline, output) / 1e6:.1f} MB")
+    cli.say(f"{output}  {write(cli.load_pipeline(model), output) / 1e6:.1f} MB")
 
 
 @cli.command(app)

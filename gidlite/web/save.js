@@ -259,7 +259,7 @@ export async function saveGif({ canvas, paint, count, fps, progress, signal }) {
         if (far <= GIF.unseen) index[i] = start[i];
       }
     } else [first, start] = [rgba, index];
-    const told = index.map((value, i) => (value === before[i] ? unchanged : value));
+    const told = Uint8Array.from(index, (value, i) => (value === before[i] ? unchanged : value));
     // Rounding the ends of frames, not their delays, keeps the error from adding up.
     const [from, to] = [n, n + 1].map((k) => Math.round((100 * Math.min(k * step, count)) / fps));
     gif.writeFrame(told, width, height, {

@@ -65,6 +65,10 @@ class Studio {
     this.photo; // as it was given
     /** @type {Scene | undefined} */
     this.scene;
+    /** @type {any} */
+    this.explorer; // on the stage
+    /** @type {any} */
+    this.drift; // of the photo: see `sway` of the explorer
     this.seen = false; // whether the worker has looked at this photo
     this.seed = 1;
     this.listen();
@@ -236,7 +240,7 @@ class Studio {
     return this.work("save", async (signal) => {
       if (kind === "page") {
         const page = await savePage(/** @type {Scene} */ (this.scene), { title: this.scene?.header.alt });
-        return this.give(page, "html");
+        return this.give(page, "_poke.html");
       }
       if (!this.drift || !this.seen) await this.draw();
       const { explorer, drift } = this;
@@ -247,18 +251,18 @@ class Studio {
         const { canvas } = explorer;
         const paint = (/** @type {number} */ frame) => explorer.paintLoop(frame);
         const loop = { canvas, paint, count: drift.frames, fps: drift.fps, progress, signal };
-        if (kind === "gif") return this.give(await saveGif(loop), "gif");
+        if (kind === "gif") return this.give(await saveGif(loop), "_loop.gif");
         const { blob, extension } = await saveLoop(loop);
-        this.give(blob, extension);
+        return this.give(blob, `_loop.${extension}`);
       } finally {
         explorer.record(false);
       }
     });
   }
 
-  /** @param {Blob} blob @param {string} extension */
-  give(blob, extension) {
-    const name = fileName(this.name, extension);
+  /** @param {Blob} blob @param {string} ending */
+  give(blob, ending) {
+    const name = fileName(this.name, ending);
     offer(blob, name);
     this.say(`${name} is saved (${(blob.size / 1e6).toFixed(1)} MB).`);
   }
