@@ -77,16 +77,21 @@ def chief_modes(basis: ModalBasis, *, count: int) -> list[int]:
 
 
 def tuned_by_size(basis: ModalBasis) -> Float[Tensor, " modes"]:
-    """Return frequencies in Hz at which small things swing faster than large ones, as they do.
+    """Return frequencies in Hz at which small things swing faster than large ones, as they do."""
+    return by_size(basis.frequencies_hz, basis.spectral.abs().square().sum(1).flatten(1)).cpu()
 
-    A photo hardly tells the frequencies of its parts apart. Here they also go with 1 / √size about
-    their mean, at most by a factor of 1.7; the size of a mode is the root of the area in which its
-    power would fit evenly.
+
+def by_size(
+    frequencies: Float[Tensor, " modes"], power: Float[Tensor, "modes places"]
+) -> Float[Tensor, " modes"]:
+    """Return frequencies that go with 1 / √size about their mean, too, at most by a factor of 1.7.
+
+    A photo hardly tells the frequencies of its parts apart. The size of a mode is the root of the
+    area in which its power, |S|² at every place, would fit evenly.
     """
-    power = basis.spectral.abs().square().sum(1).flatten(1).cpu()
     area = power.sum(1).square() / power.square().sum(1).clamp(min=1e-30)
     relative = area.clamp(min=1).log() - area.clamp(min=1).log().mean()
-    return basis.frequencies_hz.cpu() * (-relative / 4).exp().clamp(1 / 1.7, 1.7)
+    return frequencies * (-relative / 4).exp().clamp(1 / 1.7, 1.7)
 
 
 def _column(index: int, meaning: str) -> property:

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gidlite.dynamics.layers import take_apart
+from gidlite.dynamics.modal import by_size
 from gidlite.errors import GidliteError, require, written
 from gidlite.pipeline import FARTHEST, SIZE_MULTIPLE, WORKING_PIXELS, GidPipeline
 from gidlite.prior import PHOTO_STRIDE, image_taps, imagenet_network
@@ -80,24 +82,30 @@ class _Volume(_Graph):
         return self._along_edges(photo, found.compose(coords, drawn_amount)[0])
 
 
-class _Basis(_Graph):
-    """Shapes (M / 2, 2, 2, H, W) in px of the photo, ordered alike, and their places in the bins.
+class _Touch(_Graph):
+    """What is to be touched: the sheets of ``dynamics.layers`` with the photo's own modes.
 
-    As ``GidPipeline.basis``.
+    The photo comes at the networks' size and as it is shown (image); modes are (M / 2, rows,
+    columns, 4), in the order of a scene, and places their frequencies as bins.
     """
 
     def forward(
-        self, photo: Tensor, shapes: Tensor, level: Tensor, envelope: Tensor, amount: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, photo: Tensor, image: Tensor, shapes: Tensor, level: Tensor, envelope: Tensor,
+        amount: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         pairs = (shapes[0] * (level[0] * amount[0, 0].exp())).unflatten(0, (-1, 2))
-        return self._along_edges(photo, pairs), self._known(shapes, level, envelope).places()
+        packed = self._along_edges(photo, pairs).transpose(1, 2).flatten(1, 2)
+        alpha, back, front_modes, back_modes = take_apart(photo[0], image[0], packed)
+        power = packed.square().sum(1).flatten(1)
+        places = by_size(self._known(shapes, level, envelope).places(), power)
+        return alpha[0], back, front_modes.movedim(1, -1), back_modes.movedim(1, -1), places
 
 
 _GRAPHS = {  # and the names of what comes out
     "photo": (_Photo, ("shapes", "level", "envelope", "amount", "embedding", "condition")),
     "drawer": (_Drawer, ("v",)),
     "volume": (_Volume, ("parts",)),
-    "basis": (_Basis, ("basis", "places")),
+    "touch": (_Touch, ("alpha", "back", "front_modes", "back_modes", "places")),
 }
 
 
@@ -105,11 +113,13 @@ def _exported(graph: _Graph, outputs: tuple[str, ...], known: dict[str, Tensor])
     """Return a graph, for photos of any sides that are multiples of 32 px."""
     inputs = tuple(signature(graph.forward).parameters)
     sides = [torch.export.Dim(name, min=1, max=64) for name in ("down", "across")]
+    shown = {axis: torch.export.Dim(f"shown{axis}", min=16, max=2048) for axis in (2, 3)}
 
     def free(down: int, across: int, cells: int) -> dict:
         return {down: cells * sides[0], across: cells * sides[1]}
 
-    shapes = tuple(free(*_GROWING[name]) if name in _GROWING else {} for name in inputs)
+    grow = {name: free(*how) for name, how in _GROWING.items()} | {"image": shown}
+    shapes = tuple(grow.get(name, {}) for name in inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
         program = torch.onnx.export(
@@ -171,6 +181,7 @@ def export_web(pipeline: GidPipeline, folder: str | Path) -> int:
     # Computed before tracing, what is cached on first use is real.
     photo = torch.rand(1, 3, 5 * SIZE_MULTIPLE, 8 * SIZE_MULTIPLE)
     known = {"photo": photo} | dict(zip(_GRAPHS["photo"][1], _Photo(prior)(photo), strict=True))
+    known["image"] = torch.rand(1, 3, 402, 640)
     coords = torch.randn(1, len(scale), 2, known["shapes"].shape[1])
     known |= {"noisy": coords, "coords": coords, "step": step, "drawn_amount": torch.ones(1)}
     _Drawer(prior)(coords, step, known["condition"])

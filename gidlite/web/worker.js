@@ -138,7 +138,7 @@ async function look({ image, alt }, manifest, run, progress) {
   const modes = async (/** @type {string} */ name) => deflate(toHalves(values(name)));
   const oneSheet = values("alpha").every((opacity) => opacity > 0.05);
   const header = {
-    width, height, alt, damping: 0.05, frequencies: [...values("hertz")],
+    width, height, alt, damping: 0.05, frequencies: [...values("places")].map((place) => (place * manifest.fps) / manifest.num_frames),
     front_size: parts.front_modes.dims.slice(1, 3), back_size: parts.back_modes.dims.slice(1, 3),
   };
   const scene = {

@@ -1,18 +1,21 @@
 """A photo of a disc on a stripy wall that sways on its own, and a browser to touch it in."""
 
-import os
 import shutil
 import subprocess
-import tarfile
+import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from gidlite.errors import GidliteError
 from gidlite.motion import ModalBasis, SpectralVolume
 
-MODULE = Path(__file__).resolve().parents[2] / "gidlite" / "dynamics" / "explorer.js"
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "gidlite" / "dynamics" / "explorer.js"
+sys.path.insert(0, str(ROOT / "tools"))
 
 
 def disc(height: int, width: int, *, radius: float = 0.2) -> torch.Tensor:
@@ -75,36 +78,42 @@ def browser():
         yield launched
 
 
-# What the studio takes from npm: package, and the file in it.
-PACKAGES = {
-    "mediabunny.min.mjs": ("mediabunny@1.61.0", "dist/bundles/mediabunny.min.mjs"),
-    "gifenc.esm.js": ("gifenc@1.0.3", "dist/gifenc.esm.js"),
-}
-
-
 @pytest.fixture(scope="session")
-def vendor(tmp_path_factory):
-    """Return a function: the name of a vendored file → its path, or a loud skip.
+def vendor(tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function: the name of a file of others, as in ``vendor/`` → its path.
 
-    Packages that lie in the folder GIDLITE_NPM are not fetched.
+    Where npm or the network is missing, it skips loudly.
     """
+    import npm
+
     folder = tmp_path_factory.mktemp("vendor")
 
     def find(name: str) -> Path:
-        package, inside = PACKAGES[name]
-        archive = Path(os.environ.get("GIDLITE_NPM", folder)) / f"{package.replace('@', '-')}.tgz"
-        if not archive.is_file():
-            archive, npm = folder / archive.name, shutil.which("npm")
-            command = [npm, "pack", "--silent", package]
-            if npm:
-                subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
-            if not archive.is_file():
-                pytest.skip(f"NOT CHECKED: npm does not bring {package}")
-        with tarfile.open(archive) as packed:
-            (folder / name).write_bytes(packed.extractfile(f"package/{inside}").read())
+        named = {Path(f).name: (p, f) for p in npm.pinned("page") for f in p["files"]}
+        package, path = named[name]
+        try:
+            (folder / name).write_bytes(npm.members(npm.fetch(package))[path])
+        except GidliteError as error:
+            if "npm" not in str(error):
+                raise
+            pytest.skip(f"NOT CHECKED: {error}")
         return folder / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def studio(vendor, tmp_path_factory) -> Path:
+    """Return the folder of `make studio`; graphs are exported once, a minute, and kept."""
+    pytest.importorskip("onnxscript", reason="NOT CHECKED: no onnxscript, install gidlite[dev]")
+    vendor("ort.wasm.min.mjs")
+    folder = tmp_path_factory.mktemp("studio") / "new"
+    # In a process of its own: checks of types do not trace.
+    command = [sys.executable, str(ROOT / "tools" / "build_studio.py"), "-o", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "MB" in done.stdout
+    return folder
 
 
 # Names of files, titles and descriptions that would do harm if they were taken for HTML,
