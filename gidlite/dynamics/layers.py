@@ -27,14 +27,14 @@ GRID = 32  # both sides of the grid on which a photo is taken apart are multiple
 _SIDES = 96, 384  # of that grid, shortest and longest
 # Shares of the liveliest motion nearby above which a pixel is likely and surely front, and below
 # which it is surely back; colour decides the rest.
-_LIKELY, _SURELY, _NEVER = 0.55, 0.85, 0.1
+_LIKELY, _SURELY, _NEVER = 0.55, 0.95, 0.1
 # With this share of front there is no back worth the name.
 _ALL = 0.72
 _LIVELY = 0.1  # of the liveliest motion
 _DOUBTFUL, _CLOSED = 14, 3  # px of the grid
 # Superpixels: px between them at first, and the differences of colour and of place, in shares of
 # 256 px, that count alike.
-_SPACING, _COLOR, _PLACE = 16, 0.06, 0.15
+_SPACING, _COLOR, _PLACE = 16, 0.06, 0.25
 _GUIDE_RADIUS = 4  # half a window's side, px of the grid
 _GUIDE_SOFTNESS = 1e-3  # variance of colour under which an edge is ignored
 _SHALLOW = (0.06, 0.14)  # of the width: how deep behind the front the back is mirrored, and faded
@@ -42,7 +42,7 @@ _FAR = 1e4  # px, farther than any pixel is from another
 _PINNED = 0.08  # of a side: where the border begins to hold
 _SMOOTH = 2.0  # px of the mode grid; a prior's finer detail would tear what is dragged far
 
-Map = Float[Tensor, "1 height width"]
+Map = Float[Tensor, "1 _height _width"]
 # Of every mode dx re, dx im, dy re, dy im.
 Packed = Float[Tensor, "modes 4 rows columns"]
 
@@ -277,7 +277,7 @@ def _back(
     return torch.where(alpha > 0.9, filled, bounded).clamp(0, 1)
 
 
-def _continued(packed: Packed, share: Map, stride: int) -> Packed:
+def _continued(packed: Packed, share: Map, stride: int) -> Tensor:
     """Return the modes of one sheet on a coarser grid, spread smoothly beyond it.
 
     Its rim is left out: motion there is that of both sheets, or of none.
