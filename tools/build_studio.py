@@ -13,7 +13,7 @@ from pathlib import Path
 import npm
 
 from gidlite.__main__ import run
-from gidlite.errors import require, written
+from gidlite.errors import GidliteError, require, written
 
 PACKAGE = npm.ROOT / "gidlite"
 # What is missing yet is not asked for: a page may be tried before it is whole.
@@ -73,9 +73,13 @@ def made(cache: Path) -> Path:
         from gidlite.web import export_web
 
         pipeline = GidPipeline.from_pretrained()
-        with written(folder, folder=True) as hidden:
-            export_web(pipeline, hidden / "graphs")
-            make_example(pipeline, hidden / "example")
+        try:
+            with written(folder, folder=True) as hidden:
+                export_web(pipeline, hidden / "graphs")
+                make_example(pipeline, hidden / "example")
+        except GidliteError:
+            if not folder.is_dir():  # else another build was as far
+                raise
         for old in folder.parent.iterdir():  # of other code
             if old != folder:
                 shutil.rmtree(old)

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import gidlite.web
+from gidlite.dynamics.layers import split_layers
+from gidlite.dynamics.modal import tuned_by_size
 from gidlite.errors import GidliteError
 from gidlite.media import as_image, resize, sample_photo
 from gidlite.motion import SpectralVolume
-from gidlite.motion.spectral import anchor
+from gidlite.motion.spectral import anchor, pack_complex
 from gidlite.pipeline import GidPipeline, Sampling, working_size
 from gidlite.render import farthest_motion
 
@@ -111,14 +113,30 @@ def test_graphs_equal_the_networks(graphs, pipeline, generator, shape):
     known = {name: value.numpy() for name, value in expected.items()}
     given = {"photo": photo, "noisy": noisy, "coords": noisy, "step": step, "drawn_amount": amount}
     known |= {name: value.numpy() for name, value in given.items()}
-    told |= graphs["drawer"](known) | graphs["basis"](known)
+    told |= graphs["drawer"](known)
     expected["v"] = prior.drawer(noisy, step, bins, expected["condition"])
-    basis = pipeline.basis(photo[0])
-    expected["basis"] = torch.stack([basis.spectral.real, basis.spectral.imag], 1)
-    expected["places"] = basis.frequencies_hz * (pipeline.num_frames / pipeline.fps)
     for name, value in expected.items():
         assert told[name].shape == value.shape, name
         assert relative(told[name], value.numpy()) < 1e-3, name
+
+
+@SIZES
+@torch.no_grad()
+def test_what_is_touched_equals_a_scene_of_python(graphs, manifest, pipeline, shape):
+    image = photo_of([2 * side for side in shape])
+    photo = resize(image, height=shape[0], width=shape[1])[None]
+    basis = pipeline.basis(image)
+    known = {"photo": photo.numpy(), "image": image[None].numpy()}
+    told = graphs["touch"](known | graphs["photo"](known))
+    expected = split_layers(image, basis.spectral)
+    assert 0.05 < expected.alpha.mean() < 0.95
+    assert np.abs(told["alpha"] - expected.alpha[0].numpy()).max() < 0.01
+    assert np.abs(told["back"] - expected.back.numpy()).max() < 0.01
+    for name in ("front_modes", "back_modes"):
+        modes = pack_complex(getattr(expected, name)).movedim(1, -1).numpy()
+        assert relative(told[name], modes) < 1e-3, name
+    hertz = told["places"] * manifest["fps"] / manifest["num_frames"]
+    assert relative(hertz, tuned_by_size(basis).numpy()) < 1e-3
 
 
 def drawn(graphs, manifest, photo, coords, told):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HOSTILE
+from conftest import HOSTILE, shown
 from PIL import Image
 
 from gidlite.media import as_image, resize, sample_photo, to_bytes
@@ -191,7 +191,7 @@ def test_videos_and_pictures_to_take_home(visitor, tmp_path):
     assert frames.shape[-2:] == (320, 512)
     steps = (frames.float() - frames.float().roll(1, 0)).abs().mean((1, 2, 3))
     assert steps[0] < 2.5 * steps[1:].median()
-    first = torch.from_numpy(np.asarray(Image.open(io.BytesIO(png(flower(320, 512)))))).float()
+    first = torch.from_numpy(to_bytes(flower(320, 512))).float()
     assert (frames[0].movedim(0, -1).float() - first).abs().mean() < 6
     moving = Image.open(visitor.saved("#gif").path())
     assert moving.n_frames > 40 and moving.info["loop"] == 0
@@ -200,12 +200,11 @@ def test_videos_and_pictures_to_take_home(visitor, tmp_path):
     assert page.suggested_filename.endswith(".html") and "data-gidlite" in text
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_names_of_files_are_only_names(visitor, name):
-    name = name.encode(errors="replace").decode()
-    told = visitor.choose(f"{name}.txt", b"hello", kind="text/plain")
-    assert "cannot be read as a photo" in told
-    assert visitor.page.evaluate("document.querySelectorAll('iframe, #error *').length") == 0
+def test_names_of_files_are_only_names(visitor):
+    for name in HOSTILE:
+        told = visitor.choose(f"{shown(name)}.txt", b"hello", kind="text/plain")
+        assert "cannot be read as a photo" in told
+        assert visitor.page.evaluate("document.querySelectorAll('iframe, #error *').length") == 0
 
 
 def large_png(width, height):
@@ -247,7 +246,7 @@ def test_offline_after_the_first_photo(visitor, served):
     visitor.until("window.studio?.explorer?.frames > 0")
     assert page.evaluate("crossOriginIsolated")
     assert visitor.choose("b.png", png(flower(256, 160))) == ""
-    assert len(asked) == before
+    assert set(asked[before:]) <= {"sw.js"}  # a browser looks for a new one
 
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
