@@ -26,13 +26,13 @@ from benchmarks.rows import Row
 ROOT = Path(__file__).resolve().parent.parent
 WATCH = """window.longest = 0; new PerformanceObserver((list) => list.getEntries().forEach(
   ({ duration }) => (longest = Math.max(longest, duration)))).observe({ type: "longtask" })"""
-STEPS = """window.steps = {};
+STEPS = """() => { window.steps = {};
 studio.tell = new Proxy(studio.tell, { apply(tell, self, [step, ...rest]) {
   const now = performance.now();
-  if (window.step) steps[window.step] = (steps[window.step] ?? 0) + now - window.since;
-  Object.assign(window, { step, since: now });
+  if (window.told) steps[window.told] = (steps[window.told] ?? 0) + now - window.since;
+  Object.assign(window, { told: step, since: now });
   return tell.call(self, step, ...rest);
-} })"""
+} }) }"""
 
 
 class Host(SimpleHTTPRequestHandler):
