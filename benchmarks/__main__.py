@@ -12,9 +12,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import commands, folder, page, render, splat
+from benchmarks import commands, folder, page, render, splat, studio
 
-PARTS = {"commands": commands, "render": render, "splat": splat, "page": page, "folder": folder}
+PARTS = {
+    "commands": commands, "render": render, "splat": splat, "page": page, "folder": folder,
+    "studio": studio,
+}  # fmt: skip
 
 
 def show(parts: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from gidlite.render.photo import GuidedUpsampling
 
 FOLDER = Path(__file__).parent  # where the modules of the page lie
 _MOST_BYTES = 30_000_000  # of all graphs; with its runtime, a page is to stay below 45 MB
+_AT_ONCE = 24  # maps brought to the edges of a photo; more take more memory
 _STEPS = 12  # of the solver, as in ``GidPipeline``
 # Axes along which things grow with the photo, and how far for 32 px of it.
 _CELLS = SIZE_MULTIPLE // PHOTO_STRIDE
@@ -48,7 +49,8 @@ class _Graph(nn.Module):
 
     def _along_edges(self, photo: Tensor, maps: Tensor) -> Tensor:
         upsample = GuidedUpsampling(photo[0], *maps.shape[-2:])
-        return upsample(maps.flatten(0, -3)).unflatten(0, maps.shape[:-2])
+        made = [upsample(some) for some in maps.flatten(0, -3).split(_AT_ONCE)]
+        return torch.cat(made).unflatten(0, maps.shape[:-2])
 
 
 class _Photo(_Graph):
@@ -95,7 +97,7 @@ class _Touch(_Graph):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         pairs = (shapes[0] * (level[0] * amount[0, 0].exp())).unflatten(0, (-1, 2))
         packed = self._along_edges(photo, pairs).transpose(1, 2).flatten(1, 2)
-        alpha, back, front_modes, back_modes = take_apart(photo[0], image[0], packed)
+        alpha, back, front_modes, back_modes = take_apart(image[0], packed)
         power = packed.square().sum(1).flatten(1)
         places = by_size(self._known(shapes, level, envelope).places(), power)
         return alpha[0], back, front_modes.movedim(1, -1), back_modes.movedim(1, -1), places

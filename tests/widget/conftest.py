@@ -23,6 +23,12 @@ def disc(height: int, width: int, *, radius: float = 0.2) -> torch.Tensor:
     return ((x * width / height) ** 2 + y**2 < radius**2).float()
 
 
+def blossom(height: int, width: int, grown: float = 1.0) -> torch.Tensor:
+    y, x = torch.arange(height)[:, None] / height - 0.45, torch.arange(width) / width - 0.5
+    distance, angle = torch.hypot(x * width / height, y), torch.atan2(y, x * width / height)
+    return (distance < grown * (0.2 + 0.08 * (6 * angle).cos())).float()
+
+
 @pytest.fixture(scope="session")
 def photo() -> torch.Tensor:
     """A bright disc on a dark wall with stripes, 320×512."""

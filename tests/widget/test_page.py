@@ -16,8 +16,9 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 import torch
-from conftest import HOSTILE, disc, shown
+from conftest import HOSTILE, blossom, disc, shown
 from PIL import Image
+from torch.nn import functional
 
 from gidlite import __main__ as cli
 from gidlite.dynamics import make_scene, write_page
@@ -85,6 +86,26 @@ def test_a_photo_that_moves_everywhere_is_one_sheet(photo):
 def test_what_is_liveliest_is_in_front_of_a_background_that_sways_too(photo, volume):
     layers = split_layers(photo, volume.spectral[3:] + 0.4 * volume.spectral[3:, :, 72:73, 128:129])
     assert (layers.alpha[0] - disc(320, 512)).abs().mean() < 0.01
+
+
+# By motion alone the agreement is at most 0.3, 0.5, 0.9, 0.7 and 0.5.
+@pytest.mark.parametrize(
+    ("grown", "least"), [(0.6, 0.95), (0.75, 0.95), (1.0, 0.95), (1.25, 0.75), (1.4, 0.5)]
+)
+def test_colour_finds_the_outline_where_motion_ends_early_or_leaks(generator, grown, least):
+    """Motion comes on cells of 4 px, of a flower too small or too large."""
+    height, width = 320, 512
+    spots = torch.rand(1, 3, height // 8, width // 8, generator=generator)
+    spots = 0.3 * functional.interpolate(spots, (height, width), mode="bilinear")[0]
+    flower = blossom(height, width)
+    wall, petals = (torch.tensor(c).view(3, 1, 1) for c in ([0.1, 0.3, 0.2], [0.9, 0.6, 0.3]))
+    photo = torch.lerp(wall + spots, petals - spots, flower).clamp(0, 1)
+    cells = functional.avg_pool2d(blossom(160, 256, grown)[None, None], 4)
+    moves = functional.interpolate(cells, (160, 256), mode="bilinear")[0]
+    modes = moves * torch.tensor([[1.0, 0.3 + 0.2j], [0.5j, 0.2]])[..., None, None]
+    front = split_layers(photo, modes.to(torch.complex64)).alpha[0] > 0.5
+    both, either = (front & flower.bool()).sum(), (front | flower.bool()).sum()
+    assert both / either > least
 
 
 def test_scene_holds_what_the_header_says(photo, volume):
