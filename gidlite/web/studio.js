@@ -155,7 +155,10 @@ class Studio {
     document.body.dataset.working = name;
     this.tell("", 0);
     const over = new Promise((_, reject) => signal.addEventListener("abort", () => {
-      if (name !== "save") this.engine.stop("cancelled");
+      if (name !== "save") {
+        this.engine.stop("cancelled");
+        this.seen = false; // a new worker knows nothing
+      }
       reject(new Error("cancelled"));
     }));
     try {
@@ -198,9 +201,10 @@ class Studio {
       const name = file instanceof File ? file.name : "photo";
       const image = await read(file, name);
       const alt = `Photo: ${name.replace(/\.\w+$/, "").replace(/[-_]+/g, " ").trim() || "yours"}.`;
+      this.seen = false; // until it is through, the worker is between two photos
       const scene = await this.engine.ask({ type: "photo", image, alt }, this.tell, [image]);
       if (signal.aborted) return;
-      Object.assign(this, { photo: file, name, seen: true, seed: 1 });
+      Object.assign(this, { photo: file, name, seen: true, seed: 1, drift: null });
       get("credit").textContent = "";
       await this.show(scene);
       await this.draw();

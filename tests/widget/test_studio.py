@@ -179,6 +179,19 @@ def test_what_is_held_still_stands_still_and_can_be_undone(visitor):
     assert page.evaluate(gain) == 1 and undo.is_disabled()
 
 
+def test_what_was_cancelled_can_be_asked_for_again(visitor):
+    assert visitor.choose("a.png", png(flower())) == ""
+    page = visitor.page
+    page.evaluate("() => { studio.another(); studio.abort.abort(); }")
+    visitor.rest()
+    page.evaluate("studio.drift = null")
+    page.click("#another")
+    page.wait_for_timeout(100)
+    visitor.rest()
+    assert page.locator("#error").is_hidden()
+    assert page.evaluate("studio.drift.frames") == 150
+
+
 def test_videos_and_pictures_to_take_home(visitor, tmp_path):
     assert visitor.choose("my flower.png", png(flower(320, 512))) == ""
     video = visitor.saved("#video")
