@@ -11,8 +11,20 @@ is imported, as the ``gidlite`` command does: work that takes all cores is done 
 import importlib
 import sys
 from importlib.machinery import ModuleSpec
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def studio(photo: Any = None) -> Any:
+    """Open the studio in a notebook cell: drop a photo there, touch it, take the loop home.
+
+    A ``photo``, as ``media.as_image`` takes it, is shown first; see ``web.widget.Studio``.
+    """
+    from gidlite.web.widget import Studio
+
+    return Studio(photo)
+
 
 # Modules under their other names, for one release.
 _MOVED = {

@@ -255,7 +255,7 @@ class Grid {
   }
 }
 
-/** How much each place moves: 1 as it would, 0 is held still. New values are a new array. */
+/** How much each place moves: 1 as it would, 0 is held still, 2 twice. New values are a new array. */
 export class Gain extends Grid {
   constructor(width, height) {
     super([Math.max(2, Math.round((128 * height) / width)), 128], width, height);
@@ -274,17 +274,23 @@ export class Gain extends Grid {
     return this.corners(x, y).reduce((sum, [cell, weight]) => sum + weight * this.values[cell], 0);
   }
 
-  /** Draw a soft round brush from one photo pixel to another; what it held, a release frees. */
-  brush([fromX, fromY], [toX, toY], radius, release) {
+  /**
+   * Draw a soft round brush from one photo pixel to another: one that gives every place, named by
+   * its cell, a goal below or above 1, or, without one, frees what others gave.
+   */
+  brush([fromX, fromY], [toX, toY], radius, goal) {
     const [dx, dy] = [toX - fromX, toY - fromY];
     this.values = this.values.map((old, cell) => {
       const [x, y] = this.pixel(cell);
       const along = ((x - fromX) * dx + (y - fromY) * dy) / (dx * dx + dy * dy || 1);
       const share = Math.min(Math.max(along, 0), 1);
       const away = Math.hypot(x - fromX - share * dx, y - fromY - share * dy) / radius;
-      const near = Math.min(Math.max(2 * ((release ? 1.5 : 1) - away), 0), 1);
+      const near = Math.min(Math.max(2 * ((goal ? 1 : 1.5) - away), 0), 1);
       const touched = near * near * (3 - 2 * near);
-      return release ? Math.max(old, touched) : Math.min(old, 1 - touched);
+      if (!goal) return old < 1 ? Math.max(old, touched) : Math.min(old, 1 / touched);
+      // However often it is drawn, its edge stays soft.
+      const [end, given] = [goal(cell), mix(1, goal(cell), touched)];
+      return end < 1 ? Math.min(old, given) : Math.max(old, given);
     });
   }
 
@@ -724,6 +730,9 @@ const OTHERS = 1.5; // of the reach: how far what is drawn along goes at most
 const CALM = 0.01; // of the liveliest's mobility: less is not worth holding
 const BRUSH = 0.06; // of the photo's width: where the brush that holds still ends, softly
 const HELD = 0.2; // a lower gain counts as a place that does not move
+// Of how far the liveliest go: what is told to move. Where a photo says that hardly anything moves,
+// it hardly says in which way, so no more than this many times as far.
+const [LIVELY, MOST_GAIN] = [0.7, 20];
 
 let serial = 0;
 
@@ -754,6 +763,7 @@ class Explorer {
     this.touched = this.liveliest(this.central);
     this.lean = this.leaning();
     this.build();
+    this.goals = { hold: () => 0, move: (cell) => this.enlivened(cell) };
     this.painter = this.makePainter();
     this.listen();
     this.apply(settings);
@@ -809,7 +819,8 @@ class Explorer {
     const [poke, reset] = [button("Poke"), button("Reset")];
     this.brushes = {
       hold: button("Hold still", "Brush over what should not move; Shift paints back"),
-      release: button("Release", "Brush over what should move again"),
+      move: button("Let move", "Brush over what should move more; Shift paints back"),
+      release: button("Release", "Brush over what should move as before"),
     };
     this.undoButton = button("Undo", "Take the last stroke back");
     this.saveButton = button("Save mask", "Black where held: for gidlite animate --mask");
@@ -832,6 +843,16 @@ class Explorer {
     Object.assign(this, { pokeButton: poke, resetButton: reset });
     this.take(null);
     this.showHeld();
+  }
+
+  /** Return the gain with which a place, a cell of it, moves about as far as the liveliest do. */
+  enlivened(cell) {
+    const { gain, front } = this.data;
+    const [x, y] = gain.pixel(cell);
+    const field = this.sheet(x, y);
+    const own = field === front ? this.mobility : (this.behind ??= field.mobility(this.system.omega));
+    const able = field.corners(x, y).reduce((sum, [at, weight]) => sum + weight * own[at], 0);
+    return Math.min(Math.max(Math.sqrt(LIVELY ** 2 * this.lively / Math.max(able, 1e-12)), 1), MOST_GAIN);
   }
 
   makePainter() {
@@ -967,7 +988,7 @@ class Explorer {
     return eigenvalues(...gram(gripped(shape, grip), this.system.omega))[0];
   }
 
-  /** Take a brush in hand, "hold" or "release", or none. */
+  /** Take a brush in hand, "hold", "move" or "release", or none. */
   take(brush) {
     this.brush = brush;
     this.arrows(); // no ring
@@ -983,9 +1004,9 @@ class Explorer {
   stroke(event) {
     if (!this.painting || !event.isPrimary) return;
     const to = this.position(event);
-    const release = event.shiftKey || this.brush === "release";
+    const goal = event.shiftKey ? null : this.goals[this.brush];
     const { gain, width } = this.data;
-    gain.brush(this.painting, to, BRUSH * width, release);
+    gain.brush(this.painting, to, BRUSH * width, goal);
     this.painting = to;
     this.showHeld();
   }
@@ -993,7 +1014,8 @@ class Explorer {
   /** Tint what is held, and let pokes go to what is not. */
   showHeld() {
     const { gain } = this.data;
-    gain.draw(this.tint, (value) => [76, 159, 254, 110 * (1 - value)]);
+    gain.draw(this.tint, (value) => value < 1 ? [76, 159, 254, 110 * (1 - value)]
+      : [255, 176, 32, 110 * (1 - 1 / value)]);
     this.saveButton.disabled = gain.free;
     this.undoButton.disabled = this.past.length === 0;
     if (gain.at(this.touched.x, this.touched.y) < HELD) this.touched = this.liveliest(this.central);

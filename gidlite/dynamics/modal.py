@@ -76,6 +76,16 @@ def chief_modes(basis: ModalBasis, *, count: int) -> list[int]:
     return sorted(sorted(range(len(best)), key=lambda k: -best[k])[:count])
 
 
+def coordinates_of(
+    motion: Float[Tensor, "time 2 height width"], shapes: Complex[Tensor, "modes 2 height width"]
+) -> Complex[Tensor, "time modes"]:
+    """Return the q by which shapes move as a motion does, ``Re Σ S_k q_k``, by least squares."""
+    columns = torch.cat([shapes.real, -shapes.imag]).flatten(1).double().mT
+    # Shapes of things that hardly move say the same, and hardly anything: SVD leaves them out.
+    found = torch.linalg.lstsq(columns, motion.flatten(1).double().mT, rcond=1e-6, driver="gelsd")
+    return torch.complex(*found.solution.mT.chunk(2, dim=1))
+
+
 def tuned_by_size(basis: ModalBasis) -> Float[Tensor, " modes"]:
     """Return frequencies in Hz at which small things swing faster than large ones, as they do."""
     return by_size(basis.frequencies_hz, basis.spectral.abs().square().sum(1).flatten(1)).cpu()

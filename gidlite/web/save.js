@@ -322,29 +322,3 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;")
     .replaceAll('"', "&quot;").replaceAll("'", "&#x27;");
 }
-
-/**
- * Return a name under which any system can store what was made of a photo: at most 120 bytes of
- * the photo's own, without folders, suffix, and what is invisible or turns text around.
- * @param {string} name
- * @param {string} suffix such as _loop.mp4
- */
-export function fileName(name, suffix) {
-  const last = name.split(/[\\/]/).pop() ?? "";
-  const visible = last.replace(/\.[^.]{1,5}$/, "").replace(/\s+/g, " ")
-    // But for the joiner and the tags that make up an emoji.
-    .replace(/[\p{Cc}\p{Cs}<>:"|?*\u061c\u200b\u200c\u200e\u200f\u202a-\u202e]/gu, "")
-    .replace(/[\u2060-\u206f\ufeff]/g, "");
-  const letters = [...visible.replace(/^[. ]+/, "")];
-  while (new TextEncoder().encode(letters.join("")).length > 120) letters.pop();
-  const stem = letters.join("").replace(/[. \u200d]+$/, "");
-  return (/^(|con|prn|aux|nul|com\d|lpt\d)$/i.test(stem) ? "photo" : stem) + suffix;
-}
-
-/** Start the download of a file. @param {Blob} blob @param {string} filename */
-export function offer(blob, filename) {
-  const href = URL.createObjectURL(blob);
-  Object.assign(document.createElement("a"), { href, download: filename }).click();
-  // Some browsers look it up only later.
-  setTimeout(() => URL.revokeObjectURL(href), 10_000);
-}

@@ -17,6 +17,7 @@ Out = Annotated[Path, typer.Option(help="Folder of the ablation.")]
 Configs = Annotated[Path, typer.Option(help="Folder of the rows, one JSON each.")]
 Names = Annotated[list[str] | None, typer.Option("--row", help="Only this row; may be repeated.")]
 Sprites = Annotated[Path | None, typer.Option(help="Folder of photographic cut-outs.")]
+Seeds = Annotated[list[int], typer.Option(help="Of training; may be repeated.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 _OUT, _CONFIGS = Path("runs/ablation"), Path("configs/ablations")
 
@@ -50,13 +51,13 @@ def train(
     row: Names = None,
     configs: Configs = _CONFIGS,
     sprites: Sprites = None,
+    seed: Seeds = (0, 1, 2),
     device: Device = "cpu",
     minutes: Annotated[float | None, typer.Option(help="Stop cleanly after this long.")] = None,
 ) -> None:
     """Train every row that is not finished: `python -m studies.ablation train --preset laptop`.
 
-    Run again, it goes on where it was. Several processes may train different rows at once, if
-    they share no part: full, independent and volume belong together.
+    Run again, it goes on where it was. Several processes may train at once, each another seed.
     """
     from diffusers.utils import logging
 
@@ -66,8 +67,8 @@ def train(
     logging.set_verbosity_error()
     rows = read_rows(configs, row or ())
     finished = train_rows(
-        rows, _preset(preset), out, device=device, sprites=sprites, minutes=minutes,
-        say=console.print,
+        rows, _preset(preset), out, device=device, sprites=sprites, seeds=seed,
+        minutes=minutes, say=console.print,
     )  # fmt: skip
     console.print(f"{out}  finished rows: {', '.join(finished) or 'none'}")
 

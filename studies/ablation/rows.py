@@ -9,13 +9,15 @@ from pathlib import Path
 
 from gidlite.errors import GidliteError
 from gidlite.train import TrainConfig
+from studies.ablation.blind import BLIND
 
 # What is compared with the rows without being trained; see ``stand_ins``.
 STAND_INS = ("still", "sinusoid", "copied")
 # The reference comes first; the others by what they tell, in case time runs out.
-_ORDER = ("full", "independent", "k4", "unnormalized", "volume", "k8", "k24")
+_ORDER = (
+    "full", "k4", "unnormalized", "independent", "volume", "k8", "k24", "unscaled", "colors",
+)  # fmt: skip
 _VARIED = ("num_frequencies", "normalization", "coordination")
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,21 @@ class Row:
         title: For the table.
         train: Settings of ``TrainConfig`` in which it differs from "full", some of
             ``num_frequencies``, ``normalization`` and ``coordination``.
+        blind: What its networks are not told, a key of ``blind.BLIND``.
         source: The trained row, or the stand-in, that its motion comes from; itself by default.
         renderer: Of its videos; the one that all rows share if not given.
         published: FVD and DT-FVD of the paper, as "fvd" and "dtfvd".
+        seed: Of its training; rows are trained several times, to know how much that matters.
     """
 
     name: str
     title: str
     train: dict = field(default_factory=dict)
+    blind: str = ""
     source: str = ""
     renderer: str | None = None
     published: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", self.source or self.name)
@@ -45,13 +51,22 @@ class Row:
             raise GidliteError(
                 f"row {self.name} varies {', '.join(unknown)}; a row may vary {', '.join(_VARIED)}"
             )
-        if self.train and self.source != self.name:
+        if self.blind and self.blind not in BLIND:
+            raise GidliteError(
+                f"row {self.name} is blind to {self.blind}; it may be to {', '.join(BLIND)}"
+            )
+        if (self.train or self.blind) and self.source != self.name:
             raise GidliteError(f"row {self.name} has a source and settings to train; give one")
 
     @property
     def trained(self) -> bool:
         """Whether it has weights of its own."""
         return self.source == self.name and self.name not in STAND_INS
+
+    @property
+    def model(self) -> str:
+        """Name of the folder of its pipeline: the trained row and the seed."""
+        return f"{self.source}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -95,12 +110,12 @@ PRESETS = {
         scenes=12, held_out=8, width=128, height=96,
         vae=_part(2, 2), amplitude=_part(2, 2), prior=_part(2, 2),
     ),
-    # Minutes a row on the CPU of a laptop.
+    # At most twelve minutes a row on the two cores of a laptop.
     "laptop": Preset(
-        scenes=384, held_out=64, width=256, height=160,
-        vae=_part(240, 2, learning_rate=2e-3, ema_decay=0.97),
-        amplitude=_part(240, 8, learning_rate=1.5e-3, ema_decay=0.97),
-        prior=_part(360, 2, learning_rate=1e-3, ema_decay=0.98),
+        scenes=1024, held_out=96, width=256, height=160,
+        vae=_part(300, 2, learning_rate=2e-3, ema_decay=0.98),
+        amplitude=_part(500, 8, learning_rate=1.5e-3, ema_decay=0.99),
+        prior=_part(1000, 2, learning_rate=1e-3, ema_decay=0.99),
     ),
     # The same networks, an order of magnitude more examples: under a minute a row on a GPU.
     "gpu": Preset(
@@ -122,7 +137,7 @@ def part_config(row: Row, preset: Preset, part: str) -> TrainConfig:
     if part != "prior":
         settings.pop("coordination", None)
     joint = {"joint": True} if part == "prior" else {}
-    settings |= {"part": part, "width": preset.width, "height": preset.height, "seed": _SEED}
+    settings |= {"part": part, "width": preset.width, "height": preset.height, "seed": row.seed}
     return TrainConfig(**settings | joint | getattr(preset, part))
 
 
@@ -150,7 +165,7 @@ def read_rows(folder: str | Path, names: Sequence[str] = ()) -> list[Row]:
 def _read_row(path: Path) -> Row:
     try:
         values = json.loads(path.read_text())
-        valid = {f.name for f in fields(Row)} - {"name"}
+        valid = {f.name for f in fields(Row)} - {"name", "seed"}
         if unknown := sorted(set(values) - valid):
             raise GidliteError(f"{path} has unknown keys {', '.join(unknown)}")
         return Row(path.stem, **values)

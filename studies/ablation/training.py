@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from gidlite.pipeline import GidPipeline
 from gidlite.prior.denoiser import GridPrior
 from gidlite.train import RunOptions, TrainConfig, checkpoint_file, load_checkpoint, load_parts
 from gidlite.train.loop import train
+from studies.ablation.blind import BLIND, blinded
 from studies.ablation.rows import Preset, Row, part_config
 from studies.ablation.scenes import StoredScenes, scene_settings, store_scenes
 
@@ -41,12 +43,13 @@ def train_rows(
     *,
     device: str = "cpu",
     sprites: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
     minutes: float | None = None,
     say: Say = lambda text: None,
 ) -> list[str]:
-    """Train every row that has weights of its own and is not finished; return the finished ones.
+    """Train every row that has weights of its own and is not finished; return finished models.
 
-    Every part is trained with the same seed, scenes, number of steps and scenes per step. Parts
+    All rows of a seed are trained on the same scenes, steps and scenes per step. Parts
     whose settings agree, as the autoencoder of "full" and "independent" does, are trained once.
     A run that was stopped goes on where it was.
 
@@ -56,6 +59,7 @@ def train_rows(
         out: Folder: ``parts`` holds runs, ``models`` a half-precision pipeline per finished row.
         device: Where.
         sprites: Folder of photographic pieces, for scenes that are not there yet.
+        seeds: Of training; every row is trained with the first one before any is with the next.
         minutes: Stop cleanly after this long.
         say: Told what happens.
 
@@ -69,16 +73,16 @@ def train_rows(
     say(f"scenes are there after {time.monotonic() - started:.0f} s")
     scenes = json.dumps(scene_settings(preset, sprites))
     finished = []
-    for row in (row for row in rows if row.trained):
+    for row in (replace(row, seed=seed) for seed in seeds for row in rows if row.trained):
         if not _is_finished(row, preset, out, scenes):
             left = None if minutes is None else minutes - (time.monotonic() - started) / 60
             if not _train_row(
                 row, preset, out, scenes=scenes, device=device, minutes=left, say=say
             ):
-                say(f"{row.name}: stopped before its end; run again to go on")
+                say(f"{row.model}: stopped before its end; run again to go on")
                 break
-        say(f"{row.name}: finished after {time.monotonic() - started:.0f} s")
-        finished.append(row.name)
+        say(f"{row.model}: finished after {time.monotonic() - started:.0f} s")
+        finished.append(row.model)
     return finished
 
 
@@ -86,6 +90,7 @@ def _part_folders(row: Row, preset: Preset, out: Path, scenes: str) -> dict[str,
     """Return the run folder of every part: named by all that it is a function of."""
     folders, key = {}, scenes
     for part in _PARTS:
+        key += row.blind if part in BLIND.get(row.blind, {}) else ""
         key += json.dumps(part_config(row, preset, part).to_json(), sort_keys=True)
         folders[part] = out / "parts" / f"{part}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     return folders
@@ -94,7 +99,7 @@ def _part_folders(row: Row, preset: Preset, out: Path, scenes: str) -> dict[str,
 def _is_finished(row: Row, preset: Preset, out: Path, scenes: str) -> bool:
     """Return whether the row's pipeline is there and made of these settings."""
     try:
-        found = json.loads((out / "models" / row.name / "row.json").read_text())
+        found = json.loads((out / "models" / row.model / "row.json").read_text())
     except (OSError, ValueError):
         return False
     names = {part: path.name for part, path in _part_folders(row, preset, out, scenes).items()}
@@ -118,14 +123,15 @@ def _train_row(
         if not (folder / "done.json").is_file():
             if left is not None and left <= 0:
                 return False
-            seconds = _train_part(config, folder, runs, source, stats, device, left)
+            with blinded(row.blind):
+                seconds = _train_part(config, folder, runs, source, stats, device, left)
             if seconds is None:
                 return False
-            say(f"{row.name}: {part} trained for {seconds:.0f} s")
+            say(f"{row.model}: {part} trained for {seconds:.0f} s")
         runs.append(folder)
     parts, _ = load_parts(runs)
-    pipeline = GidPipeline(GridPrior(**parts, stats=stats), name=f"ablation {row.name}")
-    _export(pipeline, row, out / "models" / row.name, folders)
+    pipeline = GidPipeline(GridPrior(**parts, stats=stats), name=f"ablation {row.model}")
+    _export(pipeline, row, out / "models" / row.model, folders)
     return True
 
 
@@ -167,7 +173,8 @@ def _export(pipeline: GidPipeline, row: Row, folder: Path, runs: dict[str, Path]
     pipeline.save_pretrained(folder)
     done = {part: json.loads((run / "done.json").read_text()) for part, run in runs.items()}
     about = {
-        "parts": {part: run.name for part, run in runs.items()}, "train": row.train,
+        "parts": {part: run.name for part, run in runs.items()},
+        "train": row.train, "blind": row.blind,
         "steps": {part: load_checkpoint(run)[1]["step"] for part, run in runs.items()},
         "seconds": {part: done[part]["seconds"] for part in runs},
         "loss": {part: done[part]["loss"] for part in runs}, "device": done["prior"]["device"],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gidlite.media import write_image
+from gidlite.media.video import read_video
 from gidlite.motion import save_volume
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -23,6 +24,7 @@ DISC = (
     "explorer = ModalExplorer(read_image('disc.png'), load_volume('disc.safetensors'))\n"
     "explorer"
 )
+STUDIO = "import gidlite\nstudio = gidlite.studio()\nstudio"
 
 
 def course() -> str:
@@ -39,7 +41,7 @@ def lab(photo, volume, tmp_path, request):
     pytest.importorskip("anywidget", reason="anywidget is not installed")
     write_image(tmp_path / "disc.png", photo)
     save_volume(tmp_path / "disc.safetensors", volume)
-    source = course() if request.param == "lesson 11" else DISC
+    source = {"a disc": DISC, "the studio": STUDIO}.get(request.param) or course()
     cells = [
         {"cell_type": "code", "id": "cell0", "metadata": {}, "outputs": [], "source": source,
          "execution_count": None}
@@ -154,4 +156,50 @@ def test_widget_in_jupyterlab(lab, browser, request):
     page.keyboard.type("print('wind', explorer.wind)")
     page.keyboard.press("Shift+Enter")
     page.get_by_text("wind 1.5", exact=True).wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("lab", ["the studio"], indirect=True)
+def test_the_studio_in_jupyterlab(lab, browser, photo, tmp_path):
+    page = browser.new_page(viewport={"width": 1100, "height": 1300})
+    page.set_default_timeout(120_000)
+    show_widget(page, lab)
+    home, stage = page.locator("#studio"), page.locator(".gidlite-stage")
+
+    def rest() -> None:
+        until(page, lambda: home.get_attribute("data-working") is None)
+        assert page.locator("#error").is_hidden(), page.locator("#error").inner_text()
+
+    def shot(name: str) -> None:
+        if folder := os.environ.get("GIDLITE_ARTEFACTS"):
+            page.screenshot(path=f"{folder}/jupyterlab_studio_{name}.png")
+
+    rest()
+    assert page.get_by_text("Run this cell").count() == 0, "that is for where no kernel runs"
+    flower = stage.screenshot()
+    until(page, lambda: stage.screenshot() != flower)  # it sways by itself
+    shot("flower")
+    page.set_input_files("#file", tmp_path / "disc.png")
+    until(page, lambda: "disc" in (page.get_attribute(".gidlite-canvas", "aria-label") or ""))
+    rest()
+    shot("disc")
+    page.click("#another")
+    rest()
+    with page.expect_download() as waiting:
+        page.click("#video")
+    assert waiting.value.suggested_filename == "disc_loop.mp4"
+    clip = read_video(waiting.value.path())
+    assert clip.frames.shape == (150, 3, 320, 512)
+    assert (clip.frames[0].float() / 255 - photo).abs().mean() < 0.02
+    with page.expect_download() as waiting:
+        page.click("#page")
+    assert "data-gidlite" in Path(waiting.value.path()).read_text()
+    page.locator("#file").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    page.get_by_text("a.png cannot be read").wait_for()
+    page.locator(".jp-Notebook .jp-Cell .cm-content").last.click()
+    page.keyboard.type("print('drawn', tuple(studio.output.image.shape))")
+    page.keyboard.press("Shift+Enter")
+    page.get_by_text("drawn (3, 320, 512)", exact=True).wait_for()
     page.close()

@@ -178,29 +178,36 @@ const push = () => {
 };
 field.seen = new Float32Array(20 * 32).fill(1);
 const results = [seen(), [push(), field.farthest(Float64Array.of(1, 0))]];
-gain.brush([60, 80], [140, 80], 20, false);
+gain.brush([60, 80], [140, 80], 20, () => 0);
 const first = gain.values;
-gain.brush([60, 80], [140, 80], 20, false);
+gain.brush([60, 80], [140, 80], 20, () => 0);
 results.push(seen(), [push(), gain.values.every((value, i) => value === first[i])]);
-gain.brush([60, 80], [140, 80], 20, true);
+gain.brush([60, 80], [140, 80], 20, null);
 results.push([gain.free]);
-gain.brush([0, 0], [256, 160], 1e4, false);
+gain.brush([0, 0], [256, 160], 1e4, () => 0);
 results.push([push(), field.farthest(Float64Array.of(1, 0))]);
+gain.clear();
+for (const time of [1, 2]) gain.brush([60, 80], [140, 80], 20, () => 3);
+results.push(seen());
+gain.brush([60, 80], [140, 80], 20, null);
+results.push([gain.free]);
 console.log(JSON.stringify(results));
 """
 
 
 @pytest.mark.skipif(NODE is None, reason="no Node.js on this machine: the brush is not tested")
-def test_a_brush_holds_softly_however_often_and_what_it_held_is_freed(tmp_path):
+def test_a_brush_holds_softly_however_often_and_what_it_gave_is_freed(tmp_path):
     shutil.copy(MODULE, tmp_path / "explorer.mjs")
     (tmp_path / "run.mjs").write_text(BRUSH)
     answer = subprocess.run(
         [NODE, "run.mjs"], cwd=tmp_path, text=True, capture_output=True, timeout=60, check=True
     )
-    free, (pull, far), held, (less, again), (freed,), nothing = json.loads(answer.stdout)
+    free, (pull, far), held, (less, again), (freed,), nothing, *raised = json.loads(answer.stdout)
     assert free == pytest.approx([1] * 7) and far == pytest.approx(2**0.5)
     # Smoothstep from half the radius, 10 px, to the radius; the grid has a point every 2 px.
     steps = [share * share * (3 - 2 * share) for share in (0, 0, 0.2, 0.6, 1, 1, 1)]
     assert held == pytest.approx(steps, abs=0.02)
     assert again is True and freed is True
     assert 0 < less < 0.3 * pull and nothing == [0, 0]
+    assert raised[0] == pytest.approx([3 - 2 * step for step in steps], abs=0.04)
+    assert raised[1] == [True]

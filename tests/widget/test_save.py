@@ -112,7 +112,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     (folder / "vendor").mkdir()
     (folder / "index.html").write_text(f"<!doctype html><script>{PAINT}</script>")
-    files = [gidlite.web.FOLDER / "save.js", MODULE]
+    files = [gidlite.web.FOLDER / "save.js", gidlite.web.FOLDER / "files.js", MODULE]
     for file in (*files, *(MODULE.parent / f for f in ("explorer.css", "page.css", "page.html"))):
         copy(file, folder)
 
@@ -279,7 +279,7 @@ def test_names(page):
         "🌷" * 99: "🌷" * 30,
     }  # fmt: skip
     given = [*known, *map(shown, HOSTILE)]
-    run = 'async (names) => { const { fileName } = await import("./save.js"); return names.map('
+    run = 'async (names) => { const { fileName } = await import("./files.js"); return names.map('
     found = page.evaluate(run + '(name) => fileName(name, "_loop.mp4")); }', given)
     assert found[: len(known)] == [f"{name}_loop.mp4" for name in known.values()]
     for name in found:
@@ -288,14 +288,14 @@ def test_names(page):
 
 
 def test_a_lone_surrogate_is_no_name(page):
-    run = 'async () => (await import("./save.js")).fileName("a\\ud800b.jpg", ".gif")'
+    run = 'async () => (await import("./files.js")).fileName("a\\ud800b.jpg", ".gif")'
     assert page.evaluate(run) == "ab.gif"
 
 
 def test_a_download_is_offered(page, tmp_path):
     with page.expect_download() as download:
         page.evaluate(
-            'async () => (await import("./save.js")).offer(new Blob(["loop"]), "🌷_loop.txt")'
+            'async () => (await import("./files.js")).offer(new Blob(["loop"]), "🌷_loop.txt")'
         )
     assert download.value.suggested_filename == "🌷_loop.txt"
     download.value.save_as(tmp_path / "kept")

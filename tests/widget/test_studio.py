@@ -75,7 +75,7 @@ class Visitor:
             self.page.wait_for_timeout(50)
 
     def rest(self):
-        self.until("!document.body.dataset.working")
+        self.until('!document.getElementById("studio").dataset.working')
 
     def choose(self, name, data, kind="image/png"):
         """Choose a file, wait, and return what the page objects to."""
@@ -177,6 +177,33 @@ def test_what_is_held_still_stands_still_and_can_be_undone(visitor):
     for _ in range(5):
         undo.click()
     assert page.evaluate(gain) == 1 and undo.is_disabled()
+
+
+def test_what_hardly_moves_can_be_told_to(visitor):
+    assert visitor.choose("flower.png", png(flower(320, 512))) == ""
+    page = visitor.page
+    calmest = """() => { const { data: { front }, mobility } = studio.explorer;
+        const cells = [...mobility.keys()].filter((cell) => {
+          const [x, y] = front.pixel(cell);
+          const inside = x > 40 && y > 40 && x < front.width - 40 && y < front.height - 40;
+          return inside && studio.explorer.sheet(x, y) === front;
+        });
+        const cell = cells.reduce((a, b) => mobility[a] < mobility[b] ? a : b);
+        return [...front.pixel(cell), Math.sqrt(studio.explorer.lively / mobility[cell])]; }"""
+    x, y, times = page.evaluate(calmest)
+    far = f"Math.hypot(...studio.explorer.data.front.shape({x}, {y}))"
+    before = page.evaluate(far)
+    box = page.locator(".gidlite-canvas").bounding_box()
+    scale = box["width"] / 512
+    page.get_by_role("button", name="Let move").click()
+    page.mouse.move(box["x"] + scale * (x + 0.5), box["y"] + scale * (y + 0.5))
+    page.mouse.down()
+    page.mouse.move(box["x"] + scale * (x + 2), box["y"] + scale * (y + 0.5))
+    page.mouse.up()
+    # Its own share of how far the liveliest go, but for what the brush rounds.
+    assert times > 1.5 and page.evaluate(far) == pytest.approx(0.7 * times * before, rel=0.1)
+    page.get_by_role("button", name="Undo").click()
+    assert page.evaluate(far) == pytest.approx(before)
 
 
 def test_what_was_cancelled_can_be_asked_for_again(visitor):
