@@ -19,10 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from torch.nn import functional
 
 from gidlite.errors import GidliteError
-from gidlite.media import fit_size, resize, to_bytes, xt_slice
-from gidlite.media.photo import as_image
-from gidlite.pipeline import Sampling
-from gidlite.render import frame_times, render_frames
+from gidlite.media import resize, to_bytes, xt_slice
 from gidlite.viz import liveliest_line, liveliest_slice
 
 _LINE = torch.tensor([255, 64, 32], dtype=torch.uint8)[:, None]
@@ -98,38 +95,6 @@ def check(exercise: str, answer) -> None:
     except Exception as error:  # whatever a reader may hand over
         hint = f"this cannot be checked ({type(error).__name__}: {error})."
     print(f"{exercise}: right." if hint is None else f"{exercise}: not yet; {hint}")
-
-
-def your_photo(pipeline, *, width=256) -> ipywidgets.VBox:
-    """Return a widget that takes a photo from the reader's disk and shows it as a loop.
-
-    A film of the loop appears beneath; ``gidlite animate`` makes a larger one.
-    """
-    upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="Your photo")
-    wind = ipywidgets.FloatSlider(0.8, min=0, max=1, step=0.05, description="Wind")
-    seed = ipywidgets.IntSlider(0, min=0, max=20, description="Seed")
-    shown = ipywidgets.HTML("<p>Choose a picture: a flower, a plant, a curtain, a lamp.</p>")
-
-    def animate(_=None) -> None:
-        if not upload.value:
-            return
-        shown.value = "<p>A few seconds …</p>"
-        [file] = upload.value
-        try:
-            photo = as_image(Image.open(io.BytesIO(file["content"])))
-            height, columns = fit_size(*photo.shape[-2:], max_width=width)
-            image = resize(photo, height=height, width=columns)
-            generator = torch.Generator().manual_seed(seed.value)
-            drawn = pipeline(image, generator=generator, sampling=Sampling(wind=wind.value))
-            frames = render_frames(image, drawn.volume, frame_times(drawn.volume, fps=10))
-            made = film({"yours": torch.stack(list(frames))}, fps=10)
-            shown.value = made._repr_html_()
-        except (GidliteError, OSError) as error:
-            shown.value = f"<p>{html.escape(str(error))}</p>"
-
-    for control in (upload, wind, seed):
-        control.observe(animate, "value")
-    return ipywidgets.VBox([ipywidgets.HBox([upload, wind, seed]), shown])
 
 
 def slice_view(clips, *, time, row=None, column=None, stretch=1):

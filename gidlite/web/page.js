@@ -69,7 +69,9 @@ class WorkerEngine extends Engine {
 
 const studio = new Studio(document, new WorkerEngine(), window);
 Object.assign(window, { studio }); // for those who look with the browser's tools
-fetch("files.json").then((response) => response.json()).then(({ total }) => {
+fetch("files.json").then((response) => response.json()).then(({ files }) => {
+  const total = files.reduce((/** @type {number} */ sum, /** @type {any} */ { path, bytes }) =>
+    sum + (/^graphs|\.wasm$/.test(path) ? bytes : 0), 0);
   studio.get("size").textContent += `; the first one fetches ${Math.round(total / 1e6)} MB, once`;
 }).catch(() => {});
 if ("serviceWorker" in navigator) navigator.serviceWorker.register("sw.js").catch(() => {});

@@ -2,7 +2,6 @@
 
 import io
 import sys
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,13 +11,12 @@ import torch
 from PIL import Image
 
 from gidlite.errors import GidliteError
-from gidlite.motion import SpectralVolume
 
 pytest.importorskip("ipywidgets")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "notebooks"))
 
 import footage
-from course import check, explore_slices, film, slice_view, you_are_here, your_photo
+from course import check, explore_slices, film, slice_view, you_are_here
 from exercises import number, tensor
 
 
@@ -137,25 +135,3 @@ def test_the_motion_of_the_clip_is_true():
     still, moved = ((picture - first)[head].square().mean() for picture in (later, back))
     assert clip.motion[time, 0, 51, 77].abs() > 5 and moved < 0.1 * still
     assert clip.motion[0].abs().max() == 0
-
-
-def test_a_photo_of_the_readers_own_becomes_a_film(clip):
-    class Pipeline:
-        def __call__(self, image, *, generator, sampling):
-            assert 0 <= sampling.wind <= 1
-            spectral = torch.zeros(16, 2, *image.shape[-2:], dtype=torch.complex64)
-            spectral[3, 0] = sampling.wind
-            return SimpleNamespace(volume=SpectralVolume(spectral))
-
-    box = your_photo(Pipeline(), width=64)
-    (upload, wind, _), shown = box.children[0].children, box.children[1]
-    stream = io.BytesIO()
-    Image.fromarray(clip[5].movedim(0, -1).repeat_interleave(3, 0).numpy()).save(stream, "PNG")
-    file = {"name": "<b>.png", "type": "image/png", "size": 1, "last_modified": datetime.now()}
-    upload.value = ({**file, "content": memoryview(stream.getvalue())},)
-    first = shown.value
-    assert "data:image/webp;base64," in first
-    wind.value = 0.1
-    assert "data:image/webp;base64," in shown.value != first
-    upload.value = ({**file, "content": memoryview(b"no picture")},)
-    assert "image/webp" not in shown.value and "<p>" in shown.value
