@@ -21,9 +21,7 @@ def studio(photo: Any = None) -> Any:
 
     A ``photo``, as ``media.as_image`` takes it, is shown first; see ``web.widget.Studio``.
     """
-    from gidlite.web.widget import Studio
-
-    return Studio(photo)
+    return importlib.import_module("gidlite.web.widget").Studio(photo)
 
 
 # Modules under their other names, for one release.
