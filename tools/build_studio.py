@@ -26,7 +26,7 @@ FOLDERS = ("graphs", "example", "vendor")
 NOT_USED = {"data", "train", "evaluate", "cli"}  # rooms from which no graph is made
 VERSION = 'const VERSION = "";'  # in sw.js: a browser looks for changes there
 MOST_BYTES = 45_000_000
-CREDIT = "Photo: flower.jpg from scikit-learn, CC BY 2.0"
+CREDIT = "Photo by vultilion on Flickr (flower.jpg of scikit-learn), CC BY 2.0"
 ALT = "A dahlia in front of dark leaves."
 MIT = (npm.ROOT / "LICENSE").read_text(encoding="utf-8").partition("Permission")[2]
 MIT = "Permission" + MIT.partition("\n\n\n")[0] + "\n"

@@ -289,8 +289,9 @@ export class Gain extends Grid {
       const touched = near * near * (3 - 2 * near);
       if (!goal) return old < 1 ? Math.max(old, touched) : Math.min(old, 1 / touched);
       // However often it is drawn, its edge stays soft.
-      const [end, given] = [goal(cell), mix(1, goal(cell), touched)];
-      return end < 1 ? Math.min(old, given) : Math.max(old, given);
+      const end = goal(cell);
+      return end < 1 ? Math.min(old, mix(Math.max(old, 1), end, touched))
+        : Math.max(old, mix(Math.min(old, 1), end, touched));
     });
   }
 
@@ -501,7 +502,8 @@ class Sheet {
   /** Take how much each place moves. */
   hold(gain) {
     this.shares = Float32Array.from(this.places, ([x, y]) => gain.at(x, y));
-    this.shares.forEach((share, i) => (this.points[5 * i + 4] = 0.9 - share * this.near[i]));
+    const depth = (share, i) => Math.max(0.9 - share * this.near[i], -0.9); // else it is clipped
+    this.shares.forEach((share, i) => (this.points[5 * i + 4] = depth(share, i)));
   }
 
   move(q) {
@@ -833,12 +835,14 @@ class Explorer {
         this.choice.append(make("option", { value: k, textContent: `Mode at ${hertz.toFixed(1)} Hz` }));
       }
     });
-    this.status = make("output", { className: "gidlite-status" });
+    // Where it lies on a page that has a line for messages, there they go.
+    this.status = this.settings.status ?? make("output", { className: "gidlite-status" });
     this.status.setAttribute("aria-live", "polite");
     const painting = [...Object.values(this.brushes), this.undoButton, this.saveButton];
     const buttons = [poke, reset, ...painting];
     const bar = make("div", { className: "gidlite-bar" }, ...buttons, this.choice, ...sliders);
-    this.box = make("div", { className: "gidlite-box" }, this.stage, bar, this.status);
+    this.box = make("div", { className: "gidlite-box" }, this.stage, bar);
+    if (!this.settings.status) this.box.append(this.status);
     this.root.append(this.box);
     Object.assign(this, { pokeButton: poke, resetButton: reset });
     this.take(null);
@@ -852,7 +856,9 @@ class Explorer {
     const field = this.sheet(x, y);
     const own = field === front ? this.mobility : (this.behind ??= field.mobility(this.system.omega));
     const able = field.corners(x, y).reduce((sum, [at, weight]) => sum + weight * own[at], 0);
-    return Math.min(Math.max(Math.sqrt(LIVELY ** 2 * this.lively / Math.max(able, 1e-12)), 1), MOST_GAIN);
+    // Where the whole photo hardly moves, as far as can be seen: by RMS, with |q| = 2.
+    const wanted = Math.max(LIVELY ** 2 * this.lively, (SEEN * REACH * this.data.width) ** 2 / 2);
+    return Math.min(Math.max(Math.sqrt(wanted / Math.max(able, 1e-12)), 1), MOST_GAIN);
   }
 
   makePainter() {

@@ -149,7 +149,8 @@ export class Studio {
   /** @param {Scene} scene */
   async show(scene) {
     const { stiffness, gain, wind } = this.explorer?.settings ?? { stiffness: 1, gain: 1, wind: 1 };
-    const settings = { damping: scene.header.damping, save: true, stiffness, gain, wind };
+    const status = this.get("status");
+    const settings = { damping: scene.header.damping, save: true, stiffness, gain, wind, status };
     this.explorer?.destroy();
     this.get("stage").replaceChildren();
     this.explorer = await mount(this.get("stage"), scene, settings);
