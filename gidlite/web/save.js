@@ -64,13 +64,44 @@ async function findEncoder(width, height, framerate) {
   for (const { name, codec, quantizer, kind } of CODECS) {
     /** @type {[Partial<VideoEncoderConfig>, object][]} */
     const ways = [[{ bitrateMode: "quantizer" }, { [name]: { quantizer } }], [{ bitrate }, {}]];
+    // Firefox describes its H.264 wrongly; from a stream with start codes the muxer tells by itself.
+    const format = name === "avc" ? { avc: { format: /** @type {const} */ ("annexb") } } : {};
     for (const [way, options] of ways) {
-      const config = { codec, width, height, framerate, ...way };
+      const config = { codec, width, height, framerate, ...format, ...way };
       const answer = await VideoEncoder.isConfigSupported(config).catch(() => null);
-      if (answer?.supported) return { name, kind, config, options };
+      if (!answer?.supported) continue;
+      if (way.bitrate || (await heeds(config, name))) return { name, kind, config, options };
     }
   }
   return null;
+}
+
+/**
+ * Return whether an encoder heeds the quantizers that it takes; Firefox's does not.
+ * @param {VideoEncoderConfig} config @param {string} name
+ */
+async function heeds(config, name) {
+  const { width: codedWidth, height: codedHeight } = config;
+  const noise = Uint8Array.from({ length: 1.5 * codedWidth * codedHeight },
+    (_, i) => 128 + (((i * i * 31) >> 5) % 32));
+  /** @type {number[]} */
+  const sizes = [];
+  const output = (/** @type {EncodedVideoChunk} */ { byteLength }) => sizes.push(byteLength);
+  const encoder = new VideoEncoder({ output, error: () => {} });
+  try {
+    encoder.configure(config);
+    for (const [i, quantizer] of [10, 45].entries()) {
+      const frame = new VideoFrame(noise, { format: "I420", codedWidth, codedHeight, timestamp: 1e6 * i });
+      encoder.encode(frame, { keyFrame: true, [name]: { quantizer } });
+      frame.close();
+      await encoder.flush();
+    }
+    return sizes[1] < 0.8 * sizes[0];
+  } catch {
+    return false;
+  } finally {
+    if (encoder.state !== "closed") encoder.close();
+  }
 }
 
 /**
@@ -107,11 +138,18 @@ async function encode({ canvas, paint, count, fps, progress, signal }, { config,
         colorSpace: { primaries: "bt709", transfer: "bt709", matrix: "bt709", fullRange: false },
       });
       encoder.encode(frame, { keyFrame: i === 0, ...options });
-      frame.close();
       if (i === 0) {
         await encoder.flush();
         shown = await decoded(chunks[0]);
+        if (!shown) {
+          // After a flush Firefox would go on with another key frame, which jumps: begin anew.
+          chunks.length = 0;
+          encoder.reset();
+          encoder.configure(config);
+          encoder.encode(frame, { keyFrame: true, ...options });
+        }
       }
+      frame.close();
       while (encoder.encodeQueueSize > 2) {
         await new Promise((go) => encoder.addEventListener("dequeue", go, { once: true }));
       }
