@@ -175,7 +175,7 @@ def _about(row: Row, out: Path) -> dict[str, Any]:
     about: dict[str, Any] = {
         "title": row.title, "source": row.source, "published": row.published
     }  # fmt: skip
-    note = out / "models" / row.source / "row.json"
+    note = out / "models" / row.model / "row.json"
     if row.source not in _STAND_INS:
         found = json.loads(note.read_text())
         about["trained"] = {key: found[key] for key in ("steps", "seconds", "device")}
@@ -204,7 +204,7 @@ def _measurable(
         is_trained = row.source not in _STAND_INS
         if renderer not in RENDERERS:
             left_out[row.name] = f"there is no renderer {renderer}"
-        elif is_trained and not (out / "models" / row.source / "row.json").is_file():
+        elif is_trained and not (out / "models" / row.model / "row.json").is_file():
             left_out[row.name] = f"{row.source} is not trained"
         else:
             chosen.append(row)
@@ -229,7 +229,7 @@ _STAND_INS = {
 def _predictor(source: str, place: _Place, device: str):
     if source in _STAND_INS:
         return _STAND_INS[source](place.out, place.sprites)
-    return GidPipeline.from_pretrained(place.out / "models" / source).to(device)
+    return GidPipeline.from_pretrained(place.out / "models" / f"{source}-0").to(device)
 
 
 class _Recorder:
@@ -290,7 +290,7 @@ def _key(source: str, place: _Place, settings: MeasureSettings, *more: str) -> s
     total = hashlib.sha256(json.dumps([source, asdict(settings), *more]).encode())
     total.update((place.cases.folder / "cases.json").read_bytes())
     if source not in _STAND_INS:
-        for path in sorted((place.out / "models" / source).rglob("*")):
+        for path in sorted((place.out / "models" / f"{source}-0").rglob("*")):
             if path.is_file():
                 total.update(path.read_bytes())
     return total.hexdigest()[:16]

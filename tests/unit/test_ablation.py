@@ -39,9 +39,10 @@ def out(tmp_path_factory):
 
 def test_the_rows_of_the_repository():
     rows = {row.name: row for row in read_rows(CONFIGS)}
-    assert list(rows)[:2] == ["full", "independent"]
+    assert list(rows)[:2] == ["full", "k4"]
     trained = {name for name, row in rows.items() if row.trained}
-    assert trained == {"full", "independent", "k4", "k8", "k24", "unnormalized", "volume"}
+    told = {"k4", "k8", "k24", "unnormalized", "independent", "volume"}
+    assert trained == {"full", "unscaled", "colors"} | told
     assert {rows[name].source for name in ("average", "softmax", "neural")} == {"full"}
     published = [rows[n].published.get("fvd") for n in ("full", "k4", "unnormalized", "softmax")]
     assert published == [47.1, 60.3, 62.7, 49.5]
@@ -57,6 +58,7 @@ def test_rows_differ_in_what_they_say_and_nothing_else(preset):
             differing = {key for key in full if full[key] != other[key]}
             assert differing <= set(row.train)
             assert part != "prior" or differing == set(row.train)
+            assert bool(row.train) != bool(row.blind)
 
 
 def test_rows_share_the_parts_they_agree_on(tmp_path):
@@ -68,6 +70,12 @@ def test_rows_share_the_parts_they_agree_on(tmp_path):
     assert full["vae"] == independent["vae"] and full["amplitude"] == independent["amplitude"]
     assert full["prior"] != independent["prior"]
     assert not set(full.values()) & set(k4.values())
+    # What a row is not told matters from the first part on that would be told.
+    colors, unscaled = folders["colors"], folders["unscaled"]
+    assert colors["vae"] == unscaled["vae"] == full["vae"]
+    assert len({one["amplitude"] for one in (full, colors, unscaled)}) == 3
+    again = training._part_folders(replace(rows["full"], seed=1), TINY, tmp_path, "scenes")
+    assert not set(full.values()) & set(again.values())
     # A prior that builds on another autoencoder is another prior.
     other = training._part_folders(rows["full"], TINY, tmp_path, "other scenes")
     assert not set(full.values()) & set(other.values())
@@ -80,6 +88,7 @@ def test_rows_share_the_parts_they_agree_on(tmp_path):
         ('{"title": "a", "colour": 1}', "unknown keys colour"),
         ('{"title": "a", "train": {"seed": 1}}', "varies seed"),
         ('{"title": "a", "source": "nothing"}', "does not exist"),
+        ('{"title": "a", "blind": "one eye"}', "blind to one eye"),
         ('{"title": "a", "source": "still", "train": {"num_frequencies": 4}}', "give one"),
     ],
 )
@@ -120,14 +129,14 @@ def test_training_stops_goes_on_and_does_nothing_twice(out, tmp_path, monkeypatc
         return train(config, *args, **kwargs)
 
     monkeypatch.setattr(training, "train", watched)
-    assert train_rows(rows, TINY, out) == ["full", "alone"]
+    assert train_rows(rows, TINY, out) == ["full-0", "alone-0"]
     assert [part for part, _ in trained] == ["vae", "amplitude", "prior", "prior"]
-    assert train_rows(rows, TINY, out) == ["full", "alone"] and len(trained) == 4
+    assert train_rows(rows, TINY, out) == ["full-0", "alone-0"] and len(trained) == 4
     (archive,) = pack_models(out, tmp_path)
     assert archive.stat().st_size < 16_000_000
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path)
-    models = [GidPipeline.from_pretrained(tmp_path / "models" / row.name) for row in rows]
+    models = [GidPipeline.from_pretrained(tmp_path / "models" / row.model) for row in rows]
     full, alone = (model.prior.denoiser for model in models)
     # Attention learned together with everything else: its output began at exactly zero.
     assert all(layer.out.weight.abs().max() > 0 for layer in full.frequency)
@@ -267,9 +276,9 @@ def test_commands_make_scenes_train_and_pack(monkeypatch, capsys, tmp_path):
     shared = ("--preset", "tiny", "--out", out)
     assert run_command(monkeypatch, "scenes", *shared) == 0
     assert "4 scenes to learn from, 2 held out" in capsys.readouterr().out
-    assert run_command(monkeypatch, "train", *shared, "--configs", configs) == 0
-    assert "finished rows: full" in " ".join(capsys.readouterr().out.split())
-    about = json.loads((out / "models" / "full" / "row.json").read_text())
+    assert run_command(monkeypatch, "train", *shared, "--configs", configs, "--seed", 0) == 0
+    assert "finished rows: full-0" in " ".join(capsys.readouterr().out.split())
+    about = json.loads((out / "models" / "full-0" / "row.json").read_text())
     assert about["steps"] == {"vae": 2, "amplitude": 2, "prior": 2}
     assert run_command(monkeypatch, "pack", tmp_path / "archives", "--out", out) == 0
     assert [path.name for path in (tmp_path / "archives").iterdir()] == ["rows_0.tar"]
