@@ -121,7 +121,10 @@ export class Studio {
       event.preventDefault();
       classList.add("over");
     });
-    on("dragleave", ({ relatedTarget }) => relatedTarget || classList.remove("over"));
+    on("dragleave", ({ relatedTarget: to }) => {
+      const inside = to && (!(target instanceof Node) || target.contains(to));
+      if (!inside) classList.remove("over");
+    });
     on("drop", (event) => {
       event.preventDefault();
       classList.remove("over");
@@ -139,7 +142,8 @@ export class Studio {
     return this.work("open", async (signal) => {
       const { scene, credit, name, seen } = await this.engine.example(this.tell);
       if (signal.aborted) return;
-      Object.assign(this, { name, seen, photo: new Blob([/** @type {any} */ (scene.photo)], { type: "image/jpeg" }) });
+      const photo = new Blob([/** @type {any} */ (scene.photo)], { type: "image/jpeg" });
+      Object.assign(this, { name, seen, photo });
       this.get("credit").textContent = credit;
       await this.show(scene);
       if (seen) await this.draw();

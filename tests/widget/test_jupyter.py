@@ -179,6 +179,14 @@ def test_the_studio_in_jupyterlab(lab, browser, photo, tmp_path):
     flower = stage.screenshot()
     until(page, lambda: stage.screenshot() != flower)  # it sways by itself
     shot("flower")
+    # A file is dragged over it, and away.
+    for kind, over in (("dragover", 1), ("dragleave", 0)):
+        home.evaluate(
+            """(home, kind) => home.getRootNode().host.dispatchEvent(
+                 new DragEvent(kind, { relatedTarget: document.body, cancelable: true }))""",
+            kind,
+        )
+        assert page.locator("#studio.over").count() == over
     page.set_input_files("#file", tmp_path / "disc.png")
     until(page, lambda: "disc" in (page.get_attribute(".gidlite-canvas", "aria-label") or ""))
     rest()
