@@ -287,6 +287,7 @@ export class Gain extends Grid {
       const away = Math.hypot(x - fromX - share * dx, y - fromY - share * dy) / radius;
       const near = Math.min(Math.max(2 * ((goal ? 1 : 1.5) - away), 0), 1);
       const touched = near * near * (3 - 2 * near);
+      if (touched === 0) return old;
       if (!goal) return old < 1 ? Math.max(old, touched) : Math.min(old, 1 / touched);
       // However often it is drawn, its edge stays soft.
       const end = goal(cell);
@@ -732,9 +733,10 @@ const OTHERS = 1.5; // of the reach: how far what is drawn along goes at most
 const CALM = 0.01; // of the liveliest's mobility: less is not worth holding
 const BRUSH = 0.06; // of the photo's width: where the brush that holds still ends, softly
 const HELD = 0.2; // a lower gain counts as a place that does not move
-// Of how far the liveliest go: what is told to move. Where a photo says that hardly anything moves,
-// it hardly says in which way, so no more than this many times as far.
-const [LIVELY, MOST_GAIN] = [0.7, 20];
+// What is told to move goes by so much of how far the liveliest go, or, should they be calmer, of so
+// much of the width (RMS). Where a photo says that hardly anything moves, it hardly says in which
+// way, so it goes no more than so many times as far.
+const [LIVELY, LEAST_LIVELY, MOST_GAIN] = [0.7, 0.004, 20];
 
 let serial = 0;
 
@@ -765,6 +767,7 @@ class Explorer {
     this.touched = this.liveliest(this.central);
     this.lean = this.leaning();
     this.build();
+    this.wanted = LIVELY ** 2 * Math.max(this.lively, (LEAST_LIVELY * data.width) ** 2 / 2);
     this.goals = { hold: () => 0, move: (cell) => this.enlivened(cell) };
     this.painter = this.makePainter();
     this.listen();
@@ -849,16 +852,23 @@ class Explorer {
     this.showHeld();
   }
 
-  /** Return the gain with which a place, a cell of it, moves about as far as the liveliest do. */
+  /** Return the gain with which a cell moves about as far as the liveliest do. */
   enlivened(cell) {
-    const { gain, front } = this.data;
+    const { gain } = this.data;
     const [x, y] = gain.pixel(cell);
+    // The least of all around: on the outline of what moves, its own and not that of the wall.
+    const [across, down] = [this.data.width / gain.columns, this.data.height / gain.rows];
+    const around = [-1, 0, 1].flatMap((i) => [-1, 0, 1].map((j) => [x + i * across, y + j * down]));
+    const able = Math.max(...around.map((place) => this.mobilityAt(...place)));
+    return Math.min(Math.max(Math.sqrt(this.wanted / Math.max(able, 1e-12)), 1), MOST_GAIN);
+  }
+
+  /** Return the mobility of what is seen at a pixel of the photo. */
+  mobilityAt(x, y) {
     const field = this.sheet(x, y);
-    const own = field === front ? this.mobility : (this.behind ??= field.mobility(this.system.omega));
-    const able = field.corners(x, y).reduce((sum, [at, weight]) => sum + weight * own[at], 0);
-    // Where the whole photo hardly moves, as far as can be seen: by RMS, with |q| = 2.
-    const wanted = Math.max(LIVELY ** 2 * this.lively, (SEEN * REACH * this.data.width) ** 2 / 2);
-    return Math.min(Math.max(Math.sqrt(wanted / Math.max(able, 1e-12)), 1), MOST_GAIN);
+    const all = field === this.data.front ? this.mobility
+      : (this.behind ??= field.mobility(this.system.omega));
+    return field.corners(x, y).reduce((sum, [cell, weight]) => sum + weight * all[cell], 0);
   }
 
   makePainter() {
