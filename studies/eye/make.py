@@ -117,7 +117,7 @@ def make_set(
     told = json.dumps([asdict(settings), [path.name for path in photos]])
     name = hashlib.sha256(told.encode()).hexdigest()[:12]
     key = FORMAT | {"set": name} | asdict(settings) | {"pairs": pairs}
-    secret = json.dumps(key, indent=1, ensure_ascii=False) + "\n"
+    secret = json.dumps(key, indent=1) + "\n"
     shown = page(name, [pair["id"] for pair in pairs])
     check_output(folder, folder=True)
     with alone(folder, "loops"):

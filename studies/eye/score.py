@@ -17,7 +17,7 @@ from gidlite.evaluate import table
 from studies.eye.make import FORMAT, SIDES
 
 ANSWERS = {"format": "gidlite-eye", "version": 1}
-EVERYONE = "everyone"
+EVERYONE = "all observers"  # no file that the page saves is called so
 _DRAWS, _LEVEL = 2000, 0.95
 _FAILED = 0.2  # more than this share of catch pairs is inattentive
 _FORMER = {"pair": "first", "catch": "moving"}  # what a share counts
@@ -78,7 +78,7 @@ def score(key: dict, results: dict[str, Answers]) -> dict:
     A row has ``kind``, ``observer``, ``pairs``, how often the ``former`` (first, or what moves) and
     the ``latter`` was chosen or ``neither``, ``share``: of the former in [0, 1], neither counts
     half, and 95 % intervals of it: ``exact`` over pairs, ``photos`` by bootstrap over photos, None
-    where every photo was judged once. The row of everyone averages each pair over observers.
+    where every photo was judged once. The row of all observers averages each pair over them.
     """
     rows, warnings = [], []
     for kind in _FORMER:
@@ -159,8 +159,8 @@ def score_table(key: dict, report: dict) -> Table:
         for row in report["rows"]
     ]  # fmt: skip
     note = (
-        "Chosen and none (cannot tell, counts half): answers; for everyone, those to a pair are "
-        "averaged. 95 % intervals: exact over pairs, bootstrap over photos."
+        "Chosen and none (cannot tell, counts half): answers; of all observers, those to a "
+        "pair are averaged. 95 % intervals: exact over pairs, bootstrap over photos."
     )
     return table("Which one moves as it would in the wind?", columns, rows, note=note)
 

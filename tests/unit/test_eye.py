@@ -246,7 +246,7 @@ def test_known_answers_of_one_observer():
 
 def test_everyone_averages_observers_and_no_pair_counts_twice():
     report = score(KEY, {"AB": answers(8), "CD": answers(4), "EF": answers(8)})
-    row = rows(report)["pair", "everyone"]
+    row = rows(report)["pair", "all observers"]
     assert row["share"] == pytest.approx(5 / 6) and row["pairs"] == 8
     assert row["exact"] == pytest.approx(exact_interval(20 / 3, 8))
     assert row["photos"] == pytest.approx([5 / 6, 5 / 6]), "of every photo one pair is always won"
