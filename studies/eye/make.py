@@ -10,7 +10,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -169,9 +169,10 @@ def _make_loop(path: Path, photo: Path, pair: dict, shows: str, settings: Settin
         volume = _imagine(source, image, pair["seed"])
         times = frame_times(volume, seconds=settings.seconds, fps=settings.fps)
         volume = close_for(volume, times)
-        # Attention is asked for where there is something to see.
-        lively = _SEEN / max(farthest_motion(volume), _SEEN / 5) if shows == "moving" else 1.0
-        for frame in render_frames(image, volume, times, amplify=max(1.0, lively)):
+        if shows == "moving":  # attention is asked for where there is something to see
+            lively = max(1.0, _SEEN / max(farthest_motion(volume), 1e-3))
+            volume = replace(volume, spectral=volume.spectral * lively)
+        for frame in render_frames(image, volume, times):
             video.write(frame)
 
 
