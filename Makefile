@@ -23,7 +23,7 @@ demo: $(READY)  ## animate a real photo: a seamless loop in outputs/demo
 test: lint  ## lint, then run all tests, doctests and notebooks (fast mode)
 	@$(PIP) "triton ; sys_platform == 'linux'"
 	$(PATIENT) $(BIN)/python -m pytest -q -n 2 -m "not browser"
-	$(BIN)/python -m pytest -q tests/widget/test_browser.py tests/widget/test_save.py
+	$(BIN)/python -m pytest -q tests/widget/test_browser.py tests/widget/test_save.py tests/widget/test_eye_page.py
 	$(BIN)/python -m pytest -q tests/widget/test_jupyter.py
 	$(BIN)/python -m pytest -q -m browser tests/widget/test_studio*.py
 
