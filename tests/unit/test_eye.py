@@ -13,6 +13,7 @@ import torch
 from unit.tiny_pipeline import tiny
 
 from gidlite.__main__ import run
+from gidlite.cli import console
 from gidlite.errors import GidliteError
 from gidlite.media import read_video, write_image
 from gidlite.motion import SpectralVolume
@@ -322,7 +323,7 @@ def test_answers_handed_in_twice_are_refused(tmp_path):
 
 
 def test_the_command_prints_a_table_and_writes_it(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(console, "width", 120)
     key = json.loads((made / "key.json").read_text("utf-8"))
     right = [(p["id"], "left" if p["left"] in ("first", "moving") else "right")
              for p in key["pairs"]]  # fmt: skip
