@@ -60,7 +60,7 @@ class KernelEngine extends Engine {
   /** @param {import("./studio.js").Progress} tell */
   async example(tell) {
     const told = await this.ask({ type: "photo" }, tell);
-    return { scene: this.scene(told), credit: "", name: told.name, seen: true };
+    return { scene: this.scene(told), credit: told.credit, name: told.name, seen: true };
   }
 }
 

@@ -34,6 +34,7 @@ from gidlite.render import render_frames
 from gidlite.web import FOLDER
 
 _SHOWN_WIDTH = 640
+_CREDIT = "Photo by vultilion on Flickr (flower.jpg of scikit-learn), CC BY 2.0"
 _COARSE = 4  # cells of a volume along one of those that coordinates are found from
 # In a notebook the colours are those of JupyterLab's theme.
 _STYLE = """:host {
@@ -74,6 +75,7 @@ class Studio(anywidget.AnyWidget):
         super().__init__()
         self.output: GidOutput | None = None
         self._pipeline: GidPipeline | None = None
+        self._credit = _CREDIT if photo is None else ""
         self._name = Path(photo).stem if isinstance(photo, str | Path) else "photo"
         self._image = as_image(sample_photo() if photo is None else photo)
         height, width = fit_size(*self._image.shape[-2:], max_width=_SHOWN_WIDTH)
@@ -115,7 +117,7 @@ class Studio(anywidget.AnyWidget):
         if buffers:
             with Image.open(BytesIO(buffers[0])) as opened:
                 self._image = as_image(opened)
-            self._scene, self._name = None, "photo"
+            self._scene, self._name, self._credit = None, "photo", ""
         if self._pipeline is None:
             self._step(request, "Reading the weights")
             self._pipeline = GidPipeline.from_pretrained()
@@ -127,7 +129,8 @@ class Studio(anywidget.AnyWidget):
             alt = request.get("alt", f"Photo: {self._name}.")
             self._scene = make_scene(self._image, self._basis, alt=alt, **shown)
         scene = self._scene
-        return {"header": scene.header, "name": self._name}, [getattr(scene, n) for n in _SENT]
+        told = {"header": scene.header, "name": self._name, "credit": self._credit}
+        return told, [getattr(scene, n) for n in _SENT]
 
     def _sample(self, request: dict, sampling: Sampling | None = None) -> GidOutput:
         def tell(done: int, total: int) -> None:

@@ -37,7 +37,7 @@ class Browser:
 @pytest.fixture(scope="module")
 def browser():
     made = Browser(gidlite.studio())
-    made.ask("photo")
+    assert "vultilion" in made.ask("photo")[0]["credit"]
     return made
 
 
@@ -93,6 +93,7 @@ def test_another_photo_and_a_page_of_it(browser):
     told, sent = browser.ask("photo", memoryview(stream.getvalue()), alt="Photo: <b>.")
     assert (told["header"]["width"], told["header"]["height"]) == (60, 90)
     assert told["header"]["alt"] == "Photo: <b>." and len(sent) == 5
+    assert told["credit"] == ""
     assert len(told["header"]["frequencies"]) * 8 <= len(sent[3])
     _, (page,) = browser.ask("page")
     assert b"data-gidlite" in page and b"&lt;b&gt;" in page and b"<b>" not in page
