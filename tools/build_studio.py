@@ -26,7 +26,6 @@ FOLDERS = ("graphs", "example", "vendor")
 NOT_USED = {"data", "train", "evaluate", "cli"}  # rooms from which no graph is made
 VERSION = 'const VERSION = "";'  # in sw.js: a browser looks for changes there
 MOST_BYTES = 45_000_000
-CREDIT = "Photo by vultilion on Flickr (flower.jpg of scikit-learn), CC BY 2.0"
 ALT = "A dahlia in front of dark leaves."
 MIT = (npm.ROOT / "LICENSE").read_text(encoding="utf-8").partition("Permission")[2]
 MIT = "Permission" + MIT.partition("\n\n\n")[0] + "\n"
@@ -34,7 +33,7 @@ MIT = "Permission" + MIT.partition("\n\n\n")[0] + "\n"
 
 def key() -> str:
     """Return a hash of all that graphs and example are made of: weights, code and packages."""
-    found = hashlib.sha256(CREDIT.encode() + ALT.encode())
+    found = hashlib.sha256(ALT.encode())
     code = (p for p in PACKAGE.rglob("*.py") if not NOT_USED & set(p.relative_to(PACKAGE).parts))
     weights = (PACKAGE / "weights" / "modes").rglob("*")
     for path in sorted(p for p in (*code, *weights) if p.is_file()):
@@ -52,7 +51,7 @@ def key() -> str:
 def make_example(pipeline, folder: Path) -> None:
     """Write the scene that a visitor touches first, as ``make_scene`` returns it."""
     from gidlite.dynamics import make_scene
-    from gidlite.media import sample_photo
+    from gidlite.media import SAMPLE_CREDIT, sample_photo
 
     photo = sample_photo()
     scene = make_scene(photo, pipeline.basis(photo), modes=48, width=640, alt=ALT)
@@ -61,7 +60,7 @@ def make_example(pipeline, folder: Path) -> None:
         (folder / f"{name}.jpg").write_bytes(getattr(scene, name))
     for name in ("front_modes", "back_modes"):
         (folder / f"{name}.bin").write_bytes(getattr(scene, name))
-    header = json.dumps(scene.header | {"credit": CREDIT}, indent=1) + "\n"
+    header = json.dumps(scene.header | {"credit": SAMPLE_CREDIT}, indent=1) + "\n"
     (folder / "scene.json").write_text(header, encoding="utf-8")
 
 

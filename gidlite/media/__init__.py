@@ -95,6 +95,9 @@ def xt_slice(frames: Tensor, *, row: int | None = None, column: int | None = Non
     return frames.select(axis, index).transpose(0, 1)
 
 
+SAMPLE_CREDIT = "Photo by vultilion on Flickr (flower.jpg of scikit-learn), CC BY 2.0"
+
+
 def sample_photo() -> Path:
     """Return the path of ``flower.jpg``, the photo that comes with scikit-learn."""
     spec = importlib.util.find_spec("sklearn")  # finds the folder without the slow import

@@ -20,6 +20,7 @@ from gidlite.dynamics import Scene, asset, make_scene, write_page
 from gidlite.dynamics.modal import coordinates_of
 from gidlite.errors import GidliteError
 from gidlite.media import (
+    SAMPLE_CREDIT,
     VideoWriter,
     as_image,
     encode_jpeg,
@@ -34,7 +35,6 @@ from gidlite.render import render_frames
 from gidlite.web import FOLDER
 
 _SHOWN_WIDTH = 640
-_CREDIT = "Photo by vultilion on Flickr (flower.jpg of scikit-learn), CC BY 2.0"
 _COARSE = 4  # cells of a volume along one of those that coordinates are found from
 # In a notebook the colours are those of JupyterLab's theme.
 _STYLE = """:host {
@@ -75,7 +75,7 @@ class Studio(anywidget.AnyWidget):
         super().__init__()
         self.output: GidOutput | None = None
         self._pipeline: GidPipeline | None = None
-        self._credit = _CREDIT if photo is None else ""
+        self._credit = SAMPLE_CREDIT if photo is None else ""
         self._name = Path(photo).stem if isinstance(photo, str | Path) else "photo"
         self._image = as_image(sample_photo() if photo is None else photo)
         height, width = fit_size(*self._image.shape[-2:], max_width=_SHOWN_WIDTH)
