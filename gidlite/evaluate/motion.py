@@ -209,7 +209,7 @@ def evaluate_cases(
                 case.photo, num_inference_steps=draws.steps, guidance_scale=draws.guidance,
                 generator=torch.Generator().manual_seed(seed),
             )  # fmt: skip
-            volumes.append(_like_observed(output.spectral, case.motion, pipeline.num_frames))
+            volumes.append(like_observed(output.spectral, case.motion, pipeline.num_frames))
             if progress:
                 progress(len(scores) * len(seeds) + len(volumes), count * len(seeds))
         seconds = (time.monotonic() - started) / len(seeds)
@@ -228,7 +228,7 @@ def evaluate_cases(
     return MotionReport(settings, scores)
 
 
-def _like_observed(volume: Tensor, motion: Tensor, num_frames: int) -> Tensor:
+def like_observed(volume: Tensor, motion: Tensor, num_frames: int) -> Tensor:
     """Bring a prediction to the size of the observation and to its window of time."""
     frames, _, height, width = motion.shape
     volume = spectral.resize_spectral(volume, height=height, width=width)

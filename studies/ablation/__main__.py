@@ -1,7 +1,8 @@
-"""Commands of the ablation table: make scenes, train the rows, pack them, measure them."""
+"""Commands of the ablation table: make scenes, train the rows, pack, measure and compare them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from gidlite.__main__ import run
 from gidlite.cli import Steps, console, progress_bar
-from gidlite.errors import GidliteError
+from gidlite.errors import GidliteError, written
 
 app = typer.Typer(help="The ablation table: rows that differ in one thing, trained alike.")
 Presets = Annotated[str, typer.Option(help="laptop, gpu, or tiny to try it.")]
@@ -59,13 +60,10 @@ def train(
 
     Run again, it goes on where it was. Several processes may train at once, each another seed.
     """
-    from diffusers.utils import logging
-
-    from studies.ablation.rows import read_rows
     from studies.ablation.training import train_rows
 
-    logging.set_verbosity_error()
-    rows = read_rows(configs, row or ())
+    _quiet()
+    rows = _rows(configs, row)
     finished = train_rows(
         rows, _preset(preset), out, device=device, sprites=sprites, seeds=seed,
         minutes=minutes, say=console.print,
@@ -84,52 +82,126 @@ def pack(
         console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
+Weights = Annotated[Path | None, typer.Option(help="Folder of the feature networks.")]
+Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
+Renderer = Annotated[str, typer.Option(help="Of rows that do not name one.")]
+
+
 @app.command()
 def measure(
     out: Out = _OUT,
     row: Names = None,
     configs: Configs = _CONFIGS,
-    scenes: Annotated[int, typer.Option(help="Held-out synthetic scenes; 0 for none.")] = 16,
+    scenes: Annotated[int, typer.Option(help="Held-out synthetic scenes; 0 for none.")] = 64,
     clips: Annotated[
         list[Path] | None, typer.Option(help="Real clip, or a folder of them; may be repeated.")
     ] = None,
     sprites: Sprites = None,
-    frames: Annotated[int, typer.Option(help="Length of the videos.")] = 64,
-    samples: Annotated[int, typer.Option(help="Predictions per photo.")] = 2,
+    seed: Seeds = (0, 1, 2),
+    samples: Samples = 3,
     steps: Steps = 12,
-    draws: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 200,
-    metrics: Annotated[str, typer.Option(help="Some of fid,kid,fvd,fvd32.")] = "fid,kid,fvd,fvd32",
-    renderer: Annotated[str, typer.Option(help="Of rows that do not name one.")] = "softmax",
-    weights: Annotated[Path | None, typer.Option(help="Folder of the feature networks.")] = None,
+    renderer: Renderer = "softmax",
+    long: Annotated[bool, typer.Option("--long", help="FVD_32, too: twice the time.")] = False,
+    weights: Weights = None,
     device: Device = "cpu",
 ) -> None:
     """Sample, render and score the rows: `python -m studies.ablation measure --clips clips/`.
 
-    Writes rows/NAME.json, table.json and table.md. Goes on where it was; run again, it only
-    prints the table.
+    Run again, it goes on where it was. Several processes may measure at once, each another seed.
     """
+    from gidlite.data.splits import judges
+    from gidlite.media.video import find_videos
+    from studies.ablation import cases
+    from studies.ablation.films import load_film_networks
+    from studies.ablation.measure import MeasureSettings, with_seeds
+    from studies.ablation.measure import measure as measure_models
+
+    _quiet()
+    rows, settings = _rows(configs, row), MeasureSettings(samples, steps, renderer, long)
+    paths = judges(path for path, _ in find_videos(clips)) if clips else []
+    if not (scenes or paths):
+        raise GidliteError("nothing to measure on; give --scenes, or --clips with real ones")
+    networks = load_film_networks(weights, device)
+    if scenes:
+        cases.store_scene_cases(
+            out / "cases" / "scenes", scenes, sprites=sprites, say=console.print
+        )
+    if paths:
+        cases.store_clips(out / "cases" / "clips", paths, say=console.print)
+    sets = [name for name, wanted in (("scenes", scenes), ("clips", paths)) if wanted]
+    measure_models(
+        with_seeds(rows, seed), out, sets, settings=settings, networks=networks,
+        sprites=sprites, say=console.print,
+    )  # fmt: skip
+
+
+@app.command()
+def power(
+    out: Out = _OUT, configs: Configs = _CONFIGS, seed: Seeds = (0, 1, 2),
+    renderer: Renderer = "softmax",
+) -> None:  # fmt: skip
+    """Write power.json: what difference can be seen, from trainings of the full model alone."""
+    from studies.ablation.measure import MeasureSettings
+    from studies.ablation.table import power as power_of
+
+    settings = MeasureSettings(renderer=renderer)
+    found = power_of(_rows(configs, None), out, seeds=seed, settings=settings)
+    _write(out / "power.json", found)
+    for place, one in found.items():
+        for score, value in one.items():
+            if isinstance(value, dict):
+                console.print(
+                    f"{place}  {score}: full {value['full']:.4g}, least seen {value['least']:.4g}"
+                )
+
+
+@app.command()
+def table(
+    out: Out = _OUT, row: Names = None, configs: Configs = _CONFIGS, seed: Seeds = (0, 1, 2),
+    samples: Samples = 3, steps: Steps = 12, renderer: Renderer = "softmax",
+) -> None:  # fmt: skip
+    """Compare what was measured, and print it: writes table.json and table.md."""
+    from studies.ablation.measure import MeasureSettings
+    from studies.ablation.table import compare_rows, markdown_table, rich_tables
+
+    rows, settings = _rows(configs, row), MeasureSettings(samples, steps, renderer)
+    found = compare_rows(rows, out, seeds=seed, settings=settings, say=console.print)
+    _write(out / "table.json", found)
+    (out / "table.md").write_text(markdown_table(found))
+    for shown in rich_tables(found):
+        console.print(shown)
+    console.print(f"{out / 'table.md'}")
+
+
+@app.command()
+def sheet(
+    place: Annotated[str, typer.Argument(help="scenes or clips.")], out: Out = _OUT,
+    row: Names = None, configs: Configs = _CONFIGS, seed: Annotated[int, typer.Option()] = 0,
+) -> None:  # fmt: skip
+    """Draw what rows predict for six photos, beside the truth: `... sheet scenes`."""
+    from studies.ablation.measure import MeasureSettings, is_ready, write_sheet
+
+    _quiet()
+    models = dict.fromkeys(f"{one.source}-{seed}" for one in _rows(configs, row))
+    models = [m for m in models if is_ready(m, out) and (place == "scenes" or m[:5] != "wind-")]
+    console.print(f"{write_sheet(out, place, models, MeasureSettings())}")
+
+
+def _quiet() -> None:
     from diffusers.utils import logging
 
-    from gidlite.media.video import find_videos
-    from studies.ablation.measure import MeasureSettings, measure_rows
-    from studies.ablation.rows import read_rows
-    from studies.ablation.table import markdown_table, rich_table
-
     logging.set_verbosity_error()
-    rows = read_rows(configs, row or ())
-    paths = [path for path, _ in find_videos(clips)] if clips else []
-    names = tuple(name.strip() for name in metrics.lower().split(","))
-    settings = MeasureSettings(
-        frames=frames, samples=samples, steps=steps, draws=draws, metrics=names, renderer=renderer
-    )
-    table = measure_rows(
-        rows, out, scenes=scenes, clips=paths, sprites=sprites, settings=settings,
-        weights=weights, device=device, say=console.print,
-    )  # fmt: skip
-    for shown in rich_table(rows, table):
-        console.print(shown)
-    (out / "table.md").write_text(markdown_table(rows, table))
-    console.print(f"{out / 'table.md'}")
+
+
+def _rows(configs: Path, names: list[str] | None):
+    from studies.ablation.rows import read_rows
+
+    return read_rows(configs, names or ())
+
+
+def _write(path: Path, value: dict) -> None:
+    with written(path) as hidden:
+        hidden.write_text(json.dumps(value, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,110 +4,197 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Complex, Float, Int, UInt8
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
-from gidlite.data.splits import ABLATION_SEED
-from gidlite.data.world import make_scenes
-from gidlite.data.world.pieces import collect_pieces
-from gidlite.errors import GidliteError
-from gidlite.evaluate.motion import Case
-from gidlite.media import read_video, write_video
-from gidlite.motion.flow import motion_texture
+from gidlite.data.splits import ABLATION_SEED, place_of, seeded
+from gidlite.data.world import Scenes, compose, make_scenes
+from gidlite.data.world.pieces import Draw, collect_pieces
+from gidlite.errors import require, written
+from gidlite.evaluate.motion import MOVING_PX, STATIC_PX, Mask, clip_case
+from gidlite.evaluate.scenes import MOVING, STILL, STRIDE, peak
+from gidlite.media import read_video
+from gidlite.motion.spectral import (
+    motion_amplitude,
+    motion_to_spectral,
+    pack_complex,
+    resize_motion,
+    resize_spectral,
+    unpack_complex,
+)
 
+FILM = 32  # frames of a film
+_FINE = 2  # px of a picture along a sample of what a wind is rendered from
+BINS = 24  # of the row that has most: what a row leaves out counts as still
+WINDS = 4  # of a scene: the one of its film, and others that might as well have blown
+NUM_FRAMES, FPS = 150, 30.0
 _WIDTH = 256
-_NUM_FRAMES, _FPS = 150, 30.0
-QUALITY = 0.8
 
 
-class CaseFolder:
-    """Cases with the video of what really happened: ``000.safetensors``, ``videos/000.mp4``.
+@dataclass(frozen=True)
+class Truth:
+    """A photo, how it moved, and its film.
 
-    Args:
-        folder: What ``store_clips`` or ``store_scene_cases`` wrote.
+    Motion is compared on cells of 4 × 4 px of a picture 256 px wide, and in px of these cells.
+
+    Attributes:
+        name: Of the scene or clip.
+        place: What was filmed; takes of one place are not independent.
+        photo: In [0, 1].
+        film: The first 32 frames.
+        fine: Spectral volumes that might all have followed, 24 bins, on a grid twice as fine as the
+            cells; the film shows the first. Of a real clip there is one.
+        reliable: Cells whose motion is known.
+        depth: Number of the layer seen at a cell; nothing but 0 for a real clip.
+        frames: Length in frames of what was observed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.videos = folder, folder / "videos"
-        self._files = sorted(folder.glob("*.safetensors"))
+    name: str
+    place: str
+    photo: Float[Tensor, "3 height width"]
+    film: UInt8[Tensor, "32 3 height width"]
+    fine: Complex[Tensor, "winds 24 2 fine_rows fine_columns"]
+    reliable: Mask
+    depth: Int[Tensor, "rows columns"]
+    frames: int = NUM_FRAMES
 
-    def __len__(self) -> int:
-        return len(self._files)
+    @cached_property
+    def winds(self) -> Complex[Tensor, "winds 24 2 rows columns"]:
+        """The spectral volumes on the cells."""
+        return _on_grid(self.fine, self.reliable.shape)
 
-    def __iter__(self) -> Iterator[Case]:
-        for path in self._files:
-            with safe_open(path, "pt") as file:
-                name = (file.metadata() or {})["name"]
-                photo, motion = file.get_tensor("photo").float() / 255, file.get_tensor("motion")
-                reliable = file.get_tensor("reliable").bool()
-            yield Case(name, photo, motion.float(), reliable)
+    @cached_property
+    def level(self) -> Float[Tensor, "rows columns"]:
+        """RMS displacement of the film's wind."""
+        return motion_amplitude(self.winds[0])
+
+    @cached_property
+    def moving(self) -> Bool[Tensor, "rows columns"]:
+        """Cells that move: by 0.25 px of the picture, or 0.3 of what moves most in a scene."""
+        least = MOVING_PX / STRIDE if len(self.winds) == 1 else MOVING * peak(self.level)
+        return (self.level > least) & self.reliable
+
+    @cached_property
+    def still(self) -> Bool[Tensor, "rows columns"]:
+        """Cells that do not: by 0.1 px of the picture, or 0.06 of what moves most in a scene."""
+        most = STATIC_PX / STRIDE if len(self.winds) == 1 else STILL * peak(self.level)
+        return (self.level < most) & self.reliable
+
+    def save(self, path: Path) -> None:
+        """Write it; nothing is left half-written."""
+        tensors = {
+            "photo": (self.photo * 255).round().byte(), "film": self.film,
+            "fine": pack_complex(self.fine).half(), "reliable": self.reliable.byte(),
+            "depth": self.depth.to(torch.int32),
+        }  # fmt: skip
+        about = {"name": self.name, "place": self.place, "frames": str(self.frames)}
+        with written(path) as hidden:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, hidden, about)
 
 
-def _store(
-    folder: Path, number: int, name: str, frames: Sequence[Tensor], motion, reliable
-) -> None:
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    write_video(folder / "videos" / f"{number:03d}.mp4", frames, fps=_FPS, quality=QUALITY)
-    tensors = {
-        "photo": (frames[0] * 255).round().byte() if frames[0].is_floating_point() else frames[0],
-        "motion": motion.half(), "reliable": reliable.byte(),
-    }  # fmt: skip
-    tensors = {key: value.contiguous() for key, value in tensors.items()}
-    save_file(tensors, folder / f"{number:03d}.safetensors", {"name": name})
+def read_truth(path: Path) -> Truth:
+    """Read what ``Truth.save`` wrote."""
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        found = {name: file.get_tensor(name) for name in file.keys()}
+    found["photo"] = found["photo"].float() / 255
+    found["fine"] = unpack_complex(found["fine"].float())
+    found["reliable"] = found["reliable"].bool()
+    return Truth(**found, name=about["name"], place=about["place"], frames=int(about["frames"]))
 
 
-def _claim(folder: Path, what: dict) -> bool:
-    """Return whether the folder still has to be filled; empty it if it holds something else."""
-    note = folder / "cases.json"
-    if note.is_file() and json.loads(note.read_text()) == what:
-        return False
-    for path in [*folder.glob("*.safetensors"), *folder.glob("videos/*.mp4")]:
-        path.unlink()
-    note.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return True
+def cases_in(folder: Path) -> list[Path]:
+    """Return the files of the cases in a folder, in order."""
+    return sorted(folder.glob("*.safetensors"))
 
 
 def store_scene_cases(
-    folder: Path, count: int, *, frames: int, sprites: str | Path | None = None
-) -> CaseFolder:
-    """Make scenes that were never trained on, with their exact motion and video.
+    folder: Path, count: int, *, sprites: str | Path | None = None, say=lambda text: None
+) -> None:
+    """Make scenes that were never trained on, with exact motion, unless they are there.
 
-    The photo is what the video begins with, without the grain of a camera, which the renderer of
+    The photo is what the film begins with, without the grain of a camera, which the renderer of
     the scenes could not move along.
     """
-    what = {"scenes": count, "frames": frames, "sprites": sprites is not None}
-    if _claim(folder, what):
-        sources = collect_pieces(sprites, seed=ABLATION_SEED)
-        for number in range(count):
-            generator = torch.Generator().manual_seed(ABLATION_SEED + number)
-            scenes = make_scenes(1, sources[number % len(sources)], generator=generator)
-            shown = [scenes.frame(time)[0] for time in range(frames)]
-            motion = scenes.motion()[0]
-            reliable = torch.ones(motion.shape[-2:], dtype=torch.bool)
-            _store(folder, number, f"scene {number}", shown, motion, reliable)
-        (folder / "cases.json").write_text(json.dumps(what))
-    return CaseFolder(folder)
+    _claim(folder, {"sprites": sprites is not None})
+    missing = [n for n in range(count) if not (folder / f"{n:03d}.safetensors").is_file()]
+    sources = collect_pieces(sprites, seed=ABLATION_SEED) if missing else []
+    for number in missing:
+        generator = torch.Generator().manual_seed(ABLATION_SEED + number)
+        scenes = make_scenes(1, sources[number % len(sources)], generator=generator)
+        blown = [scenes, *(another_wind(scenes, wind) for wind in range(1, WINDS))]
+        rows, columns = (side // _FINE for side in scenes.grid)
+        fine = torch.stack([_on_grid(one.spectral(BINS)[0], (rows, columns)) for one in blown])
+        film = torch.stack([scenes.frame(time)[0] for time in range(FILM)])
+        cells = scenes.depth[0, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+        name = f"scene {number}"
+        Truth(
+            name, name, film[0], (film * 255).round().byte(), fine,
+            torch.ones_like(cells, dtype=torch.bool), cells,
+        ).save(folder / f"{number:03d}.safetensors")  # fmt: skip
+        say(f"scene {number + 1} of {count} made")
 
 
-def store_clips(folder: Path, clips: Sequence[Path], *, frames: int) -> CaseFolder:
-    """Read clips at 256 px wide and 30 fps, and follow their motion.
+def another_wind(scenes: Scenes, seed: int) -> Scenes:
+    """Return the same one scene in another wind of the same strength."""
+    generator = seeded(ABLATION_SEED + seed, int(1e6 * scenes.photo.double().mean()))
+    coords = compose.wind_driven(Draw(1, scenes.photo.device, generator), scenes.traits)
+    parent, rides = (scenes.traits[name][..., None, None] for name in ("parent", "rides"))
+    ridden = torch.gather(coords, 1, parent.expand_as(coords)) * rides
+    return replace(scenes, coords=torch.cat([coords, ridden], dim=2))
+
+
+def store_clips(folder: Path, clips: Sequence[Path], *, say=lambda text: None) -> None:
+    """Read clips at 256 px wide and 30 fps, and follow their motion, unless they are there.
 
     Raises:
-        GidliteError: If a clip cannot be read or is too short.
+        GidliteError: If a clip cannot be read or is shorter than 32 frames.
     """
-    what = {"clips": [path.name for path in clips], "frames": frames}
-    if _claim(folder, what):
-        for number, path in enumerate(clips):
-            clip = read_video(path, fps=_FPS, width=_WIDTH, max_frames=_NUM_FRAMES)
-            if len(clip.frames) < max(frames, _FPS):
-                raise GidliteError(f"{path} is shorter than {max(frames, _FPS):.0f} frames")
-            observed = motion_texture(clip.frames)
-            shown = list(clip.frames[:frames])
-            _store(folder, number, path.stem, shown, observed.motion, observed.reliable)
-        (folder / "cases.json").write_text(json.dumps(what))
-    return CaseFolder(folder)
+    _claim(folder, {"clips": [path.name for path in clips]})
+    for number, path in enumerate(clips):
+        target = folder / f"{number:03d}.safetensors"
+        if target.is_file():
+            continue
+        film = read_video(path, fps=FPS, width=_WIDTH, max_frames=FILM).frames
+        require(len(film) == FILM, f"{path} is shorter than {FILM} frames; leave it out")
+        case = clip_case(path, fps=FPS, num_frames=NUM_FRAMES)
+        rows, columns = (side // STRIDE for side in film.shape[-2:])
+        grid = {"height": rows * STRIDE // _FINE, "width": columns * STRIDE // _FINE}
+        motion = resize_motion(case.motion.float(), **grid)
+        bins = min(BINS, len(motion) // 2 + 1)
+        wind = torch.zeros(BINS, 2, *motion.shape[-2:], dtype=torch.complex64)
+        wind[:bins] = motion_to_spectral(motion, num_frequencies=bins)
+        share = functional.adaptive_avg_pool2d(case.reliable.float()[None], (rows, columns))[0]
+        Truth(
+            path.stem, place_of(path.name), case.photo, film, wind[None], share > 0.5,
+            torch.zeros_like(share, dtype=torch.int32), len(motion),
+        ).save(target)  # fmt: skip
+        say(f"clip {number + 1} of {len(clips)} read")
+
+
+def _on_grid(volume: Tensor, size: tuple[int, int]) -> Tensor:
+    return resize_spectral(volume, height=size[0], width=size[1])
+
+
+def _claim(folder: Path, what: dict) -> None:
+    """Note what a folder holds; empty it if that is something else."""
+    note = folder / "cases.json"
+    if note.is_file() and json.loads(note.read_text()) == what:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in cases_in(folder):
+        path.unlink()
+    note.write_text(json.dumps(what) + "\n")
+
+
+def read_cases(folder: Path) -> Iterator[Truth]:
+    """Yield the cases of a folder."""
+    return map(read_truth, cases_in(folder))

@@ -1,51 +1,145 @@
-"""Whether one row is better than another: differences of FVD with the photos resampled together."""
+"""Whether one row is better than another: photos resampled together, and training counted in.
+
+The difference of two rows has two sources of chance. Other photos would have given another one:
+the bootstrap over places. Other seeds of training would have, too: a variance that is estimated
+from all rows together, each trained with several seeds, since a few seeds of one row say little.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from gidlite.evaluate import FeatureMoments, frechet_distance
-from gidlite.evaluate.networks import load_published
-from gidlite.evaluate.videos import Clips, FeatureStore, Reading, videos_in
+
+LEVEL, POWER = 0.95, 0.8
+_DRAWS = 200
 
 
-class VideoFeatures:
-    """FVD's features of the videos in a folder, from the same store as ``evaluate_videos``.
+@dataclass(frozen=True)
+class Scatter:
+    """A variance and the degrees of freedom of its estimate."""
 
-    Args:
-        cache: Folder of the store.
-        frames: Frames looked at.
-        weights: Folder of the feature networks.
-        device: Where the network runs.
+    variance: float
+    freedom: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A row's score minus that of another, averaged over seeds of training.
+
+    Attributes:
+        value: The difference.
+        photos: Variance of it if other places had been filmed.
+        training: Scatter of it if other seeds had been trained with.
     """
 
-    def __init__(self, cache: Path, frames: int, weights, device: str) -> None:
-        self._network = load_published("i3d", weights).to(device)
-        self._store = FeatureStore(cache, Reading(max_frames=frames))
+    value: float
+    photos: Scatter
+    training: Scatter
 
-    def of(self, folder: Path) -> list[Tensor]:
-        """Return the features of every video, by name."""
-        return list(self._store.features(videos_in(folder), Clips(16, 16), self._network))
+    @property
+    def error(self) -> float:
+        """Standard error."""
+        return math.sqrt(self.photos.variance + self.training.variance)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of ``error``, by Welch and Satterthwaite."""
+        parts = [p for p in (self.photos, self.training) if p.variance > 0]
+        bottom = sum(p.variance**2 / p.freedom for p in parts)
+        return self.error**4 / bottom if bottom > 0 else 1.0
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Return the ends of a confidence interval."""
+        reach = student.ppf((1 + level) / 2, self.freedom) * self.error
+        return self.value - reach, self.value + reach
+
+    @property
+    def p(self) -> float:
+        """Probability of such a difference, or a larger one, if there is none."""
+        if self.error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * student.sf(abs(self.value) / self.error, self.freedom))
+
+    @property
+    def least(self) -> float:
+        """The true difference that is found at 95 % in four of five studies like this one."""
+        reach = sum(student.ppf(quantile, self.freedom) for quantile in ((1 + LEVEL) / 2, POWER))
+        return float(reach * self.error)
 
 
-def _moments(videos: Sequence[Tensor], times: Tensor) -> FeatureMoments:
-    counts = torch.cat([t.expand(len(v)) for v, t in zip(videos, times, strict=True)])
-    return FeatureMoments(videos[0].shape[-1]).add(torch.cat(list(videos)), counts)
+def training_scatter(rows: Iterable[Sequence[float]]) -> Scatter:
+    """Return the variance of a score over seeds of training, pooled over rows.
+
+    Args:
+        rows: The scores of every row, one per seed, on the same photos.
+    """
+    spread, freedom = 0.0, 0
+    for scores in rows:
+        values = torch.tensor(scores, dtype=torch.float64)
+        spread += (values - values.mean()).square().sum().item()
+        freedom += len(values) - 1
+    return Scatter(spread / freedom if freedom else 0.0, max(1, freedom))
+
+
+def gap(difference: Callable[[Tensor], float], places: Sequence[str], training: Scatter) -> Gap:
+    """Return a difference of two rows with its errors.
+
+    Args:
+        difference: Of the photos with these numbers, which may come more than once.
+        places: Of every photo; places are drawn with replacement, with all their photos.
+        training: Scatter of the difference over seeds of training.
+    """
+    groups = [
+        torch.tensor([number for number, place in enumerate(places) if place == one])
+        for one in dict.fromkeys(places)
+    ]
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(_DRAWS):
+        drawn = torch.randint(len(groups), (len(groups),), generator=generator)
+        found.append(difference(torch.cat([groups[number] for number in drawn])))
+    spread = torch.tensor(found, dtype=torch.float64).var().item()
+    photos = Scatter(spread, max(1, len(groups) - 1))
+    return Gap(difference(torch.arange(len(places))), photos, training)
+
+
+def photos_needed(found: Gap, photos: int) -> float:
+    """Return how many photos would decide a difference, were it what it seems to be.
+
+    Infinity if other seeds of training alone would hide it: then more seeds are needed.
+    """
+    reach = abs(found.value) / student.ppf((1 + LEVEL) / 2, found.freedom)
+    left = reach**2 - found.training.variance
+    return photos * found.photos.variance / left if left > 0 else math.inf
+
+
+def seeds_needed(found: Gap, seeds: int) -> float:
+    """Return how many seeds of training would decide a difference on these photos, or infinity."""
+    reach = abs(found.value) / student.ppf((1 + LEVEL) / 2, found.freedom)
+    left = reach**2 - found.photos.variance
+    return seeds * found.training.variance / left if left > 0 else math.inf
+
+
+def holm(chances: dict[str, float], level: float = 1 - LEVEL) -> set[str]:
+    """Return the names that stand if all are tested together (Holm 1979)."""
+    standing: set[str] = set()
+    for rank, name in enumerate(sorted(chances, key=chances.get)):
+        if chances[name] > level / (len(chances) - rank):
+            break
+        standing.add(name)
+    return standing
 
 
 def difference_interval(
-    real: Sequence[Tensor],
-    first: Sequence[Tensor],
-    second: Sequence[Tensor],
-    *,
-    draws: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float, float]:
+    real: Sequence[Tensor], first: Sequence[Tensor], second: Sequence[Tensor], *,
+    draws: int = 200, level: float = LEVEL, seed: int = 0,
+) -> tuple[float, float, float]:  # fmt: skip
     """Return FVD(first) - FVD(second) and a basic bootstrap interval of it.
 
     Entry i of each is of the same photo. A resample draws photos, for all three alike, so that
@@ -76,3 +170,8 @@ def difference_interval(
     )
     low, high = (2 * value - ends).tolist()
     return value, low, high
+
+
+def _moments(videos: Sequence[Tensor], times: Tensor) -> FeatureMoments:
+    counts = torch.cat([t.expand(len(v)) for v, t in zip(videos, times, strict=True)])
+    return FeatureMoments(videos[0].shape[-1]).add(torch.cat(list(videos)), counts)

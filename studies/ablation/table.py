@@ -1,163 +1,406 @@
-"""The table beside the published one, and whether rows come in the same order."""
+"""The rows side by side, how surely each differs from the full model, and what the paper says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studies.ablation.rows import Row
+import torch
+from torch import Tensor
+
+from studies.ablation.cases import cases_in, read_truth
+from studies.ablation.films import DISTANCES, distance
+from studies.ablation.measure import REAL, Measured, MeasureSettings, is_ready, read_measured
+from studies.ablation.paired import (
+    Gap,
+    Scatter,
+    gap,
+    holm,
+    photos_needed,
+    seeds_needed,
+    training_scatter,
+)
+from studies.ablation.rows import STAND_INS, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_VIDEO = {"fid": "FID", "kid": "KID", "fvd": "FVD", "fvd32": "FVD_32"}
-_MOTION = {"auc": "AUC", "spectrum": "spectrum", "axes": "axes", "phase": "phase"}
+MOTION = {
+    "energy": "energy", "where": "where", "amount": "amount", "static": "static",
+    "spectrum": "spectrum", "axes": "axes", "phase": "phase", "flatness": "flatness",
+    "halves": "halves",
+}  # fmt: skip
+FILMS = {
+    "fid": "FID", "kid": "KID", "fvd": "FVD", "fvd_early": "FVD early", "fvd_late": "FVD late",
+    "fvd_32": "FVD_32", "slice": "X-t",
+}  # fmt: skip
+SCORES = FILMS | MOTION
+# What the paper's ordering is checked by, fixed before rows were compared: its own measure, and
+# the proper score of motion. Renderers have one motion: for them FVD alone.
+DECIDING = ("fvd", "energy")
+_HIGHER_IS_BETTER = ("where",)
 CAPTION = (
-    "Lower is better but for AUC. Brackets: 95 % bootstrap intervals over photos; [–]: too few "
-    "photos, the distance may be their bias alone. AUC: where it moves; spectrum: distance "
-    "of the shapes of power spectra in dB, over the bins the row has; axes, phase: how far the "
-    "agreement of neighbouring bins is from the observed. Paper: FVD and DT-FVD of Li et al. 2024, "
-    "on their data; compare signs of differences, not numbers. Its full model renders with a "
-    "network: other renderers are compared with ours of that kind."
+    "Lower is better but for where (area under the ROC curve). Brackets: 95 % intervals, bootstrap "
+    "over places and the scatter of training together. energy: energy score of the motion, 1 is a "
+    "still picture; amount: |log2| of predicted over true motion; static: motion of still things; "
+    "spectrum: dB; axes, phase: how far the agreement of neighbouring bins is from the true one; "
+    "flatness, halves: evenness inside a rigid thing; X-t: dB between slices of films. "
+    "Compare signs with the paper, not numbers: data and size differ."
 )
 
 
-def ordering(published: dict[str, float], full: dict[str, float], difference: dict | None) -> str:
-    """Return whether a row is worse or better than "full" here as it is in the paper.
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows on one set of photos: what one differs from, and the scores of all seeds."""
+
+    row: Row
+    against: Row
+    own: list[Measured]
+    other: list[Measured]
+
+
+def compare_rows(
+    rows: Sequence[Row], out: Path, *, seeds: Sequence[int], settings: MeasureSettings,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the table of all sets of photos in ``out/cases``, as it is written to JSON.
 
     Args:
-        published: Of the row; empty if the paper has none.
-        full: Published, of "full".
-        difference: FVD minus that of the row it is compared with, as "value", "low" and "high".
+        rows: With "full" among them.
+        out: Folder of the ablation.
+        seeds: Of training; a row counts with the seeds it was trained with.
+        settings: How rows were measured.
+        say: Told what happens.
 
-    Returns:
-        "holds" or "reversed" if the interval excludes 0, otherwise "undecided" with the sign.
+    Raises:
+        GidliteError: If a trained row is not measured on every case.
     """
-    if difference is None or not published or not full:
-        return "-"
-    same = (published["fvd"] > full["fvd"]) == (difference["value"] > 0)
-    if difference["low"] <= 0 <= difference["high"]:
-        return "undecided, same" if same else "undecided, other"
-    return "holds" if same else "reversed"
+    table: dict[str, Any] = {"settings": asdict(settings), "rows": {}, "sets": {}}
+    for row in rows:
+        table["rows"][row.name] = _about(row, out)
+    for folder in sorted((out / "cases").iterdir(), reverse=True):
+        table["sets"][folder.name] = _compare_on(rows, out, folder, seeds, settings, say)
+    table["orderings"] = orderings(rows, table)
+    return table
 
 
-def _cells(
-    rows: Sequence[Row], found: dict[str, Any], *, intervals: bool
-) -> tuple[list[str], list[list[str]]]:
-    full = next((row.published for row in rows if row.name == "full"), {})
-    metrics = next(iter(found.values()))["video"].keys()
-    video = {key: title for key, title in _VIDEO.items() if key in metrics}
-    headings = [
-        "", *video.values(), *_MOTION.values(), "FVD - full", "paper FVD", "DT-FVD", "ordering"
+def _about(row: Row, out: Path) -> dict[str, Any]:
+    about: dict[str, Any] = {"title": row.title, "source": row.source, "published": row.published}
+    note = out / "models" / row.model / "row.json"
+    if row.trained and note.is_file():
+        found = json.loads(note.read_text())
+        about["trained"] = {key: found[key] for key in ("steps", "seconds", "device")}
+    return about
+
+
+def _compare_on(rows, out: Path, folder: Path, seeds, settings, say) -> dict[str, Any]:
+    places = [read_truth(path).place for path in cases_in(folder)]
+    real = read_measured(out, folder.name, REAL, REAL)
+    found: dict[str, list[Measured]] = {}
+    for row in rows:
+        models = [
+            f"{row.source}-{seed}" for seed in (seeds if row.source not in STAND_INS else [0])
+        ]
+        models = [model for model in models if _is_there(model, out, folder)]
+        renderer = row.renderer or settings.renderer
+        if models:
+            found[row.name] = [read_measured(out, folder.name, m, renderer) for m in models]
+    by_name = {row.name: row for row in rows if row.name in found}
+    comparisons = [
+        Comparison(row, by_name[other], found[row.name], found[other])
+        for row in by_name.values()
+        if (other := reference(row, by_name)) in by_name and other != row.name
+    ]
+    result: dict[str, Any] = {"photos": len(places), "places": len(set(places)), "rows": {}}
+    values = {name: _values(measured, real) for name, measured in found.items()}
+    for name in found:
+        result["rows"][name] = {
+            "seeds": len(found[name]), "scores": values[name], "differences": {}
+        }  # fmt: skip
+    for score in SCORES:
+        scatters = _scatters(score, comparisons, values, by_name)
+        for one in comparisons:
+            if score not in values[one.row.name] or score not in values[one.against.name]:
+                continue
+            if one.row.renderer and score in MOTION:
+                continue  # a renderer changes nothing about motion
+            training = scatters[_kind(one.row)]
+            between = _difference(score, one, real)
+            found_gap = gap(between, places, training)
+            if math.isfinite(found_gap.value) and math.isfinite(found_gap.error):
+                told = _told(found_gap, len(places), len(one.own))
+                told["against"] = one.against.name
+                result["rows"][one.row.name]["differences"][score] = told
+        say(f"{folder.name}: {SCORES[score]} compared")
+    return result
+
+
+def _is_there(model: str, out: Path, folder: Path) -> bool:
+    return is_ready(model, out) and (out / "measured" / folder.name / model).is_dir()
+
+
+def reference(row: Row, rows: dict[str, Row]) -> str:
+    """Return the row that a row differs from in one thing.
+
+    The paper's full model renders with a network, so a row that the paper has and that replaces
+    the renderer is compared with ours of that kind, if it is measured.
+    """
+    replaces = row.renderer is not None and row.published
+    return "neural" if replaces and "neural" in rows else "full"
+
+
+def _values(measured: Sequence[Measured], real: Measured) -> dict[str, list[float]]:
+    """Return every score of every seed, as far as it is defined."""
+    found = {}
+    for name in SCORES:
+        if name in DISTANCES:
+            if DISTANCES[name][0] not in real.features:
+                continue
+            found[name] = [distance(name, real.features, one.features) for one in measured]
+        elif all(name in one.scores for one in measured):
+            found[name] = [_mean(one.scores[name]) for one in measured]
+    return {name: v for name, v in found.items() if all(map(math.isfinite, v))}
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _kind(row: Row) -> str:
+    if row.source in STAND_INS:
+        return "stand-in"
+    return "renderer" if row.renderer else "trained"
+
+
+def _scatters(score, comparisons: Sequence[Comparison], values, rows) -> dict[str, Scatter]:
+    """Return how a difference scatters over seeds, by what it is a difference of.
+
+    Trained rows are independent trainings, all equally scattered: twice the variance of one.
+    A stand-in has no training. Renderers show the motion of the same trainings.
+    """
+    trained = [v[score] for name, v in values.items() if rows[name].trained and score in v]
+    one, seeds = training_scatter(trained), max([1, *map(len, trained)])
+    renderers = [
+        [a - b for a, b in zip(values[c.row.name][score], values[c.against.name][score],
+                               strict=True)]
+        for c in comparisons if c.row.renderer and score in values[c.row.name]
     ]  # fmt: skip
-    lines = []
-    for row in (row for row in rows if row.name in found):
-        one = found[row.name]
-        difference = one.get("fvd_difference")
-        lines.append(
-            [
-                row.title,
-                *(
-                    format_number(one["video"][key], 3 if key == "kid" else 1, intervals)
-                    for key in video
-                ),
-                *(format_number(one["motion"][key], 2, intervals) for key in _MOTION),
-                _against(difference),
-                *(_plain(row.published.get(key)) for key in ("fvd", "dtfvd")),
-                ordering(row.published, full, difference),
+    same = training_scatter(renderers)
+    return {
+        "trained": Scatter(2 * one.variance / seeds, one.freedom),
+        "stand-in": Scatter(one.variance / seeds, one.freedom),
+        "renderer": Scatter(same.variance / seeds, same.freedom),
+    }
+
+
+def _difference(score: str, one: Comparison, real: Measured) -> Callable[[Tensor], float]:
+    """Return the difference of two rows as a function of the photos it is taken over."""
+    if score in DISTANCES:
+
+        def of(side: Sequence[Measured], photos: Tensor) -> float:
+            found = [distance(score, real.features, m.features, photos) for m in side]
+            return sum(found) / len(found)
+
+        return lambda photos: of(one.own, photos) - of(one.other, photos)
+    own, other = (_of_photos(score, side) for side in (one.own, one.other))
+    return lambda photos: (own - other)[photos].nanmean().item()
+
+
+def _of_photos(score: str, side: Sequence[Measured]) -> Tensor:
+    """Return a score of every photo, averaged over seeds."""
+    values = torch.tensor([m.scores[score] for m in side], dtype=torch.float64)
+    return torch.where(values.isfinite(), values, math.nan).nanmean(0)
+
+
+def _told(found: Gap, photos: int, seeds: int) -> dict[str, Any]:
+    low, high = found.interval()
+    needed = photos_needed(found, photos), seeds_needed(found, seeds)
+    return {
+        "value": found.value, "low": low, "high": high, "p": found.p, "least": found.least,
+        "photo_variance": found.photos.variance, "training_variance": found.training.variance,
+        "photos_needed": needed[0] if math.isfinite(needed[0]) else None,
+        "seeds_needed": needed[1] if math.isfinite(needed[1]) else None,
+    }  # fmt: skip
+
+
+def power(
+    rows: Sequence[Row], out: Path, *, seeds: Sequence[int], settings: MeasureSettings
+) -> dict[str, Any]:
+    """Return the smallest difference from the full model that can be seen, from that model alone.
+
+    Its own trainings are compared with each other: what they differ by is chance. Nothing is
+    learned of any other row, so this may be looked at before they are compared.
+    """
+    found: dict[str, Any] = {}
+    for folder in sorted((out / "cases").iterdir(), reverse=True):
+        places = [read_truth(path).place for path in cases_in(folder)]
+        real = read_measured(out, folder.name, REAL, REAL)
+        models = [m for m in (f"full-{s}" for s in seeds) if _is_there(m, out, folder)]
+        measured = [read_measured(out, folder.name, m, settings.renderer) for m in models]
+        values, full = _values(measured, real), next(row for row in rows if row.name == "full")
+        result = {"photos": len(places), "places": len(set(places)), "seeds": len(models)}
+        for score in (name for name in SCORES if name in values):
+            one = training_scatter([values[score]])
+            pairs = [
+                gap(
+                    _difference(score, Comparison(full, full, [a], [b]), real),
+                    places,
+                    Scatter(0, 1),
+                )
+                for a, b in combinations(measured, 2)
             ]
-        )
-    return headings, lines
+            photos = sum(p.photos.variance for p in pairs) / max(1, len(pairs)) / len(models)
+            training = Scatter(2 * one.variance / len(models), one.freedom)
+            assumed = Gap(0.0, Scatter(photos, max(1, len(set(places)) - 1)), training)
+            mean = sum(values[score]) / len(models)
+            result[score] = {"full": mean, "error": assumed.error, "least": assumed.least}
+        found[folder.name] = result
+    return found
 
 
-def format_number(
-    entry: dict | None, digits: int, interval: bool = True, *, sign: bool = False
-) -> str:
-    """Return a value with its interval; a dash for what is not known."""
-    if entry is None or entry["value"] is None:
-        return "-"
-    text = f"{entry['value']:{'+' if sign else ''}.{digits}f}"
-    if entry["low"] is None or not interval:
-        return text
-    # Both ends lie below the value where it is mostly the bias of few samples.
-    if not entry["low"] <= entry["value"] <= entry["high"]:
-        return f"{text} [–]"
-    return f"{text} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+def orderings(rows: Sequence[Row], table: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Return for every row of the paper, set and deciding score whether its order is ours, too.
+
+    A verdict is "confirmed" or "contradicted" if the 95 % interval excludes 0, otherwise
+    "undecided"; with a star if it stands when all rows of a set and score are tested together.
+    """
+    full = next(row.published for row in rows if row.name == "full")
+    found: dict[str, dict[str, str]] = {
+        row.name: {} for row in rows if row.published and row.name != "full"
+    }
+    for place, one in table["sets"].items():
+        for score in DECIDING:
+            differences = {
+                name: one["rows"][name]["differences"][score]
+                for name in found
+                if score in one["rows"].get(name, {}).get("differences", {})
+            }
+            standing = holm({name: d["p"] for name, d in differences.items()})
+            for row in (row for row in rows if row.name in differences):
+                word = verdict(row.published["fvd"] - full["fvd"], differences[row.name])
+                star = "*" if row.name in standing and word != "undecided" else ""
+                found[row.name][f"{place} {score}"] = word + star
+    return found
 
 
-def _against(difference: dict | None) -> str:
-    text = format_number(difference, 1, sign=True)
-    other = (difference or {}).get("against", "full")
-    return text if other == "full" else f"{text} to {other}"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
-
-
-def markdown_table(rows: Sequence[Row], table: dict[str, Any]) -> str:
-    """Return one table per set of photos, as Markdown.
+def verdict(published: float, difference: dict[str, float]) -> str:
+    """Return whether a row differs as in the paper: confirmed, contradicted or undecided.
 
     Args:
-        rows: All of them; those that were not measured are left out.
-        table: From ``measure_rows``.
+        published: Its FVD over that of the full model.
+        difference: Ours, ``value``, ``low`` and ``high``, larger is worse.
     """
-    parts = []
-    for name, one in table["sets"].items():
-        headings, lines = _cells(rows, one["rows"], intervals=True)
-        rule = ["---", *["---:"] * (len(headings) - 1)]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
-        parts.append(
-            f"**{name}**, n = {one['photos']} photos, {_frames(table)} frames each\n\n{text}"
-        )
-    missing = [f"{name}: {reason}" for name, reason in table["left_out"].items()]
-    notes = [CAPTION, _training(table)]
-    notes += ["Left out: " + "; ".join(missing) + "."] if missing else []
-    notes = [note for note in notes if note]
-    return "\n\n".join([*parts, *notes]) + "\n"
+    if difference["low"] <= 0 <= difference["high"]:
+        return "undecided"
+    return "confirmed" if (published > 0) == (difference["value"] > 0) else "contradicted"
+
+
+def format_difference(difference: dict[str, float] | None, digits: int) -> str:
+    """Return a difference with its interval, in bold if that excludes 0."""
+    if difference is None:
+        return "-"
+    value, low, high = (f"{difference[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    text = f"{value} [{low}, {high}]"
+    return text if difference["low"] <= 0 <= difference["high"] else f"**{text}**"
+
+
+def _digits(score: str) -> int:
+    return {"kid": 4, "fid": 1, "spectrum": 2, "slice": 2}.get(
+        score, 1 if score.startswith("fvd") else 3
+    )
+
+
+def _lines(table: dict[str, Any], place: str, *, differences: bool) -> list[list[str]]:
+    """Return a heading and a line per row: scores, or differences from the reference."""
+    rows = table["sets"][place]["rows"]
+    known = [s for s in SCORES if any(s in row["scores"] for row in rows.values())]
+    lines = [["", *(SCORES[score] for score in known)]]
+    for name, row in rows.items():
+        cells = [table["rows"][name]["title"]]
+        if differences and not row["differences"]:
+            continue
+        for score in known:
+            if differences:
+                cells.append(format_difference(row["differences"].get(score), _digits(score)))
+            else:
+                values = row["scores"].get(score)
+                mean = None if values is None else sum(values) / len(values)
+                cells.append("-" if mean is None else f"{mean:.{_digits(score)}f}")
+        lines.append(cells)
+    return lines
+
+
+def markdown_table(table: dict[str, Any]) -> str:
+    """Return scores, differences and verdicts of all sets as Markdown."""
+    parts = ["# The ablation", CAPTION, _training(table)]
+    for place, one in table["sets"].items():
+        seeds = max(row["seeds"] for row in one["rows"].values())
+        size = f"{one['photos']} photos of {one['places']} places, {seeds} seeds of training"
+        parts += [f"## On {place}: {size}", _markdown(_lines(table, place, differences=False))]
+        parts += ["Minus the full model (splats: minus the neural renderer); bold: excludes 0.",
+                  _markdown(_lines(table, place, differences=True))]  # fmt: skip
+    parts += ["## The paper's order", _markdown(_verdict_lines(table)),
+              "A star: stands if all rows are tested together (Holm, 95 %)."]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict_lines(table: dict[str, Any]) -> list[list[str]]:
+    found, full = table["orderings"], table["rows"]["full"]["published"]
+    columns = list(dict.fromkeys(key for row in found.values() for key in row))
+    lines = [["", "paper, FVD over full", *columns]]
+    for name, row in found.items():
+        published = table["rows"][name]["published"]["fvd"] - full["fvd"]
+        title = table["rows"][name]["title"]
+        lines.append([title, f"{published:+.1f}", *(row.get(key, "-") for key in columns)])
+    return lines
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    head, *rest = lines
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest))
 
 
 def _training(table: dict[str, Any]) -> str:
     """Return on what, and for how long, the rows were trained."""
     found = [about["trained"] for about in table["rows"].values() if "trained" in about]
     if not found:
-        return ""
+        return "No row is trained."
     seconds = [sum(one["seconds"].values()) for one in found]
     steps = " + ".join(str(count) for count in found[0]["steps"].values())
     devices = ", ".join(sorted({one["device"] for one in found}))
+    settings = table["settings"]
     return (
         f"Trained on {devices}: {steps} steps of {', '.join(found[0]['steps'])}, "
-        f"{min(seconds):.0f} to {max(seconds):.0f} s a row. "
-        f"Predictions: {table['settings']['samples']} per photo, seed {table['settings']['seed']}, "
-        f"{table['settings']['steps']} steps; videos rendered by {table['settings']['renderer']} "
-        "where a row does not say."
+        f"{min(seconds) / 60:.0f} to {max(seconds) / 60:.0f} minutes a row (parts that rows share "
+        f"are trained once). {settings['samples']} predictions per photo, {settings['steps']} "
+        f"steps; films rendered by {settings['renderer']} where a row does not say."
     )
 
 
-def rich_table(rows: Sequence[Row], table: dict[str, Any]) -> list[Table]:
-    """Return the same tables for a terminal; intervals of the difference alone."""
+def rich_tables(table: dict[str, Any]) -> list[Table]:
+    """Return differences of the deciding scores, and verdicts, for a terminal."""
     from rich.table import Table
 
     tables = []
-    for name, one in table["sets"].items():
-        headings, lines = _cells(rows, one["rows"], intervals=False)
-        title = f"{name}, n = {one['photos']} photos, {_frames(table)} frames each"
-        # Two, because one does not fit a terminal: the scores, and the order of the rows.
-        parts = (title, slice(1, -4)), ("Against full", slice(-4, None))
-        for head, columns in parts:
-            shown = Table(title=head, title_justify="left", box=None, pad_edge=False)
-            shown.add_column("", no_wrap=True)
-            for heading in headings[columns]:
-                shown.add_column(heading, justify="right", no_wrap=True)
-            names = [
-                row.title if head == title else row.name for row in rows if row.name in one["rows"]
-            ]
-            for name_of_row, line in zip(names, lines, strict=True):
-                shown.add_row(name_of_row, *(cell.replace("[", "\\[") for cell in line[columns]))
-            tables.append(shown)
-    tables[-1].caption = CAPTION
-    return tables
-
-
-def _frames(table: dict[str, Any]) -> int:
-    return table["settings"]["frames"]
+    for place, one in table["sets"].items():
+        shown = Table(title=f"{place}, n = {one['photos']}", title_justify="left", box=None)
+        for heading in ("", *(f"{SCORES[s]} - full" for s in DECIDING)):
+            shown.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+        for name, row in one["rows"].items():
+            cells = [format_difference(row["differences"].get(s), _digits(s)) for s in DECIDING]
+            shown.add_row(name, *(cell.replace("[", "\\[").replace("**", "") for cell in cells))
+        tables.append(shown)
+    shown = Table(title="The paper's order", title_justify="left", box=None)
+    head, *rest = _verdict_lines(table)
+    for heading in head:
+        shown.add_column(heading)
+    for line in rest:
+        shown.add_row(*line)
+    return [*tables, shown]
