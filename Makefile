@@ -41,9 +41,11 @@ notebooks: $(READY)  ## run every notebook in full and store its outputs
 gallery: $(READY)  ## pages to touch in outputs/gallery; PHOTOS=folder for your own photos
 	@$(BIN)/python tools/gallery.py -o outputs/gallery $(PHOTOS)
 
-ablation: $(READY)  ## train, measure and print the ablation table (hours on a CPU)
+ablation: $(READY)  ## train, measure and print the ablation table (hours; CLIPS=folder of real ones)
 	$(BIN)/python -m studies.ablation train
-	$(BIN)/python -m studies.ablation measure
+	$(BIN)/python -m studies.ablation measure $(if $(CLIPS),--clips $(CLIPS))
+	$(BIN)/python -m studies.ablation power
+	$(BIN)/python -m studies.ablation table
 
 bench: $(READY)  ## every figure of speed beside its target and a peer (ten minutes, idle machine)
 	$(BIN)/python -m benchmarks

@@ -98,8 +98,8 @@ def measure(
     ] = None,
     sprites: Sprites = None,
     seed: Seeds = (0, 1, 2),
-    samples: Samples = 3,
-    steps: Steps = 12,
+    samples: Samples = 2,
+    steps: Steps = 8,
     renderer: Renderer = "softmax",
     long: Annotated[bool, typer.Option("--long", help="FVD_32, too: twice the time.")] = False,
     weights: Weights = None,
@@ -158,7 +158,7 @@ def power(
 @app.command()
 def table(
     out: Out = _OUT, row: Names = None, configs: Configs = _CONFIGS, seed: Seeds = (0, 1, 2),
-    samples: Samples = 3, steps: Steps = 12, renderer: Renderer = "softmax",
+    samples: Samples = 2, steps: Steps = 8, renderer: Renderer = "softmax",
 ) -> None:  # fmt: skip
     """Compare what was measured, and print it: writes table.json and table.md."""
     from studies.ablation.measure import MeasureSettings

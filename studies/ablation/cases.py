@@ -155,12 +155,16 @@ def another_wind(scenes: Scenes, seed: int) -> Scenes:
 def store_clips(folder: Path, clips: Sequence[Path], *, say=lambda text: None) -> None:
     """Read clips at 256 px wide and 30 fps, and follow their motion, unless they are there.
 
+    One clip of every place, the first by name: further takes would say little more.
+
     Raises:
         GidliteError: If a clip cannot be read or is shorter than 32 frames.
     """
+    first = {place_of(path.name): path for path in sorted(clips, reverse=True)}
+    clips = sorted(first.values())
     _claim(folder, {"clips": [path.name for path in clips]})
     for number, path in enumerate(clips):
-        target = folder / f"{number:03d}.safetensors"
+        target = folder / f"{path.stem}.safetensors"
         if target.is_file():
             continue
         film = read_video(path, fps=FPS, width=_WIDTH, max_frames=FILM).frames

@@ -50,8 +50,8 @@ class MeasureSettings:
         GidliteError: If one is out of range or unknown.
     """
 
-    samples: int = 3
-    steps: int = 12
+    samples: int = 2
+    steps: int = 8
     renderer: str = "softmax"
     long: bool = False
 

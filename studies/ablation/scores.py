@@ -17,7 +17,7 @@ from gidlite.motion.spectral import motion_amplitude
 from studies.ablation.cases import Truth
 
 Samples = Complex[Tensor, "samples freq 2 rows columns"]
-_PATCH = 4  # cells: motion is compared in squares of 16 px of the picture
+_SQUARE = 4  # cells: motion is compared in squares of 16 px of the picture
 _FLOOR = 0.02  # of the level of what moves: less is as good as still
 _LAG = 2  # cells between which phases are compared, 8 px of the picture
 
@@ -25,31 +25,31 @@ _LAG = 2  # cells between which phases are compared, 8 px of the picture
 def energy_score(samples: Samples, winds: Samples) -> float:
     """Return how far samples are from the winds that might follow, by the energy score.
 
-    ``E|X − Y| − E|X − X'| / 2`` for samples X, X' and winds Y, of the motion of all bins in squares
-    of 4 × 4 cells, over ``E|Y|``: 1 for a still picture. No other predictions score lower in the
-    mean than winds drawn as they blow (a strictly proper score; Gneiting and Raftery 2007), even
-    if only one wind was observed. What bins a prediction lacks count as still.
+    ``E|X − Y| − E|X − X'| / 2`` for samples X, X' and winds Y, in √px. X and Y are the motion of
+    all bins in a square of 4 × 4 cells, divided by the root of its length: a strong wind, which no
+    photo tells, does not count for all others. No predictions score lower in the mean over photos
+    than winds as they blow (a strictly proper score; Gneiting and Raftery 2007), even if one wind
+    alone was observed. What bins a prediction lacks count as still.
     """
-    predicted, true = _patches(samples, winds.shape[1]), _patches(winds, winds.shape[1])
+    predicted, true = _squares(samples, winds.shape[1]), _squares(winds, winds.shape[1])
     apart = [_distance(x, y) for x, y in product(predicted, true)]
     among = [_distance(x, y) for x, y in combinations(predicted, 2)]
-    size = torch.stack([_distance(y, torch.zeros_like(y)) for y in true]).mean()
-    spread = torch.stack(among).mean() / 2 if among else 0.0
-    return ((torch.stack(apart).mean() - spread) / size).item()
+    spread = sum(among) / len(among) / 2 if among else 0.0
+    return sum(apart) / len(apart) - spread
 
 
-def _patches(volumes: Samples, bins: int) -> Float[Tensor, "samples values patches"]:
-    """Return real and imaginary parts of all bins but 0 and cells, by square."""
+def _squares(volumes: Samples, bins: int) -> Float[Tensor, "samples values squares"]:
+    """Return real and imaginary parts of all bins but 0 and cells, by square, compressed."""
     count, found, _, rows, columns = volumes.shape
-    field = torch.view_as_real(volumes[:, 1:]).movedim(-1, 3)
-    field = field.reshape(count, -1, rows, columns)
-    field = functional.pad(field, (0, -columns % _PATCH, 0, -rows % _PATCH))
-    squares = functional.unfold(field, _PATCH, stride=_PATCH)
-    return functional.pad(squares, (0, 0, 0, 4 * (bins - found) * _PATCH**2))
+    field = torch.view_as_real(volumes[:, 1:]).movedim(-1, 3).reshape(count, -1, rows, columns)
+    field = functional.pad(field, (0, -columns % _SQUARE, 0, -rows % _SQUARE))
+    squares = functional.unfold(field, _SQUARE, stride=_SQUARE)
+    squares = squares / squares.norm(dim=1, keepdim=True).clamp(min=1e-6).sqrt()
+    return functional.pad(squares, (0, 0, 0, 4 * (bins - found) * _SQUARE**2))
 
 
-def _distance(x: Tensor, y: Tensor) -> Tensor:
-    return (x - y).norm(dim=0).mean()
+def _distance(x: Tensor, y: Tensor) -> float:
+    return (x - y).norm(dim=0).mean().item()
 
 
 def score_motion(samples: Samples, truth: Truth) -> dict[str, float]:
