@@ -136,16 +136,12 @@ def measure(
 
 
 @app.command()
-def power(
-    out: Out = _OUT, configs: Configs = _CONFIGS, seed: Seeds = (0, 1, 2),
-    renderer: Renderer = "softmax",
-) -> None:  # fmt: skip
+def power(out: Out = _OUT, seed: Seeds = (0, 1, 2), renderer: Renderer = "softmax") -> None:
     """Write power.json: what difference can be seen, from trainings of the full model alone."""
     from studies.ablation.measure import MeasureSettings
     from studies.ablation.table import power as power_of
 
-    settings = MeasureSettings(renderer=renderer)
-    found = power_of(_rows(configs, None), out, seeds=seed, settings=settings)
+    found = power_of(out, seeds=seed, settings=MeasureSettings(renderer=renderer))
     _write(out / "power.json", found)
     for place, one in found.items():
         for score, value in one.items():

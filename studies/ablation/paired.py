@@ -8,10 +8,11 @@ from all rows together, each trained with several seeds, since a few seeds of on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -88,25 +89,32 @@ def training_scatter(rows: Iterable[Sequence[float]]) -> Scatter:
     return Scatter(spread / freedom if freedom else 0.0, max(1, freedom))
 
 
-def gap(difference: Callable[[Tensor], float], places: Sequence[str], training: Scatter) -> Gap:
-    """Return a difference of two rows with its errors.
+def resamples(places: Sequence[str], draws: int = _DRAWS) -> list[Tensor]:
+    """Return numbers of photos: all of them first, then as other studies might have had them.
 
-    Args:
-        difference: Of the photos with these numbers, which may come more than once.
-        places: Of every photo; places are drawn with replacement, with all their photos.
-        training: Scatter of the difference over seeds of training.
+    Places are drawn with replacement, with all photos of each.
     """
     groups = [
         torch.tensor([number for number, place in enumerate(places) if place == one])
         for one in dict.fromkeys(places)
     ]
-    generator, found = torch.Generator().manual_seed(0), []
-    for _ in range(_DRAWS):
+    generator, found = torch.Generator().manual_seed(0), [torch.arange(len(places))]
+    for _ in range(draws):
         drawn = torch.randint(len(groups), (len(groups),), generator=generator)
-        found.append(difference(torch.cat([groups[number] for number in drawn])))
-    spread = torch.tensor(found, dtype=torch.float64).var().item()
-    photos = Scatter(spread, max(1, len(groups) - 1))
-    return Gap(difference(torch.arange(len(places))), photos, training)
+        found.append(torch.cat([groups[number] for number in drawn]))
+    return found
+
+
+def gap(differences: Float[Tensor, " resamples"], places: int, training: Scatter) -> Gap:
+    """Return a difference of two rows with its errors.
+
+    Args:
+        differences: On each of ``resamples``, all photos first.
+        places: Number of different ones.
+        training: Scatter of the difference over seeds of training.
+    """
+    photos = Scatter(differences[1:].double().var().item(), max(1, places - 1))
+    return Gap(differences[0].item(), photos, training)
 
 
 def photos_needed(found: Gap, photos: int) -> float:

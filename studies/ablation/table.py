@@ -22,6 +22,7 @@ from studies.ablation.paired import (
     gap,
     holm,
     photos_needed,
+    resamples,
     seeds_needed,
     training_scatter,
 )
@@ -43,7 +44,6 @@ SCORES = FILMS | MOTION
 # What the paper's ordering is checked by, fixed before rows were compared: its own measure, and
 # the proper score of motion. Renderers have one motion: for them FVD alone.
 DECIDING = ("fvd", "energy")
-_HIGHER_IS_BETTER = ("where",)
 CAPTION = (
     "Lower is better but for where (area under the ROC curve). Brackets: 95 % intervals, bootstrap "
     "over places and the scatter of training together. energy: energy score of the motion in √px; "
@@ -52,16 +52,6 @@ CAPTION = (
     "flatness, halves: evenness inside a rigid thing; X-t: dB between slices of films. "
     "Compare signs with the paper, not numbers: data and size differ."
 )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows on one set of photos: what one differs from, and the scores of all seeds."""
-
-    row: Row
-    against: Row
-    own: list[Measured]
-    other: list[Measured]
 
 
 def compare_rows(
@@ -98,46 +88,71 @@ def _about(row: Row, out: Path) -> dict[str, Any]:
     return about
 
 
-def _compare_on(rows, out: Path, folder: Path, seeds, settings, say) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Photos:
+    """The photos of one set: the features of what really happened, and how they are resampled."""
+
+    places: list[str]
+    real: Measured
+    drawn: list[Tensor]
+
+
+def _photos(out: Path, folder: Path) -> Photos:
     places = [read_truth(path).place for path in cases_in(folder)]
-    real = read_measured(out, folder.name, REAL, REAL)
-    found: dict[str, list[Measured]] = {}
+    return Photos(places, read_measured(out, folder.name, REAL, REAL), resamples(places))
+
+
+def _compare_on(rows, out: Path, folder: Path, seeds, settings, say) -> dict[str, Any]:
+    photos, found = _photos(out, folder), {}
     for row in rows:
-        models = [
-            f"{row.source}-{seed}" for seed in (seeds if row.source not in STAND_INS else [0])
-        ]
+        trained_with = [0] if row.source in STAND_INS else seeds
+        models = [f"{row.source}-{seed}" for seed in trained_with]
         models = [model for model in models if _is_there(model, out, folder)]
         renderer = row.renderer or settings.renderer
         if models:
             found[row.name] = [read_measured(out, folder.name, m, renderer) for m in models]
     by_name = {row.name: row for row in rows if row.name in found}
-    comparisons = [
-        Comparison(row, by_name[other], found[row.name], found[other])
-        for row in by_name.values()
-        if (other := reference(row, by_name)) in by_name and other != row.name
-    ]
-    result: dict[str, Any] = {"photos": len(places), "places": len(set(places)), "rows": {}}
-    values = {name: _values(measured, real) for name, measured in found.items()}
-    for name in found:
-        result["rows"][name] = {
-            "seeds": len(found[name]), "scores": values[name], "differences": {}
-        }  # fmt: skip
+    against = {name: reference(row, by_name) for name, row in by_name.items()}
+    against = {name: other for name, other in against.items() if other in found and other != name}
+    counts = {"photos": len(photos.places), "places": len(set(photos.places))}
+    result: dict[str, Any] = counts | {"rows": {}}
+    for name, measured in found.items():
+        result["rows"][name] = {"seeds": len(measured), "scores": {}, "differences": {}}
     for score in SCORES:
-        scatters = _scatters(score, comparisons, values, by_name)
-        for one in comparisons:
-            if score not in values[one.row.name] or score not in values[one.against.name]:
-                continue
-            if one.row.renderer and score in MOTION:
-                continue  # a renderer changes nothing about motion
-            training = scatters[_kind(one.row)]
-            between = _difference(score, one, real)
-            found_gap = gap(between, places, training)
-            if math.isfinite(found_gap.value) and math.isfinite(found_gap.error):
-                told = _told(found_gap, len(places), len(one.own))
-                told["against"] = one.against.name
-                result["rows"][one.row.name]["differences"][score] = told
+        drawn = {name: _drawn(score, measured, photos) for name, measured in found.items()}
+        drawn = {name: v for name, v in drawn.items() if v is not None}
+        for name, values in drawn.items():
+            result["rows"][name]["scores"][score] = values[:, 0].tolist()
+        pairs = {name: other for name, other in against.items() if {name, other} <= set(drawn)}
+        if score in MOTION:  # a renderer changes nothing about motion
+            pairs = {name: other for name, other in pairs.items() if not by_name[name].renderer}
+        scatters = _scatters(drawn, pairs, by_name)
+        for name, other in pairs.items():
+            differences = drawn[name].mean(0) - drawn[other].mean(0)
+            one = gap(differences, counts["places"], scatters[_kind(by_name[name])])
+            if math.isfinite(one.value) and math.isfinite(one.error):
+                told = _told(one, counts["photos"], found[name]) | {"against": other}
+                result["rows"][name]["differences"][score] = told
         say(f"{folder.name}: {SCORES[score]} compared")
     return result
+
+
+def _drawn(score: str, measured: Sequence[Measured], photos: Photos) -> Tensor | None:
+    """Return a score of every seed on every resample, (seeds, resamples); None if undefined."""
+    if score in DISTANCES:
+        if DISTANCES[score][0] not in photos.real.features:
+            return None
+        values = torch.tensor([
+            [distance(score, photos.real.features, one.features, drawn) for drawn in photos.drawn]
+            for one in measured
+        ], dtype=torch.float64)  # fmt: skip
+    elif all(score in one.scores for one in measured):
+        each = torch.tensor([one.scores[score] for one in measured], dtype=torch.float64)
+        each = torch.where(each.isfinite(), each, math.nan)
+        values = torch.stack([each[:, drawn].nanmean(1) for drawn in photos.drawn], dim=1)
+    else:
+        return None
+    return values if values[:, 0].isfinite().all() else None
 
 
 def _is_there(model: str, out: Path, folder: Path) -> bool:
@@ -154,44 +169,24 @@ def reference(row: Row, rows: dict[str, Row]) -> str:
     return "neural" if replaces and "neural" in rows else "full"
 
 
-def _values(measured: Sequence[Measured], real: Measured) -> dict[str, list[float]]:
-    """Return every score of every seed, as far as it is defined."""
-    found = {}
-    for name in SCORES:
-        if name in DISTANCES:
-            if DISTANCES[name][0] not in real.features:
-                continue
-            found[name] = [distance(name, real.features, one.features) for one in measured]
-        elif all(name in one.scores for one in measured):
-            found[name] = [_mean(one.scores[name]) for one in measured]
-    return {name: v for name, v in found.items() if all(map(math.isfinite, v))}
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
 def _kind(row: Row) -> str:
     if row.source in STAND_INS:
         return "stand-in"
     return "renderer" if row.renderer else "trained"
 
 
-def _scatters(score, comparisons: Sequence[Comparison], values, rows) -> dict[str, Scatter]:
+def _scatters(drawn: dict[str, Tensor], pairs: dict[str, str], rows) -> dict[str, Scatter]:
     """Return how a difference scatters over seeds, by what it is a difference of.
 
     Trained rows are independent trainings, all equally scattered: twice the variance of one.
     A stand-in has no training. Renderers show the motion of the same trainings.
     """
-    trained = [v[score] for name, v in values.items() if rows[name].trained and score in v]
+    trained = [values[:, 0].tolist() for name, values in drawn.items() if rows[name].trained]
     one, seeds = training_scatter(trained), max([1, *map(len, trained)])
-    renderers = [
-        [a - b for a, b in zip(values[c.row.name][score], values[c.against.name][score],
-                               strict=True)]
-        for c in comparisons if c.row.renderer and score in values[c.row.name]
-    ]  # fmt: skip
-    same = training_scatter(renderers)
+    same = training_scatter([
+        (drawn[name] - drawn[other])[:, 0].tolist()
+        for name, other in pairs.items() if rows[name].renderer
+    ])  # fmt: skip
     return {
         "trained": Scatter(2 * one.variance / seeds, one.freedom),
         "stand-in": Scatter(one.variance / seeds, one.freedom),
@@ -199,28 +194,9 @@ def _scatters(score, comparisons: Sequence[Comparison], values, rows) -> dict[st
     }
 
 
-def _difference(score: str, one: Comparison, real: Measured) -> Callable[[Tensor], float]:
-    """Return the difference of two rows as a function of the photos it is taken over."""
-    if score in DISTANCES:
-
-        def of(side: Sequence[Measured], photos: Tensor) -> float:
-            found = [distance(score, real.features, m.features, photos) for m in side]
-            return sum(found) / len(found)
-
-        return lambda photos: of(one.own, photos) - of(one.other, photos)
-    own, other = (_of_photos(score, side) for side in (one.own, one.other))
-    return lambda photos: (own - other)[photos].nanmean().item()
-
-
-def _of_photos(score: str, side: Sequence[Measured]) -> Tensor:
-    """Return a score of every photo, averaged over seeds."""
-    values = torch.tensor([m.scores[score] for m in side], dtype=torch.float64)
-    return torch.where(values.isfinite(), values, math.nan).nanmean(0)
-
-
-def _told(found: Gap, photos: int, seeds: int) -> dict[str, Any]:
+def _told(found: Gap, photos: int, measured: Sequence[Measured]) -> dict[str, Any]:
     low, high = found.interval()
-    needed = photos_needed(found, photos), seeds_needed(found, seeds)
+    needed = photos_needed(found, photos), seeds_needed(found, len(measured))
     return {
         "value": found.value, "low": low, "high": high, "p": found.p, "least": found.least,
         "photo_variance": found.photos.variance, "training_variance": found.training.variance,
@@ -229,9 +205,7 @@ def _told(found: Gap, photos: int, seeds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def power(
-    rows: Sequence[Row], out: Path, *, seeds: Sequence[int], settings: MeasureSettings
-) -> dict[str, Any]:
+def power(out: Path, *, seeds: Sequence[int], settings: MeasureSettings) -> dict[str, Any]:
     """Return the smallest difference from the full model that can be seen, from that model alone.
 
     Its own trainings are compared with each other: what they differ by is chance. Nothing is
@@ -239,26 +213,22 @@ def power(
     """
     found: dict[str, Any] = {}
     for folder in sorted((out / "cases").iterdir(), reverse=True):
-        places = [read_truth(path).place for path in cases_in(folder)]
-        real = read_measured(out, folder.name, REAL, REAL)
+        photos = _photos(out, folder)
         models = [m for m in (f"full-{s}" for s in seeds) if _is_there(m, out, folder)]
         measured = [read_measured(out, folder.name, m, settings.renderer) for m in models]
-        values, full = _values(measured, real), next(row for row in rows if row.name == "full")
-        result = {"photos": len(places), "places": len(set(places)), "seeds": len(models)}
-        for score in (name for name in SCORES if name in values):
-            one = training_scatter([values[score]])
-            pairs = [
-                gap(
-                    _difference(score, Comparison(full, full, [a], [b]), real),
-                    places,
-                    Scatter(0, 1),
-                )
-                for a, b in combinations(measured, 2)
-            ]
-            photos = sum(p.photos.variance for p in pairs) / max(1, len(pairs)) / len(models)
-            training = Scatter(2 * one.variance / len(models), one.freedom)
-            assumed = Gap(0.0, Scatter(photos, max(1, len(set(places)) - 1)), training)
-            mean = sum(values[score]) / len(models)
+        places = len(set(photos.places))
+        result = {"photos": len(photos.places), "places": places, "seeds": len(models)}
+        drawn = {score: _drawn(score, measured, photos) for score in SCORES} if models else {}
+        for score, values in drawn.items():
+            if values is None:
+                continue
+            pairs = [(a - b)[1:].var().item() for a, b in combinations(values, 2)]
+            one = training_scatter([values[:, 0].tolist()])
+            assumed = Gap(
+                0.0, Scatter(sum(pairs) / max(1, len(pairs)) / len(models), max(1, places - 1)),
+                Scatter(2 * one.variance / len(models), one.freedom),
+            )  # fmt: skip
+            mean = values[:, 0].mean().item()
             result[score] = {"full": mean, "error": assumed.error, "least": assumed.least}
         found[folder.name] = result
     return found
