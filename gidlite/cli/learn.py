@@ -169,6 +169,7 @@ def evaluate_motion(
     """Predicted against observed motion of real clips: `gidlite evaluate motion clips/*.mp4`.
 
     Where things move, how much, at which frequencies, how coherently, and how samples differ.
+    Intervals of medians are over places; takes of a scene, `rose_0` and `rose_1`, are of one.
     """
     from gidlite.evaluate import motion
 

@@ -7,7 +7,7 @@ Compare pictures by ``torchmetrics.functional.image``, with ``data_range=1.0``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ Power = Float[Tensor, " freq"]
 Features = Float[Tensor, "_ features"]
 Counts = Num[Tensor, " samples"]
 Row = Sequence[Any]
+_RESAMPLES = 1000  # of the bootstrap
 _TWO_SAMPLES = "a distance needs two samples on either side at least; give more videos"
 
 
@@ -305,6 +306,17 @@ def _resample(side: Sequence[Tensor], generator: torch.Generator | None) -> Feat
         features = side[index]
         moments.add(features, times[index].expand(len(features)))
     return moments
+
+
+def interval_over(groups: Sequence[Tensor], statistic: Callable, seed: int) -> list[float]:
+    """Return the ends of the 95 % bootstrap interval of a statistic of all values, (n,) → ().
+
+    Groups of values, (m,) each, are drawn with replacement.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(groups), (_RESAMPLES, len(groups)), generator=generator)
+    found = [statistic(torch.cat([groups[n] for n in row])) for row in drawn.tolist()]
+    return torch.stack(found).quantile(groups[0].new_tensor([0.025, 0.975])).tolist()
 
 
 def table(

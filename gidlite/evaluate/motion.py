@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gidlite import evaluate as measures
-from gidlite.data.splits import check_seed
+from gidlite.data.splits import check_seed, place_of
 from gidlite.errors import GidliteError, require
 from gidlite.media.video import read_video
 from gidlite.motion import flow, spectral
@@ -129,15 +129,35 @@ class MotionReport:
         medians = {name: _or_none(_median(values)) for name, values in scores.items()}
         return medians | {"same_seed_identical": all(scores["same_seed_identical"])}
 
+    @cached_property
+    def support(self) -> dict[str, dict[str, Any]]:
+        """What medians rest on: the ``clips`` and ``places`` that have a score; ``low``, ``high``.
+
+        A 95 % interval by bootstrap over places, with all their clips; None of fewer than three.
+        """
+        found, middle, seed = {}, partial(torch.quantile, q=0.5), self.settings["seed"]
+        for name in [n for n in self.cases[0] if n not in ("name", "same_seed_identical")]:
+            places = defaultdict(list)
+            for case in [case for case in self.cases if case[name] is not None]:
+                places[place_of(case["name"])].append(case[name])
+            values = [torch.tensor(scores, dtype=torch.float64) for scores in places.values()]
+            ends = measures.interval_over(values, middle, seed) if len(values) > 2 else (None, None)
+            counts = {"clips": sum(map(len, values)), "places": len(values)}
+            found[name] = {"low": ends[0], "high": ends[1], **counts}
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Return what ``gidlite evaluate`` writes."""
         head = {"format": "gidlite-motion-evaluation", "version": 1}
-        return head | asdict(self) | {"median": self.median()}
+        return head | asdict(self) | {"median": self.median(), "support": self.support}
 
 
 def report_tables(report: MotionReport) -> list[Table]:
-    """Return tables with a row per case and the medians last, and one of what was left out."""
+    """Return tables with a row per case, then medians and what they rest on; one of what failed."""
     rows, tables = [*report.cases, {"name": "median", **report.median()}], []
+    for kind in ("95 % low", "95 % high", "clips", "places"):
+        ends = {name: on[kind.removeprefix("95 % ")] for name, on in report.support.items()}
+        rows.append({"name": kind, **ends})
     for title, headings in _TABLES.items():
         cells = [[row["name"], *map(row.get, headings)] for row in rows]
         tables.append(measures.table(title, ["", *headings.values()], cells, bold="median"))

@@ -7,14 +7,15 @@ Volumes are in px, (bins, 2, rows, columns), and bin 0 never counts; levels are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
@@ -31,7 +32,6 @@ STRIDE = 4  # px of a photo along a cell, in which everything is compared: 64 ×
 STILL, MOVING, LIVELY = 0.06, 0.3, 0.5  # shares: below, a cell is still; above, it moves (a lot)
 LEAST_CELLS = 12  # of a thing
 _FLOOR = 0.001  # share: what moves less counts as much, for logarithms
-_RESAMPLES = 1000  # of the bootstrap
 Scores = dict[str, list[float]]
 
 
@@ -91,33 +91,6 @@ def coherence(volume: measures.Volume, masks: Sequence[Mask]) -> list[float]:
         alike = (cells.mH @ cells).abs()
         found.append(((alike.sum() - alike.trace()) / (len(alike) * (len(alike) - 1))).item())
     return found
-
-
-def equivariance(
-    level: Callable[[Tensor], Tensor], photo: Float[Tensor, "3 height width"], *, share: float = 0.7
-) -> float:
-    """Return the median |log ratio| of the level predicted for a crop to the crop of the level.
-
-    ``level`` maps a photo in [0, 1] to RMS motion (h, w) in px of its own grid, of any size. Crops
-    are the corners and the middle, ``share`` of either side; what is predicted to move (``MOVING``)
-    is compared in px of the photo.
-    """
-
-    def on_photo(view: Tensor) -> Tensor:
-        found = level(view)
-        found = found[None, None] * (view.shape[-1] / found.shape[-1])
-        return functional.interpolate(found, view.shape[-2:], mode="bilinear")[0, 0]
-
-    height, width = (round(share * side) for side in photo.shape[-2:])
-    whole, ratios = on_photo(photo), []
-    floor, moving = _FLOOR * peak(whole), whole > MOVING * peak(whole)
-    for down, right in ((0, 0), (0, 1), (0.5, 0.5), (1, 0), (1, 1)):
-        top = round(down * (photo.shape[-2] - height))
-        left = round(right * (photo.shape[-1] - width))
-        crop = (..., slice(top, top + height), slice(left, left + width))
-        gain = on_photo(photo[crop]).clamp(min=floor) / whole[crop]
-        ratios.append(gain[moving[crop]].log().abs())
-    return torch.cat(ratios).quantile(0.5).item()
 
 
 def score(predicted: measures.Volume, truth: measures.Volume, masks: Sequence[Mask]) -> Scores:
@@ -196,18 +169,11 @@ def _compare(volumes: list[Tensor], exact: Tensor, depth: Tensor) -> Scores:
 def _interval(name: str, scenes: list[list[float]], seed: int) -> dict[str, float] | None:
     """Return the middle of all values, and its interval over scenes that have one."""
     values = [torch.tensor(found, dtype=torch.float64) for found in scenes if found]
-
-    def middle(which: Iterable[int]) -> float:
-        some = torch.cat([values[scene] for scene in which])
-        return (some.mean() if name == "photo_gain" else some.quantile(0.5)).item()
-
     if not values:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator)
-    found = torch.tensor([middle(row) for row in drawn.tolist()], dtype=torch.float64)
-    low, high = found.quantile(found.new_tensor([0.025, 0.975])).tolist()
-    return {"value": middle(range(len(values))), "low": low, "high": high}
+    middle = torch.mean if name == "photo_gain" else partial(torch.quantile, q=0.5)
+    low, high = measures.interval_over(values, middle, seed)
+    return {"value": middle(torch.cat(values)).item(), "low": low, "high": high}
 
 
 def scene_table(report: dict[str, Any]) -> Table:

@@ -1,11 +1,13 @@
 """Augmentations change photo and motion together; the dataset is a function of seed and number."""
 
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,10 +41,14 @@ from gidlite.data.shards import (
 from gidlite.data.splits import (
     HELD_OUT_CLIPS,
     LAST_SEED,
+    MOVING_CAMERA,
     SHEETS,
     STATISTICS,
     check_seed,
+    judges,
     place,
+    place_of,
+    scene_of,
     seeded,
 )
 from gidlite.data.world import make_scenes
@@ -51,6 +57,8 @@ from gidlite.errors import GidliteError
 from gidlite.motion.flow import sample_at
 from gidlite.motion.normalize import fit_frequency_stats
 from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
+
+CLIPS = Path(__file__).parents[3] / "shared" / "data" / "clips"
 
 
 @pytest.fixture(scope="module")
@@ -249,11 +257,41 @@ def test_shards_tell_which_examples_are_loops(tmp_path, pieces):
 
 def test_every_clip_and_photo_has_a_place():
     assert place("phys_telephone_0.mp4") == place("folder/candle_glass.mp4") == "test"
-    assert place("phys_telephone_1.mp4") == place("syn_flag_thai.mp4") == "unused"
+    assert place("phys_telephone_1.mp4") == place("phys_yellow_tulip_3.mp4") == "test"
+    assert place("syn_flag_thai.mp4") == "unused"
     assert place("wind_reeds.mp4") == place("rose_loop.mp4") == place("gd_rose.jpg") == "train"
     assert place("candle_glass_ocean.mp4") == "train" and place("curtain_001.jpg") == "show"
     assert len(set(HELD_OUT_CLIPS)) == 10
     assert STATISTICS[:3] == range(10**9, 10**9 + 3) and SHEETS[:2][1] == 2 * 10**9 + 1
+
+
+def test_clips_that_judge_are_real_and_their_camera_stands_still():
+    names = "apple_blossom palm_shadow_a syn_candles_red foxtail_grass maple_overhang_b".split()
+    clips = [Path("clips") / f"{name}.mp4" for name in names]
+    assert judges(clips) == clips[:2]
+    assert len(set(MOVING_CAMERA)) == 15 == len(set(map(scene_of, MOVING_CAMERA)))
+
+
+def test_a_place_has_takes_and_plants():
+    assert place_of("flag_us_slowmo_a.mp4") == place_of("flag_us_slowmo_b") == "flag_us_slowmo"
+    flowers = "phys_orange_rose_0", "phys_white_rose_3.mp4", "clips/phys_yellow_tulip_1.mp4"
+    assert {place_of(name) for name in flowers} == {"phys_desk"}
+    assert place_of("phys_alocasia_0") != place_of("phys_telephone_0")
+    assert place_of("candle_glass") != place_of("candle_glass_ocean")
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not here")
+def test_the_real_clips_are_counted_by_place():
+    clips = sorted(CLIPS.glob("*.mp4"))
+    still, unseen = judges(clips), [clip for clip in clips if place(clip.name) == "test"]
+    assert [len(still), len({place_of(clip.name) for clip in still})] == [47, 26]
+    assert [len(unseen), len({place_of(clip.name) for clip in unseen})] == [14, 8]
+    with (CLIPS / "manifest.csv").open(encoding="utf-8") as file:
+        listed = {row["file"]: row for row in csv.DictReader(file)}
+    for clip in clips:
+        row = listed[clip.name]  # "mostly", "likely" and "see notes" are no
+        asked = row["static_camera"] == "yes" and row["quality"] != "SYN"
+        assert (clip in still) == asked, clip.name
 
 
 def test_augmentation_is_seeded_and_varied(filmed):

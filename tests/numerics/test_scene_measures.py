@@ -10,7 +10,7 @@ import torch
 
 from gidlite.__main__ import main
 from gidlite.evaluate.motion import Draws
-from gidlite.evaluate.scenes import equivariance, evaluate_scenes, score, things, unseen_scenes
+from gidlite.evaluate.scenes import MOVING, evaluate_scenes, peak, score, things, unseen_scenes
 from gidlite.media import read_image, sample_photo
 from gidlite.motion.spectral import motion_amplitude, resize_spectral
 from gidlite.pipeline import DEFAULT, WEIGHTS, GidPipeline
@@ -128,6 +128,31 @@ def test_what_moves_nowhere_is_undefined_not_a_crash(truth, masks):
     assert math.isnan(found["still_over_moving"][0])
     found = score(truth, 0 * truth, things(motion_amplitude(0 * truth), DEPTH))
     assert found["flatness"] == [] and math.isnan(found["amount"][0])
+
+
+def equivariance(level, photo, *, share=0.7):
+    """Return the median |log ratio| of the level predicted for a crop to the crop of the level.
+
+    ``level`` maps a photo in [0, 1] to RMS motion (h, w) in px of its own grid, of any size. Crops
+    are the corners and the middle, ``share`` of either side; what is predicted to move (``MOVING``)
+    is compared in px of the photo.
+    """
+
+    def on_photo(view):
+        found = level(view)
+        found = found[None, None] * (view.shape[-1] / found.shape[-1])
+        return torch.nn.functional.interpolate(found, view.shape[-2:], mode="bilinear")[0, 0]
+
+    height, width = (round(share * side) for side in photo.shape[-2:])
+    whole, ratios = on_photo(photo), []
+    floor, moving = 0.001 * peak(whole), whole > MOVING * peak(whole)
+    for down, right in ((0, 0), (0, 1), (0.5, 0.5), (1, 0), (1, 1)):
+        top = round(down * (photo.shape[-2] - height))
+        left = round(right * (photo.shape[-1] - width))
+        crop = (..., slice(top, top + height), slice(left, left + width))
+        gain = on_photo(photo[crop]).clamp(min=floor) / whole[crop]
+        ratios.append(gain[moving[crop]].log().abs())
+    return torch.cat(ratios).quantile(0.5).item()
 
 
 def test_equivariance_is_zero_for_what_a_pixel_says_and_counts_px():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -10,9 +11,11 @@ import torch
 
 from gidlite.__main__ import main
 from gidlite.errors import GidliteError
+from gidlite.evaluate import interval_over
 from gidlite.evaluate.motion import (
     Case,
     Draws,
+    MotionReport,
     clip_case,
     evaluate_cases,
     evaluate_motion,
@@ -24,6 +27,7 @@ from gidlite.motion.spectral import motion_to_spectral, spectral_to_motion
 from gidlite.pipeline import GidPipeline
 
 HEIGHT, WIDTH, FRAMES, BINS = 64, 96, 40, 5
+LAST = ["95 % low", "95 % high", "clips", "places"]  # rows of a table
 GRID = torch.meshgrid(torch.arange(1.0 * HEIGHT), torch.arange(1.0 * WIDTH), indexing="ij")
 
 
@@ -140,8 +144,56 @@ def test_undefined_auc_is_null_and_medians_ignore_it(capsys):
     assert content["settings"]["moving_px"] == 0.25 and content["settings"]["samples"] == 1
     tables = report_tables(report)
     where = list(tables[0].columns[1].cells)
-    assert where == ["1.00", "-", "-", "-", "1.00"]
-    assert str(list(tables[0].columns[0].cells)[-1]) == "median"
+    assert list(map(str, where)) == ["1.00", "-", "-", "-", "1.00", "-", "-", "1", "1"]
+    assert list(map(str, tables[0].columns[0].cells))[4:] == ["median", *LAST]
+
+
+def made_of(**scores):
+    """A report of one score by the name of its case."""
+    rows = [{"name": n, "score": s, "same_seed_identical": True} for n, s in scores.items()]
+    return MotionReport({"seed": 0}, rows)
+
+
+def test_equal_clips_of_one_place_count_as_one_place():
+    """Takes cannot narrow an interval: the unit of the bootstrap is the place."""
+    alone = {"lily_0": 0.2, "oak_0": 0.5, "elm_0": 0.9, "ivy_0": 0.6}
+    takes = {f"{name[:-1]}{take}": score for name, score in alone.items() for take in range(5)}
+    found, again = (made_of(**scores).support["score"] for scores in (alone, takes))
+    assert (found["clips"], again["clips"]) == (4, 20) and found["places"] == again["places"] == 4
+    assert [found["low"], found["high"]] == [again["low"], again["high"]]
+    one = made_of(**{f"lily_{take}": take / 10 for take in range(10)}).support["score"]
+    assert one == {"low": None, "high": None, "clips": 10, "places": 1}
+
+
+def test_the_interval_of_three_places_is_exact():
+    """The median of three draws of {0, 1, 2} is 0 in 7 of 27, more than one in forty; so is 2."""
+    report = made_of(oak=0.0, elm=1.0, ivy=2.0)
+    assert report.support["score"] == {"low": 0.0, "high": 2.0, "clips": 3, "places": 3}
+    assert report.median()["score"] == 1.0
+    same = made_of(oak=0.7, elm_0=0.7, elm_1=0.7, ivy=0.7).support["score"]
+    assert (same["low"], same["high"]) == pytest.approx((0.7, 0.7))
+
+
+def test_the_interval_contains_the_median_and_ignores_what_is_undefined():
+    scores = {f"place{n}_{take}": n + take / 4 for n in range(7) for take in range(n % 3 + 1)}
+    report = made_of(**scores, nowhere=None)
+    found = report.support["score"]
+    assert 0 <= found["low"] < report.median()["score"] < found["high"] <= 6.25
+    assert (found["clips"], found["places"]) == (len(scores), 7)
+    assert made_of(oak=1.0, elm=2.0, ivy=None).support["score"]["low"] is None  # two places
+    assert "same_seed_identical" not in report.support and report.support == report.support
+
+
+def test_groups_are_drawn_whole():
+    """Of one group nothing else can be drawn; of two, a mean lies between theirs."""
+    one = torch.tensor([1.0, 2.0, 6.0])
+    assert interval_over([one], torch.mean, 0) == [3, 3]
+    assert interval_over([one, one + 10], torch.mean, 0) == [3, 13]
+    means = torch.arange(100.0)[:, None]
+    low, high = interval_over(list(means), torch.mean, 0)
+    error = means.std(correction=0).item() / 10  # of a mean of a hundred, by theory
+    assert [low, high] == pytest.approx([49.5 - 1.96 * error, 49.5 + 1.96 * error], abs=0.6)
+    assert interval_over(list(means), torch.mean, 1) != [low, high]
 
 
 def test_a_short_clip_is_compared_through_its_own_window():
@@ -277,6 +329,25 @@ def test_the_command_prints_tables_and_writes_json(clip, monkeypatch, capsys, tm
     content = json.loads(target.read_text())
     assert content["settings"]["model"] == "known" and content["cases"][0]["name"] == "disc_b"
     assert f"{content['median']['where_auc']:.2f}" in printed and "disc_b" in printed
+    assert content["support"]["amplitude_ratio"] == {
+        "low": None, "high": None, "clips": 1, "places": 1,
+    }  # fmt: skip
+    assert all(row in printed for row in LAST)
+
+
+def test_the_command_prints_and_writes_an_interval_over_places(clip, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(GidPipeline, "from_pretrained", lambda path: Prior(swaying()[0]))
+    clips = [tmp_path / f"{name}.mp4" for name in ("oak_a", "oak_b", "elm", "ivy")]
+    for path in clips:
+        shutil.copy(clip, path)
+    target = tmp_path / "scores.json"
+    options = *map(str, clips), "--samples", "1", "-o", str(target)
+    assert run_command(monkeypatch, "motion", *options) == 0
+    content, printed = json.loads(target.read_text()), capsys.readouterr().out
+    found, median = content["support"]["where_auc"], content["median"]["where_auc"]
+    assert found == pytest.approx({"low": median, "high": median, "clips": 4, "places": 3})
+    [line, *_] = [line for line in printed.splitlines() if line.startswith("95 % low")]
+    assert f"{median:.2f}" in line
 
 
 def run_command(monkeypatch, *arguments):
