@@ -72,19 +72,21 @@ def learn(
     begun, listed = time.monotonic(), clips_to_learn(clips)
     names = {"sprites": sprites, "weights": weights}
     told = {"every": every} | {name: path and str(path) for name, path in names.items()}
-    network, pieces = load_published("i3d", weights), _pieces(sprites, LEARN_SEED)
+    pieces = _pieces(sprites, LEARN_SEED)
     jobs = [(f"scene {n}", n % FOLDS, lambda n=n: scene_examples(n, pieces(n), every))
             for n in range(scenes)]  # fmt: skip
     jobs += [(path.stem, fold, partial(clip_examples, path, subject, every))
              for path, subject, fold in listed]  # fmt: skip
     found, folds = [], []
     with alone(output, "films"), progress_bar("Looking at films") as progress:
+        progress(0, len(jobs))
+        network = load_published("i3d", weights)
         _remember(output, told)
-        for done, (name, fold, make) in enumerate(jobs):
-            progress(done, len(jobs))
+        for done, (name, fold, make) in enumerate(jobs, start=1):
             path = output / "films" / f"learn {name}.safetensors"
             found.append(stored(path, lambda make=make: _answered(network, make())))
             folds += [fold] * len(found[-1]["x"])
+            progress(done, len(jobs))
         x, y = (torch.cat([one[name] for one in found]) for name in "xy")
         fold = torch.tensor(folds)
         scores, head = cross_validate(x, y, fold), fit(x, y, fold == FOLDS - 1)
@@ -105,7 +107,7 @@ def compare(
     begun, path = time.monotonic(), output / "made_with.json"
     head = load_file(require_file(output / "head.safetensors", what="what learn writes"))
     told = json.loads(require_file(path, what="what learn writes").read_text())
-    network, pieces = load_published("i3d", told["weights"]), _pieces(told["sprites"], COMPARE_SEED)
+    pieces = _pieces(told["sprites"], COMPARE_SEED)
 
     def features(number: int) -> dict[str, Tensor]:
         films = compared_films(number, pieces(number), told["every"])
@@ -113,10 +115,12 @@ def compare(
 
     found = []
     with alone(output, "films"), progress_bar("Looking at faults") as progress:
+        progress(0, scenes)
+        network = load_published("i3d", told["weights"])
         for number in range(scenes):
-            progress(number, scenes)
             path = output / "films" / f"compare {number}.safetensors"
             found.append(stored(path, lambda number=number: features(number)))
+            progress(number + 1, scenes)
     sets = {name: torch.stack([one[name] for one in found]) for name in found[0]}
     last = network.logits["conv3d"]
     seen_by = {

@@ -15,7 +15,7 @@ from gidlite.data.world.pieces import Pieces
 from gidlite.media.encode import write_video
 from gidlite.motion.spectral import motion_amplitude, power_spectrum
 from studies.textures import __main__ as commands
-from studies.textures import films
+from studies.textures import films, head
 from studies.textures.compare import FAULTS, ROWS, better, bootstrap, separations
 from studies.textures.films import MOTION_FAULTS, another_wind, draw_scene, spoil
 from studies.textures.head import (
@@ -107,9 +107,9 @@ def test_a_head_learns_what_there_is_to_learn_and_not_what_there_is_not():
     assert sum(scores["kind"]["films"].values()) == 100
     assert scores["tempo"]["balanced"] < 0.55 and scores["subject"]["films"] == {}
     # It takes features as they are, though it learned from standardized ones.
-    head = fit(x, y, torch.arange(150) % FOLDS == 4)
-    right = head(x[4:100:5])[:, :3].argmax(1) == y[4:100:5, 0]
-    assert right.float().mean() > 0.9 and head[:2](x).shape == (150, 128)
+    made = fit(x, y, torch.arange(150) % FOLDS == 4)
+    right = made(x[4:100:5])[:, :3].argmax(1) == y[4:100:5, 0]
+    assert right.float().mean() > 0.9 and made[:2](x).shape == (150, 128)
 
 
 def made_sets(fault_size, *, count=30, noise=1.0):
@@ -157,6 +157,7 @@ def command(monkeypatch, *arguments):
 def test_both_commands_and_how_they_go_on(pieces, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(films, "make_scenes", partial(make_scenes, height=40, width=64))
     monkeypatch.setattr(films, "LENGTH", 4)
+    monkeypatch.setattr(head, "_PATIENCE", 3)
     monkeypatch.setattr(commands, "load_published", lambda *given: Coarse())
     monkeypatch.setattr(commands, "collect_pieces", lambda *given, **options: [pieces])
     clips, out = tmp_path / "clips", tmp_path / "out"
