@@ -89,7 +89,7 @@ def report_on(found: dict[str, Float[Tensor, "draws rows"]], scenes: int) -> dic
             for network, values in found.items()
         }
     verdicts = {
-        f"substitute against {other}": better(found["substitute"], found[other])
+        f"substitute, {NETWORKS[other]}": better(found["substitute"], found[other])
         for other in ("fvd", "pooled")
     }
     draws = len(found["fvd"]) - 1
@@ -105,11 +105,11 @@ def tables(report: dict) -> list[Table]:
     title = f"Separation in standard deviations, {report['scenes']} scenes"
     note = "control: another wind, no fault; chance is about ±2"
     made = [table(title, ["", *NETWORKS.values()], rows, note=note)]
-    columns = ["", "better", "surely", "surely worse", "mean gap", "95 %"]
+    columns = ["", "better", "95 % above 0", "below 0", "mean gap", "95 %"]
     rows = []
     for name, it in report["verdicts"].items():
         mean = it["mean"]
         spread = f"{mean['low']:.2f} to {mean['high']:.2f}"
         counts = (f"{it['better']} of {it['faults']}", it["surely_better"], it["surely_worse"])
         rows.append((name, *counts, mean["gap"], spread))
-    return [*made, table("Which separates better", columns, rows)]
+    return [*made, table("Separation of the first less that of the second", columns, rows)]
