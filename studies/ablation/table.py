@@ -281,7 +281,7 @@ def format_difference(difference: dict[str, float] | None, digits: int) -> str:
 
 
 def _digits(score: str) -> int:
-    return {"kid": 4, "fid": 1, "spectrum": 2, "slice": 2}.get(
+    return {"kid": 5, "fid": 1, "spectrum": 2, "slice": 2}.get(
         score, 1 if score.startswith("fvd") else 3
     )
 
@@ -365,7 +365,7 @@ def rich_tables(table: dict[str, Any]) -> list[Table]:
             shown.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
         for name, row in one["rows"].items():
             cells = [format_difference(row["differences"].get(s), _digits(s)) for s in DECIDING]
-            shown.add_row(name, *(cell.replace("[", "\\[").replace("**", "") for cell in cells))
+            shown.add_row(name, *(cell.replace("**", "") for cell in cells))
         tables.append(shown)
     shown = Table(title="The paper's order", title_justify="left", box=None)
     head, *rest = _verdict_lines(table)
