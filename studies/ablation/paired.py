@@ -134,6 +134,12 @@ def seeds_needed(found: Gap, seeds: int) -> float:
     return seeds * found.training.variance / left if left > 0 else math.inf
 
 
+def times_needed(found: Gap) -> float:
+    """Return how many times as many photos and seeds, both, would decide a difference."""
+    low, high = found.interval()
+    return ((high - low) / 2 / found.value) ** 2 if found.value else math.inf
+
+
 def holm(chances: dict[str, float], level: float = 1 - LEVEL) -> set[str]:
     """Return the names that stand if all are tested together (Holm 1979)."""
     standing: set[str] = set()

@@ -24,6 +24,7 @@ from studies.ablation.paired import (
     photos_needed,
     resamples,
     seeds_needed,
+    times_needed,
     training_scatter,
 )
 from studies.ablation.rows import STAND_INS, Row
@@ -196,12 +197,14 @@ def _scatters(drawn: dict[str, Tensor], pairs: dict[str, str], rows) -> dict[str
 
 def _told(found: Gap, photos: int, measured: Sequence[Measured]) -> dict[str, Any]:
     low, high = found.interval()
-    needed = photos_needed(found, photos), seeds_needed(found, len(measured))
+    needed = {
+        "photos_needed": photos_needed(found, photos),
+        "seeds_needed": seeds_needed(found, len(measured)), "times_needed": times_needed(found),
+    }  # fmt: skip
     return {
         "value": found.value, "low": low, "high": high, "p": found.p, "least": found.least,
         "photo_variance": found.photos.variance, "training_variance": found.training.variance,
-        "photos_needed": needed[0] if math.isfinite(needed[0]) else None,
-        "seeds_needed": needed[1] if math.isfinite(needed[1]) else None,
+        **{name: value if math.isfinite(value) else None for name, value in needed.items()},
     }  # fmt: skip
 
 
@@ -316,7 +319,10 @@ def markdown_table(table: dict[str, Any]) -> str:
         parts += ["Minus the full model (splats: minus the neural renderer); bold: excludes 0.",
                   _markdown(_lines(table, place, differences=True))]  # fmt: skip
     parts += ["## The paper's order", _markdown(_verdict_lines(table)),
-              "A star: stands if all rows are tested together (Holm, 95 %)."]  # fmt: skip
+              "A star: stands if all rows of a column are tested together (Holm, 95 %).",
+              "## What would decide it", _markdown(_effort_lines(table)),
+              "Were the difference what it seems to be: photos with as many seeds, or, where that "
+              "cannot do, how many times as many photos and seeds."]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
@@ -328,6 +334,29 @@ def _verdict_lines(table: dict[str, Any]) -> list[list[str]]:
         published = table["rows"][name]["published"]["fvd"] - full["fvd"]
         title = table["rows"][name]["title"]
         lines.append([title, f"{published:+.1f}", *(row.get(key, "-") for key in columns)])
+    return lines
+
+
+def effort(difference: dict[str, Any]) -> str:
+    """Return what would decide a difference, in words."""
+    if difference["low"] > 0 or difference["high"] < 0:
+        return "decided"
+    if difference["photos_needed"] is not None:
+        return f"{difference['photos_needed']:.0f} photos"
+    times = difference["times_needed"]
+    return "-" if times is None else f"{times:.0f} × both"
+
+
+def _effort_lines(table: dict[str, Any]) -> list[list[str]]:
+    columns = [(place, score) for place in table["sets"] for score in DECIDING]
+    lines = [["", *(f"{place} {score}" for place, score in columns)]]
+    for name in table["orderings"]:
+        found = [
+            table["sets"][place]["rows"].get(name, {}).get("differences", {}).get(score)
+            for place, score in columns
+        ]
+        cells = ["-" if one is None else effort(one) for one in found]
+        lines.append([table["rows"][name]["title"], *cells])
     return lines
 
 

@@ -36,6 +36,7 @@ from studies.ablation.paired import (
     photos_needed,
     resamples,
     seeds_needed,
+    times_needed,
     training_scatter,
 )
 from studies.ablation.rows import PRESETS, Row, part_config, read_rows
@@ -289,6 +290,7 @@ def test_a_gap_counts_photos_and_training():
     shrunk = replace(one, photos=Scatter(0.16 * 60 / needed, 60))
     assert shrunk.interval()[0] == pytest.approx(0, abs=0.02)
     assert math.isinf(photos_needed(replace(one, value=0.1), 60))
+    assert times_needed(replace(one, value=0.5)) == pytest.approx((1.0 / 0.5) ** 2, rel=0.05)
     assert seeds_needed(one, 3) < 3 and math.isinf(seeds_needed(replace(one, value=0.1), 3))
 
 
@@ -426,6 +428,7 @@ def test_measuring_is_resumed_and_compared(measured, monkeypatch):
     assert set(table["orderings"]) == {"sinusoid", "average"}
     text = markdown_table(table)
     assert "2 photos of 2 places, 1 seeds" in text and "waves" in text
+    assert "× both" in text or " photos |" in text or "decided |" in text
     assert json.loads(json.dumps(table)) == table
     seen = power(measured, seeds=[0], settings=settings)
     assert seen["scenes"]["seeds"] == 0
