@@ -16,7 +16,7 @@ _TABLE = Path(__file__).parents[2] / "docs" / "ablation" / "table.json"
 
 
 def photos(answer):
-    d = json.loads(_TABLE.read_text())["sets"]["clips"]["rows"]["ROW"]["differences"]["fvd"]
+    d = json.loads(_TABLE.read_text())["sets"]["scenes"]["rows"]["k4"]["differences"]["fvd"]
     hint = "only the variance of the photos shrinks; take off what training leaves."
     return number(d["photos_needed"], rel=0.06, hint=hint)(answer)
 
