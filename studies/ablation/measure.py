@@ -105,7 +105,8 @@ def measure(
             if model.startswith("wind-") and place != "scenes":
                 continue  # a real clip shows one wind, and no other is known
             key = _key(model, out, settings)
-            missing = [p for p in paths if not _is_measured(result_path(out, place, model, p), key)]
+            known = {path: _measured(result_path(out, place, model, path), key) for path in paths}
+            missing = [path for path in paths if not (known[path] and wanted <= known[path])]
             predictor = _predictor(model, out, sprites) if missing and model != REAL else None
             for path in missing:
                 truth = read_truth(path)
@@ -113,7 +114,7 @@ def measure(
                     scores, films = {}, {REAL: truth.film}
                 else:
                     volumes = predict(predictor, truth, settings)
-                    scores, films = _rendered(volumes, truth, sorted(wanted))
+                    scores, films = _rendered(volumes, truth, sorted(wanted | known[path]))
                 found = {
                     name: film_features(film, networks, long=settings.long)
                     for name, film in films.items()
@@ -156,11 +157,13 @@ def _key(model: str, out: Path, settings: MeasureSettings) -> str:
     return total.hexdigest()[:16]
 
 
-def _is_measured(path: Path, key: str) -> bool:
+def _measured(path: Path, key: str) -> set[str]:
+    """Return by which renderers a case is measured already; none if in another way."""
     if not path.is_file():
-        return False
+        return set()
     with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("key") == key
+        same = (file.metadata() or {}).get("key") == key
+        return {name.partition("/")[0] for name in file.keys()} if same else set()
 
 
 def _nearest(out: Path, sprites: Path | None) -> NearestScene:
@@ -260,6 +263,8 @@ def read_measured(out: Path, place: str, model: str, renderer: str) -> Measured:
             of, _, name = name.partition("/")
             if of == renderer:
                 features.setdefault(name, []).append(values)
+        rendered = any(name.startswith(f"{renderer}/") for name in tensors)
+        require(rendered, f"{path} lacks the renderer {renderer}; run the command measure for it")
     return Measured(scores, {name: torch.stack(values) for name, values in features.items()})
 
 

@@ -434,6 +434,40 @@ def test_measuring_is_resumed_and_compared(measured, monkeypatch):
     assert seen["scenes"]["seeds"] == 0
 
 
+def test_another_renderer_is_added_and_none_is_lost(measured, monkeypatch):
+    settings, made = MeasureSettings(2, 1), []
+    paths = sorted((measured / "measured" / "scenes" / "still-0").iterdir())
+    before = [path.read_bytes() for path in paths]
+    real = films.film_features
+
+    def watched(film, networks, **options):
+        made.append(len(film))
+        return real(film, networks, **options)
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, films):
+            return films.float().flatten(1)[:, :4].clone()
+
+    monkeypatch.setattr(measuring, "film_features", watched)
+    rows = [Row("still", "still"), Row("averaged", "a", source="still", renderer="average")]
+    networks = {"inception": Plain(), "i3d": Plain()}
+    options = {"settings": settings, "networks": networks}
+    measuring.measure(rows[1:], measured, ["scenes"], **options)
+    assert len(made) == 4  # two scenes, by the new renderer and by the one that was there
+    for renderer in ("softmax", "average"):
+        assert read_measured(measured, "scenes", "still-0", renderer).features
+    measuring.measure(rows, measured, ["scenes"], **options)
+    assert len(made) == 4
+    with pytest.raises(GidliteError, match=r"lacks the renderer neural; run the command measure"):
+        read_measured(measured, "scenes", "still-0", "neural")
+    for path, content in zip(paths, before, strict=True):
+        path.write_bytes(content)
+
+
 def test_a_case_that_is_not_measured_is_named(measured, tmp_path):
     with pytest.raises(GidliteError, match=r"000.safetensors is missing; run the command measure"):
         read_measured(measured, "scenes", "full-0", "softmax")
