@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gidlite.data.splits import ABLATION_SEED, place_of, seeded
-from gidlite.data.world import Scenes, compose, make_scenes
-from gidlite.data.world.pieces import Draw, collect_pieces
+from gidlite.data.world import Scenes, make_scenes
+from gidlite.data.world.pieces import collect_pieces
 from gidlite.errors import require, written
 from gidlite.evaluate.motion import MOVING_PX, STATIC_PX, Mask, clip_case
 from gidlite.evaluate.scenes import MOVING, STILL, STRIDE, peak
@@ -30,6 +30,7 @@ from gidlite.motion.spectral import (
     resize_spectral,
     unpack_complex,
 )
+from studies.textures.films import another_wind as blown_again
 
 FILM = 32  # frames of a film
 _FINE = 2  # px of a picture along a sample of what a wind is rendered from
@@ -146,10 +147,7 @@ def store_scene_cases(
 def another_wind(scenes: Scenes, seed: int) -> Scenes:
     """Return the same one scene in another wind of the same strength."""
     generator = seeded(ABLATION_SEED + seed, int(1e6 * scenes.photo.double().mean()))
-    coords = compose.wind_driven(Draw(1, scenes.photo.device, generator), scenes.traits)
-    parent, rides = (scenes.traits[name][..., None, None] for name in ("parent", "rides"))
-    ridden = torch.gather(coords, 1, parent.expand_as(coords)) * rides
-    return replace(scenes, coords=torch.cat([coords, ridden], dim=2))
+    return blown_again(scenes, generator)
 
 
 def store_clips(folder: Path, clips: Sequence[Path], *, say=lambda text: None) -> None:
@@ -197,8 +195,3 @@ def _claim(folder: Path, what: dict) -> None:
     for path in cases_in(folder):
         path.unlink()
     note.write_text(json.dumps(what) + "\n")
-
-
-def read_cases(folder: Path) -> Iterator[Truth]:
-    """Yield the cases of a folder."""
-    return map(read_truth, cases_in(folder))

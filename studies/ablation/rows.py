@@ -110,7 +110,7 @@ PRESETS = {
         scenes=12, held_out=8, width=128, height=96,
         vae=_part(2, 2), amplitude=_part(2, 2), prior=_part(2, 2),
     ),
-    # Two to eight minutes of one core for a row, so that all rows, three times, take an evening.
+    # Five to thirteen minutes of a busy core for a row.
     "laptop": Preset(
         scenes=768, held_out=48, width=256, height=160,
         vae=_part(200, 2, learning_rate=2e-3, ema_decay=0.98),

@@ -49,7 +49,8 @@ CAPTION = (
     "Lower is better but for where (area under the ROC curve). Brackets: 95 % intervals, bootstrap "
     "over places and the scatter of training together. energy: energy score of the motion in √px; "
     "amount: |log2| of predicted over true motion; static: motion of still things; "
-    "spectrum: dB; axes, phase: how far the agreement of neighbouring bins is from the true one; "
+    "spectrum: dB; axes, phase: how far the agreement of neighbouring bins is from the true one, "
+    "all three over the bins that a row has; "
     "flatness, halves: evenness inside a rigid thing; X-t: dB between slices of films. "
     "Compare signs with the paper, not numbers: data and size differ."
 )
