@@ -83,7 +83,6 @@ def pack(
 
 
 Weights = Annotated[Path | None, typer.Option(help="Folder of the feature networks.")]
-Samples = Annotated[int, typer.Option(help="Predictions per photo.")]
 Renderer = Annotated[str, typer.Option(help="Of rows that do not name one.")]
 
 
@@ -98,7 +97,7 @@ def measure(
     ] = None,
     sprites: Sprites = None,
     seed: Seeds = (0, 1, 2),
-    samples: Samples = 2,
+    samples: Annotated[int, typer.Option(help="Predictions per photo.")] = 2,
     steps: Steps = 8,
     renderer: Renderer = "softmax",
     long: Annotated[bool, typer.Option("--long", help="FVD_32, too: twice the time.")] = False,
@@ -138,10 +137,10 @@ def measure(
 @app.command()
 def power(out: Out = _OUT, seed: Seeds = (0, 1, 2), renderer: Renderer = "softmax") -> None:
     """Write power.json: what difference can be seen, from trainings of the full model alone."""
-    from studies.ablation.measure import MeasureSettings
+    from studies.ablation.measure import read_settings
     from studies.ablation.table import power as power_of
 
-    found = power_of(out, seeds=seed, settings=MeasureSettings(renderer=renderer))
+    found = power_of(out, seeds=seed, settings=read_settings(out, renderer))
     _write(out / "power.json", found)
     for place, one in found.items():
         for score, value in one.items():
@@ -154,13 +153,13 @@ def power(out: Out = _OUT, seed: Seeds = (0, 1, 2), renderer: Renderer = "softma
 @app.command()
 def table(
     out: Out = _OUT, row: Names = None, configs: Configs = _CONFIGS, seed: Seeds = (0, 1, 2),
-    samples: Samples = 2, steps: Steps = 8, renderer: Renderer = "softmax",
+    renderer: Renderer = "softmax",
 ) -> None:  # fmt: skip
     """Compare what was measured, and print it: writes table.json and table.md."""
-    from studies.ablation.measure import MeasureSettings
+    from studies.ablation.measure import read_settings
     from studies.ablation.table import compare_rows, markdown_table, rich_tables
 
-    rows, settings = _rows(configs, row), MeasureSettings(samples, steps, renderer)
+    rows, settings = _rows(configs, row), read_settings(out, renderer)
     found = compare_rows(rows, out, seeds=seed, settings=settings, say=console.print)
     _write(out / "table.json", found)
     (out / "table.md").write_text(markdown_table(found))

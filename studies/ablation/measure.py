@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gidlite.data.splits import ABLATION_SEED, seeded
-from gidlite.errors import GidliteError, require, written
+from gidlite.errors import GidliteError, require, require_file, written
 from gidlite.evaluate import slice_spectral_distance
 from gidlite.evaluate.motion import like_observed
 from gidlite.media import resize, write_image, xt_slice
@@ -34,6 +34,7 @@ from studies.ablation.training import scenes_path
 
 Say = Callable[[str], None]
 REAL = "real"  # the films that happened, measured like those of a row
+_SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,11 @@ def measure(
         networks: From ``load_film_networks``.
         sprites: Folder of photographic pieces, for the library of the nearest scene.
         say: Told what happens.
+
+    Raises:
+        GidliteError: If what is there was measured in another way.
     """
+    _remember(out, settings)
     renderers: dict[str, set[str]] = {}
     for row in rows:
         renderers.setdefault(row.model, set()).add(row.renderer or settings.renderer)
@@ -126,6 +131,30 @@ def measure(
                     save_file(tensors, hidden, {"key": key, "scores": json.dumps(scores)})
             if missing:
                 say(f"{place}: {model} measured on {len(missing)} of {len(paths)}")
+
+
+def _remember(out: Path, settings: MeasureSettings) -> None:
+    """Note how rows are measured, and refuse to mix two ways."""
+    path = out / "measured" / _SETTINGS
+    if path.is_file():
+        other = read_settings(out, settings.renderer)
+        way = f"{other.samples} samples, {other.steps} steps, {'' if other.long else 'not '}long"
+        require(other == settings, f"{path.parent} was measured with {way}; do so, or remove it")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {name: value for name, value in asdict(settings).items() if name != "renderer"}
+    with written(path) as hidden:
+        hidden.write_text(json.dumps(told) + "\n")
+
+
+def read_settings(out: Path, renderer: str) -> MeasureSettings:
+    """Return how rows were measured, to be compared as they look by one renderer.
+
+    Raises:
+        GidliteError: If none was, or the renderer is unknown.
+    """
+    path = require_file(out / "measured" / _SETTINGS, what="what the command measure writes")
+    return MeasureSettings(**json.loads(path.read_text()), renderer=renderer)
 
 
 def with_seeds(rows: Iterable[Row], seeds: Sequence[int]) -> list[Row]:

@@ -2,7 +2,8 @@
 
 The difference of two rows has two sources of chance. Other photos would have given another one:
 the bootstrap over places. Other seeds of training would have, too: a variance that is estimated
-from all rows together, each trained with several seeds, since a few seeds of one row say little.
+from all rows of a kind together, each trained with several seeds, since a few seeds of one row say
+little.
 """
 
 from __future__ import annotations
@@ -24,10 +25,21 @@ _DRAWS = 200
 
 @dataclass(frozen=True)
 class Scatter:
-    """A variance and the degrees of freedom of its estimate."""
+    """A variance and the degrees of freedom of its estimate; sums are of independent estimates."""
 
     variance: float
     freedom: float
+
+    def __add__(self, other: Scatter) -> Scatter:
+        """Return the variance of a sum, with freedom by Welch and Satterthwaite."""
+        total = self.variance + other.variance
+        parts = [part for part in (self, other) if part.variance > 0]
+        bottom = sum(part.variance**2 / part.freedom for part in parts)
+        return Scatter(total, total**2 / bottom if bottom > 0 else 1.0)
+
+    def times(self, factor: float) -> Scatter:
+        """Return the variance of something that scatters so many times as much."""
+        return Scatter(factor * self.variance, self.freedom)
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,8 @@ class Gap:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of ``error``, by Welch and Satterthwaite."""
-        parts = [p for p in (self.photos, self.training) if p.variance > 0]
-        bottom = sum(p.variance**2 / p.freedom for p in parts)
-        return self.error**4 / bottom if bottom > 0 else 1.0
+        """Degrees of freedom of ``error``."""
+        return (self.photos + self.training).freedom
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Return the ends of a confidence interval."""
@@ -76,7 +86,7 @@ class Gap:
 
 
 def training_scatter(rows: Iterable[Sequence[float]]) -> Scatter:
-    """Return the variance of a score over seeds of training, pooled over rows.
+    """Return the variance of a score over seeds of training, pooled over rows of one kind.
 
     Args:
         rows: The scores of every row, one per seed, on the same photos.

@@ -128,7 +128,7 @@ def _compare_on(rows, out: Path, folder: Path, seeds, settings, say) -> dict[str
         pairs = {name: other for name, other in against.items() if {name, other} <= set(drawn)}
         if score in MOTION:  # a renderer changes nothing about motion
             pairs = {name: other for name, other in pairs.items() if not by_name[name].renderer}
-        scatters = _scatters(drawn, pairs, by_name)
+        scatters = scatters_of(drawn, pairs, by_name)
         for name, other in pairs.items():
             differences = drawn[name].mean(0) - drawn[other].mean(0)
             one = gap(differences, counts["places"], scatters[_kind(by_name[name])])
@@ -174,26 +174,37 @@ def reference(row: Row, rows: dict[str, Row]) -> str:
 def _kind(row: Row) -> str:
     if row.source in STAND_INS:
         return "stand-in"
-    return "renderer" if row.renderer else "trained"
+    return "renderer" if row.renderer else "blind" if row.blind else "trained"
 
 
-def _scatters(drawn: dict[str, Tensor], pairs: dict[str, str], rows) -> dict[str, Scatter]:
+def scatters_of(
+    drawn: dict[str, Tensor], pairs: dict[str, str], rows: dict[str, Row]
+) -> dict[str, Scatter]:
     """Return how a difference scatters over seeds, by what it is a difference of.
 
-    Trained rows are independent trainings, all equally scattered: twice the variance of one.
+    Trained rows are independent trainings, equally scattered if their networks are told the same:
+    twice the variance of one. What is not told something scatters in another way, more as a rule.
     A stand-in has no training. Renderers show the motion of the same trainings.
+
+    Args:
+        drawn: Of every row, (seeds, resamples), all photos first.
+        pairs: Which rows are subtracted from which.
+        rows: By name.
     """
-    trained = [values[:, 0].tolist() for name, values in drawn.items() if rows[name].trained]
-    one, seeds = training_scatter(trained), max([1, *map(len, trained)])
+    seeds, trainings = 1, {"trained": [], "blind": []}
+    for name, values in drawn.items():
+        if rows[name].trained:
+            trainings[_kind(rows[name])].append(values[:, 0].tolist())
+            seeds = max(seeds, len(values))
+    one, blind = (training_scatter(found).times(1 / seeds) for found in trainings.values())
     same = training_scatter([
         (drawn[name] - drawn[other])[:, 0].tolist()
         for name, other in pairs.items() if rows[name].renderer
     ])  # fmt: skip
     return {
-        "trained": Scatter(2 * one.variance / seeds, one.freedom),
-        "stand-in": Scatter(one.variance / seeds, one.freedom),
-        "renderer": Scatter(same.variance / seeds, same.freedom),
-    }
+        "trained": one.times(2), "blind": one + blind, "stand-in": one,
+        "renderer": same.times(1 / seeds),
+    }  # fmt: skip
 
 
 def _told(found: Gap, photos: int, measured: Sequence[Measured]) -> dict[str, Any]:
