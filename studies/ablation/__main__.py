@@ -154,18 +154,20 @@ def power(out: Out = _OUT, seed: Seeds = (0, 1, 2), renderer: Renderer = "softma
 def table(
     out: Out = _OUT, row: Names = None, configs: Configs = _CONFIGS, seed: Seeds = (0, 1, 2),
     renderer: Renderer = "softmax",
+    skip: Annotated[int, typer.Option(help="First photos of every set to leave out.", min=0)] = 0,
 ) -> None:  # fmt: skip
-    """Compare what was measured, and print it: writes table.json and table.md."""
+    """Compare what was measured, and print it: writes table.json and table.md, or after_N.*."""
     from studies.ablation.measure import read_settings
     from studies.ablation.table import compare_rows, markdown_table, rich_tables
 
     rows, settings = _rows(configs, row), read_settings(out, renderer)
-    found = compare_rows(rows, out, seeds=seed, settings=settings, say=console.print)
-    _write(out / "table.json", found)
-    (out / "table.md").write_text(markdown_table(found))
+    name = f"after_{skip}" if skip else "table"
+    found = compare_rows(rows, out, seeds=seed, settings=settings, skip=skip, say=console.print)
+    _write(out / f"{name}.json", found)
+    (out / f"{name}.md").write_text(markdown_table(found))
     for shown in rich_tables(found):
         console.print(shown)
-    console.print(f"{out / 'table.md'}")
+    console.print(f"{out / name}.md")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 
 import torch
 from jaxtyping import Float
@@ -89,8 +90,8 @@ def report_on(found: dict[str, Float[Tensor, "draws rows"]], scenes: int) -> dic
             for network, values in found.items()
         }
     verdicts = {
-        f"substitute, {NETWORKS[other]}": better(found["substitute"], found[other])
-        for other in ("fvd", "pooled")
+        f"{NETWORKS[one]}, {NETWORKS[other]}": better(found[one], found[other])
+        for other, one in combinations(NETWORKS, 2)
     }
     draws = len(found["fvd"]) - 1
     return {"scenes": scenes, "draws": draws, "rows": rows, "verdicts": verdicts}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import tarfile
 from dataclasses import replace
@@ -459,6 +460,23 @@ def test_measuring_is_resumed_and_compared(measured, monkeypatch):
     for other in (replace(settings, samples=3), replace(settings, long=True)):
         with pytest.raises(GidliteError, match="measured with 2 samples, 1 steps, not long"):
             measuring.measure(STANDING, measured, ["scenes"], settings=other, networks={})
+
+
+@pytest.mark.slow
+def test_a_hint_is_tested_on_other_photos(measured, tmp_path):
+    for name in ("cases", "measured"):
+        shutil.copytree(measured / name, tmp_path / name)
+    for path in sorted(tmp_path.rglob("000.safetensors")):
+        shutil.copy(path, path.with_name("002.safetensors"))
+    options = {"seeds": [0], "settings": MeasureSettings(2, 1)}
+    table = compare_rows(STANDING, tmp_path, skip=1, **options)
+    found = table["sets"]["scenes"]
+    assert found["photos"] == 2 and "scenes slice" in table["orderings"]["average"]
+    whole = compare_rows(STANDING, measured, **options)["sets"]["scenes"]  # the same, turned round
+    for name, row in found["rows"].items():
+        for score, values in row["scores"].items():
+            assert values == pytest.approx(whole["rows"][name]["scores"][score], rel=1e-4, abs=1e-6)
+    assert not compare_rows(STANDING, tmp_path, skip=3, **options)["sets"]
 
 
 def test_another_renderer_is_added_and_none_is_lost(measured, monkeypatch):
