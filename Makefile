@@ -41,11 +41,13 @@ notebooks: $(READY)  ## run every notebook in full and store its outputs
 gallery: $(READY)  ## pages to touch in outputs/gallery; PHOTOS=folder for your own photos
 	@$(BIN)/python tools/gallery.py -o outputs/gallery $(PHOTOS)
 
-ablation: $(READY)  ## train, measure and print the ablation table (hours; CLIPS=folder of real ones)
-	$(BIN)/python -m studies.ablation train
-	$(BIN)/python -m studies.ablation measure $(if $(CLIPS),--clips $(CLIPS))
+PIECES := $(if $(SPRITES),--sprites $(SPRITES))
+ablation: $(READY)  ## train, measure and print the ablation table (hours; CLIPS=, SPRITES=folders)
+	$(BIN)/python -m studies.ablation train $(PIECES)
+	$(BIN)/python -m studies.ablation measure $(PIECES) $(if $(CLIPS),--clips $(CLIPS))
 	$(BIN)/python -m studies.ablation power
 	$(BIN)/python -m studies.ablation table
+	$(BIN)/python -m studies.ablation table --skip 48
 
 bench: $(READY)  ## every figure of speed beside its target and a peer (ten minutes, idle machine)
 	$(BIN)/python -m benchmarks

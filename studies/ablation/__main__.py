@@ -91,7 +91,7 @@ def measure(
     out: Out = _OUT,
     row: Names = None,
     configs: Configs = _CONFIGS,
-    scenes: Annotated[int, typer.Option(help="Held-out synthetic scenes; 0 for none.")] = 64,
+    scenes: Annotated[int, typer.Option(help="Held-out synthetic scenes; 0 for none.")] = 80,
     clips: Annotated[
         list[Path] | None, typer.Option(help="Real clip, or a folder of them; may be repeated.")
     ] = None,
