@@ -154,6 +154,14 @@ def start(top: Path, *options: str) -> subprocess.Popen:
     return command(*arguments, cwd=top, start_new_session=True, **heard)
 
 
+def size(path) -> int:
+    """Return the size of a file, 0 of one that was removed since it was listed."""
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
 def wait_for(condition, run: subprocess.Popen) -> None:
     until = time.monotonic() + 120
     while not condition():
@@ -191,7 +199,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_as_if_nothing_had_been(top, ma
 def test_a_signal_ends_all_processes_and_leaves_nothing(top, sent, code, to_all):
     run = start(top, "--seconds", "3000", "--no-loop")  # a loop is written at its end
     hidden = (top / "photos_videos").glob
-    wait_for(lambda: any(map(os.path.getsize, hidden(".gidlite-*.mp4"))), run)
+    wait_for(lambda: any(map(size, hidden(".gidlite-*.mp4"))), run)
     (os.killpg if to_all else os.kill)(run.pid, getattr(signal, sent))
     said = run.communicate(timeout=60)[1].strip()
     assert run.returncode == code and said.count("\n") == 0 and "Traceback" not in said, said

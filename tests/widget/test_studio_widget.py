@@ -70,6 +70,7 @@ def test_a_drawn_loop_is_the_motion_of_the_pipeline(browser):
 def test_a_film_obeys_brush_and_slider(browser, tmp_path):
     gain = np.ones((80, 128), "<f4")
     gain[:, :64] = 0
+    browser.ask("draw", seed=3, frames=30)
     told, (data,) = browser.ask(
         "film", memoryview(gain.tobytes()), kind="video", seed=3, frames=30, factor=1.5, rows=80
     )
